@@ -1,0 +1,272 @@
+// Package hosts reads a fleet: a folder with cluster.toml, which all hosts
+// share, and one <host>.toml for each host. Loading joins the two, fills in
+// defaults, derives what one host needs to know of the others and checks
+// everything; an invalid Spec never exists as a value.
+//
+// Words: a fleet is the folder, a spec is one host's settings after all of
+// that, a problem is one line "file:line: field: reason".
+package hosts
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Fleet is a valid fleet: every host of it has a valid Spec.
+type Fleet struct {
+	// Dir is the folder that was loaded.
+	Dir string
+	// Hosts are the specs of all hosts, sorted by name.
+	Hosts []*Spec
+	// Warnings are problems that do not make the fleet invalid, such as an even
+	// number of etcd members.
+	Warnings []Problem
+}
+
+// Role is a part that a host plays in the cluster.
+type Role string
+
+// The roles.
+const (
+	RoleControlPlane Role = "control-plane" // kube-apiserver, controller-manager, scheduler
+	RoleEtcd         Role = "etcd"
+	RoleWorker       Role = "worker" // containerd, kubelet, kube-proxy
+)
+
+// Spec is one host's settings: everything that the domains need to know.
+// Values are checked and defaults are filled in.
+type Spec struct {
+	// Name is the host's name: a DNS label, the name of its TOML file.
+	Name string
+	// Cluster is the name of the cluster; Domain its DNS domain inside
+	// (cluster.local by default).
+	Cluster, Domain string
+	// Roles are sorted and without duplicates; a host may have none of them.
+	Roles []Role
+	// Address is the node address: the one on which this host's etcd, API
+	// server and kubelet are reached by the others.
+	Address netip.Addr
+
+	Kernel     Kernel
+	Network    Network
+	Firewall   Firewall
+	PKI        PKI
+	Kubernetes Kubernetes
+	Etcd       Etcd
+	Snapshots  Snapshots
+
+	// Peers are the other hosts of the fleet, sorted by name.
+	Peers []Peer
+
+	// Digest is "sha256:<hex>" of the files that the spec was made from, the
+	// other hosts' included.
+	Digest string
+
+	// Defined tells where a field was set, "cluster.toml:12" by its dotted TOML
+	// path, for errors that name the line to change. Fields that took their
+	// default are not in it.
+	Defined map[string]string
+}
+
+// Has tells whether the host has the role.
+func (s *Spec) Has(role Role) bool { return slices.Contains(s.Roles, role) }
+
+// Peer is what a host needs to know of another host of its fleet.
+type Peer struct {
+	Name    string
+	Roles   []Role
+	Address netip.Addr
+	// PodRange is the peer's own pod range, invalid where it has none.
+	PodRange netip.Prefix
+	// WireGuard is nil where the peer has no WireGuard device.
+	WireGuard *WireGuardPeer
+}
+
+// Has tells whether the peer has the role.
+func (p Peer) Has(role Role) bool { return slices.Contains(p.Roles, role) }
+
+// Kernel is what the kernel domain sets.
+type Kernel struct {
+	// Modules are sorted by name.
+	Modules []Module
+	// Sysctls maps a dotted name (net.ipv4.ip_forward) to its value, written as
+	// the kernel prints it. What Kubernetes roles need is filled in by default.
+	Sysctls map[string]string
+}
+
+// Module is a kernel module with its parameters.
+type Module struct {
+	Name       string
+	Parameters map[string]string
+}
+
+// LinkKind is the kind of a network link.
+type LinkKind string
+
+// The kinds of links. A physical link is never created or deleted.
+const (
+	LinkPhysical LinkKind = "physical"
+	LinkBridge   LinkKind = "bridge"
+	LinkVeth     LinkKind = "veth"
+)
+
+// Network is what the network domain sets: only what is written here is
+// managed, everything else on the host is left alone.
+type Network struct {
+	Links  []Link
+	Routes []Route
+	// WireGuard is nil where the host has no WireGuard device.
+	WireGuard *WireGuard
+}
+
+// Link is one network link.
+type Link struct {
+	Name string
+	Kind LinkKind
+	// MTU in bytes; 0 leaves it as it is.
+	MTU int
+	// Master is the bridge that the link is a port of, or empty.
+	Master string
+	// Peer is the name of the other end of a veth.
+	Peer string
+	// Addresses with their prefix lengths, in the order written.
+	Addresses []netip.Prefix
+}
+
+// Route is one unicast route of the main table.
+type Route struct {
+	// Destination is masked; 0.0.0.0/0 and ::/0 for "default".
+	Destination netip.Prefix
+	// Via is the gateway, invalid where the destination is on the link.
+	Via netip.Addr
+	// Device is the link's name; empty lets the kernel choose by the gateway.
+	Device string
+	// Metric is the priority; 0 leaves the kernel's default.
+	Metric int
+	// Source is the preferred source address, invalid where not set.
+	Source netip.Addr
+}
+
+// WireGuard is the host's own WireGuard device; its peers are derived from
+// Spec.Peers. The private key is made on the host and is never in a fleet.
+type WireGuard struct {
+	Interface string
+	Address   netip.Prefix // the host's address with the range's prefix length
+	Port      int
+	MTU       int
+	PublicKey string // base64, 32 bytes; empty until the host has made its key
+	Keepalive time.Duration
+}
+
+// WireGuardPeer is a peer's part of the mesh.
+type WireGuardPeer struct {
+	Address   netip.Addr
+	PublicKey string
+	Endpoint  string // host:port, where the peer is reached from outside
+}
+
+// Firewall is the host's inbound packet filter. Established connections,
+// loopback, and ICMP as needed for path MTU and neighbour discovery are always
+// accepted; everything else that no Allow names is dropped.
+type Firewall struct {
+	// Enabled is false where the fleet has no [firewall] table: nodeagent then
+	// leaves the host's packet filter alone.
+	Enabled bool
+	Allow   []Allow
+}
+
+// Allow accepts new inbound connections.
+type Allow struct {
+	// Name is what the rule is for, for people: "ssh".
+	Name     string
+	Protocol string // "tcp" or "udp"
+	Ports    []uint16
+	// From are source ranges; empty means from anywhere. "fleet" in a file has
+	// been replaced by the other hosts' addresses, "pods" by the pod range.
+	From []netip.Prefix
+	// Interfaces restricts the rule to inbound interfaces; empty means any.
+	Interfaces []string
+}
+
+// PKI is who issues certificates and how long they live.
+type PKI struct {
+	// Issuer is "local" (CAs on this one host) or "vault".
+	Issuer string
+	// Lifetime of a certificate and how long before its end it is renewed;
+	// RenewBefore is shorter than Lifetime.
+	Lifetime, RenewBefore time.Duration
+	// CALifetime is the lifetime of the CAs that the local issuer makes.
+	CALifetime time.Duration
+	// AdminLifetime is the lifetime of the administrator's certificate.
+	AdminLifetime time.Duration
+	// KeyType is "ecdsa-p256", "ecdsa-p384" or "rsa-2048".
+	KeyType string
+	// ExtraNames are further subject alternative names of kube-apiserver's
+	// certificate: DNS names or IP addresses.
+	ExtraNames []string
+	// Vault is nil unless Issuer is "vault".
+	Vault *Vault
+}
+
+// Vault is where the vault issuer is. It holds no secret.
+type Vault struct {
+	Address string // https URL
+	Mount   string // prefix of the PKI mounts, one for each CA
+	CAFile  string // PEM bundle that checks Vault's own certificate
+}
+
+// Kubernetes is the cluster's settings as one host needs them.
+type Kubernetes struct {
+	// Version without "v": "1.36.3".
+	Version string
+	// PodRange and ServiceRange of the cluster; HostPodRange is this host's own
+	// part of PodRange, valid where CNI is "bridge" and the host is a worker.
+	PodRange, ServiceRange, HostPodRange netip.Prefix
+	// PodMTU is the MTU of pod interfaces in bytes.
+	PodMTU int
+	// Endpoint is host:port on which clients reach the API server.
+	Endpoint string
+	// APIPort is the port on which each kube-apiserver listens.
+	APIPort int
+	// CNI is "bridge" (nodeagent writes the CNI file) or "none" (the fleet
+	// brings its own, such as Cilium).
+	CNI string
+	// Binaries is the folder of the component binaries, CNIBinaries that of the
+	// CNI plugins.
+	Binaries, CNIBinaries string
+	// PauseImage is the image of the pod sandbox.
+	PauseImage string
+	// ExtraArgs are further command line flags by component, name without the
+	// dashes to value; they win over nodeagent's own.
+	ExtraArgs map[string]map[string]string
+	// Config is merged over the component's configuration file: keys "kubelet"
+	// (KubeletConfiguration), "kube-proxy" (KubeProxyConfiguration) and
+	// "containerd" (config.toml). Tables merge, everything else replaces.
+	Config map[string]map[string]any
+}
+
+// Etcd is the settings of etcd.
+type Etcd struct {
+	// QuotaBytes is the backend quota; at most 8 GiB.
+	QuotaBytes int64
+	// ClientPort and PeerPort, 2379 and 2380 by default.
+	ClientPort, PeerPort int
+	// HeartbeatInterval and ElectionTimeout.
+	HeartbeatInterval, ElectionTimeout time.Duration
+	// Existing is true where this host must join a cluster that exists and
+	// never bootstrap one.
+	Existing bool
+}
+
+// Snapshots is when etcd snapshots are taken, where they go and how many are
+// kept.
+type Snapshots struct {
+	// Schedule is a calendar expression as systemd.time(7) has them, for
+	// example "*-*-* 00/6:00:00"; empty where none are taken by schedule.
+	Schedule string
+	// Keep is how many snapshots stay; at least 1.
+	Keep int
+	// Destination is a folder on the host.
+	Destination string
+}

@@ -1,0 +1,159 @@
+// Package layout says where files lie on a host. It is pure: it joins names
+// and touches no disk. Every other package asks it, so that the certificate
+// that pki writes is the one that a component's flags name.
+//
+// Everything that nodeagent writes lies below /var/lib/nodeagent, except unit
+// files (which systemd reads from its own folders). Tests pass another root.
+package layout
+
+import "path/filepath"
+
+// Root is the folder that stands for "/": empty on a real host, a temporary
+// folder in tests.
+type Root string
+
+func (r Root) join(elem ...string) string {
+	return filepath.Join(append([]string{string(r) + "/"}, elem...)...)
+}
+
+// Fleet is the default folder of the fleet's TOML files.
+func (r Root) Fleet() string { return r.join("etc/nodeagent/fleet") }
+
+// State is the folder below which nodeagent keeps what it writes; mode 0700.
+func (r Root) State() string { return r.join("var/lib/nodeagent") }
+
+// Component is the folder of one component's configuration files, for example
+// /var/lib/nodeagent/components/kubelet.
+func (r Root) Component(name string) string {
+	return filepath.Join(r.State(), "components", name)
+}
+
+// Kubeconfig is the kubeconfig file of one client of the API server. It names
+// certificate files rather than holding them, so that rotation needs no
+// rewriting.
+func (r Root) Kubeconfig(name string) string {
+	return filepath.Join(r.Component(name), "kubeconfig")
+}
+
+// EtcdData is etcd's data folder; mode 0700.
+func (r Root) EtcdData() string { return r.join("var/lib/nodeagent/etcd/data") }
+
+// Snapshots is the default folder of etcd snapshots.
+func (r Root) Snapshots() string { return filepath.Join(r.State(), "snapshots") }
+
+// Runtime is the folder for sockets and locks that need not survive a reboot.
+func (r Root) Runtime() string { return r.join("run/nodeagent") }
+
+// PKI is the folder of certificates, keys and trust bundles; mode 0700.
+func (r Root) PKI() string { return filepath.Join(r.State(), "pki") }
+
+// CertificateFiles are the files of one issued certificate. All three lie in
+// one generation folder that the link Dir points to, so that one rename of the
+// link switches them together.
+type CertificateFiles struct {
+	Dir  string // the link, …/certs/<name>/current
+	Cert string // PEM, the leaf first, then intermediates
+	Key  string // PEM, PKCS #8, mode 0600
+	CA   string // PEM, the bundle against which the leaf's peers are checked by default: its own issuer's
+}
+
+// Certificate returns the files of the certificate with the given name, one of
+// the Cert… constants.
+func (r Root) Certificate(name string) CertificateFiles {
+	dir := filepath.Join(r.PKI(), "certs", name, "current")
+	return CertificateFiles{
+		Dir:  dir,
+		Cert: filepath.Join(dir, "tls.crt"),
+		Key:  filepath.Join(dir, "tls.key"),
+		CA:   filepath.Join(dir, "ca.crt"),
+	}
+}
+
+// Trust is the PEM bundle of the certificates of one CA, one of the CA…
+// constants: what a component reads to check its peers.
+func (r Root) Trust(ca string) string { return filepath.Join(r.PKI(), "trust", ca+".crt") }
+
+// ServiceAccountKey is the PEM private key that signs service account tokens.
+// ServiceAccountPublic is the PEM bundle of public keys that check them.
+func (r Root) ServiceAccountKey() string {
+	return filepath.Join(r.PKI(), "keys", "service-account", "current", "sa.key")
+}
+
+// ServiceAccountPublic is the PEM bundle of the public keys that check service
+// account tokens; it is switched together with ServiceAccountKey.
+func (r Root) ServiceAccountPublic() string {
+	return filepath.Join(r.PKI(), "keys", "service-account", "current", "sa.pub")
+}
+
+// EncryptionConfig is kube-apiserver's EncryptionConfiguration file, which
+// holds the encryption-at-rest keys; mode 0600.
+func (r Root) EncryptionConfig() string {
+	return filepath.Join(r.PKI(), "keys", "encryption", "current", "encryption.yaml")
+}
+
+// LocalCA is the folder of one CA of the local issuer; it holds ca.crt and,
+// mode 0600, ca.key. It exists only where the issuer is "local".
+func (r Root) LocalCA(ca string) string { return filepath.Join(r.State(), "ca", ca) }
+
+// UnitPrefix begins the name of every systemd unit that nodeagent owns.
+const UnitPrefix = "nodeagent-"
+
+// Unit is the systemd unit name of a component: "nodeagent-etcd.service".
+func Unit(component string) string { return UnitPrefix + component + ".service" }
+
+// The components that run as units, in the order in which they start.
+const (
+	Etcd              = "etcd"
+	Containerd        = "containerd"
+	APIServer         = "kube-apiserver"
+	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
+	Kubelet           = "kubelet"
+	KubeProxy         = "kube-proxy"
+)
+
+// The certificate authorities, separate so that a key stolen from one cannot
+// speak for another.
+const (
+	CAEtcdServer = "etcd-server" // etcd servers and clients
+	CAEtcdPeer   = "etcd-peer"
+	CAK8sServer  = "k8s-server"
+	CAK8sClient  = "k8s-client"
+	CAFrontProxy = "front-proxy"
+	CANodeagent  = "nodeagent" // the agents' own API
+)
+
+// CAs lists every certificate authority.
+func CAs() []string {
+	return []string{CAEtcdServer, CAEtcdPeer, CAK8sServer, CAK8sClient, CAFrontProxy, CANodeagent}
+}
+
+// The certificates that a host may hold.
+const (
+	CertEtcdServer              = "etcd-server"
+	CertEtcdPeer                = "etcd-peer"
+	CertAPIServerEtcdClient     = "apiserver-etcd-client"
+	CertNodeagentEtcdClient     = "nodeagent-etcd-client"
+	CertAPIServer               = "kube-apiserver"
+	CertAPIServerKubeletClient  = "apiserver-kubelet-client"
+	CertFrontProxyClient        = "front-proxy-client"
+	CertKubeletServer           = "kubelet-server"
+	CertKubeletClient           = "kubelet-client"
+	CertControllerManagerClient = "kube-controller-manager"
+	CertControllerManagerServer = "kube-controller-manager-server"
+	CertSchedulerClient         = "kube-scheduler"
+	CertSchedulerServer         = "kube-scheduler-server"
+	CertKubeProxy               = "kube-proxy"
+	CertAdmin                   = "admin"
+)
+
+// AdminGroup is the Kubernetes group of the admin certificate, bound to
+// cluster-admin by nodeagent. Unlike system:masters it can be taken away.
+const AdminGroup = "nodeagent:admins"
+
+// KubeletAPIGroup is the Kubernetes group of kube-apiserver's client
+// certificate towards kubelets, bound to ClusterRole system:kubelet-api-admin.
+const KubeletAPIGroup = "nodeagent:kubelet-api-admins"
+
+// Admin names the administrator's component folder and kubeconfig.
+const Admin = "admin"

@@ -1,0 +1,96 @@
+// Package units keeps systemd units and the configuration files that they read
+// as wanted, over systemd's D-Bus interface: files and unit files written,
+// units enabled, started, restarted when their inputs changed, stopped and
+// removed when no longer wanted.
+//
+// Words: a unit's inputs are everything that it reads only when it starts (its
+// unit file, its configuration files, CA bundles); Inputs is their digest. The
+// digest is written into the unit file as the environment variable
+// [InputsVariable], so that a running process carries the digest of the inputs
+// with which it was started and "must be restarted" is read off the process
+// (/proc/<pid>/environ), not off a note that a crash could lose.
+//
+// Ownership: unit files whose name begins with layout.UnitPrefix and whose
+// first line is [Header]; files below the components folder. Nothing else is
+// changed or removed.
+package units
+
+import (
+	"io/fs"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// InputsVariable is the environment variable that carries a unit's Inputs.
+const InputsVariable = "NODEAGENT_INPUTS"
+
+// Header is the first line of every file that nodeagent writes where the
+// format has comments.
+const Header = "# Written by nodeagent from the fleet's TOML files; changes made here are overwritten."
+
+// State is the wanted or observed files and units.
+type State struct {
+	// Files are configuration files, sorted by path.
+	Files []File
+	// Units are in the order in which they start; they stop in reverse.
+	Units []Unit
+}
+
+// File is one configuration file.
+type File struct {
+	Path    string
+	Content []byte
+	Mode    fs.FileMode
+	// Secret content is printed as a fingerprint only.
+	Secret bool
+}
+
+// Unit is one systemd unit.
+type Unit struct {
+	// Name with its suffix: "nodeagent-etcd.service".
+	Name string
+	// Content of the unit file with Header, without the Inputs line, which the
+	// package adds to the [Service] section.
+	Content string
+	// Enabled: started at boot. Active: running.
+	Enabled, Active bool
+	// Inputs is, wanted, the digest of the inputs that the unit should run
+	// with; observed, that of the running process, empty when it has none.
+	Inputs string
+	// Effect of a restart: plan.Quorum for etcd, plan.Restart otherwise.
+	Effect plan.Effect
+	// Needs are the names of units that must be ready before this one starts.
+	Needs []string
+	// Binary is what the unit executes: an absolute path. When it is missing,
+	// the error says Missing.
+	Binary string
+	// Missing completes the error "kubelet: no binary at …: " with the folder
+	// searched and the spec line to change.
+	Missing string
+	// Ready tells when the started unit can be used; nil when active is enough.
+	Ready *Probe
+	// Detail is what was observed beyond the above, for status; Diff ignores it.
+	Detail Detail
+}
+
+// Probe asks a health endpoint until it answers 200.
+type Probe struct {
+	URL string // http or https
+	// CA, Cert and Key are PEM files for mTLS, read at every attempt; empty for
+	// plain http.
+	CA, Cert, Key string
+	// ServerName overrides the name checked in the server's certificate.
+	ServerName string
+	// Timeout is how long the unit may take from start to ready.
+	Timeout time.Duration
+}
+
+// Detail is what systemd and /proc say of a unit.
+type Detail struct {
+	ActiveState, SubState, Result string
+	MainPID                       int
+	Restarts                      int
+	Since                         time.Time
+	MemoryBytes                   uint64
+}
