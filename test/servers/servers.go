@@ -1,0 +1,240 @@
+// Package servers builds what the lab's hosts run besides nodeagent: the
+// Kubernetes components, etcd, containerd, the image of the test pod, and the
+// Debian root folder that every host starts from.
+//
+// Everything is built once, into a cache folder outside version control, and
+// looked up there afterwards. A product's place in the cache is named by its
+// inputs (its pinned versions, sources, build flags and the Go release), so a
+// changed input builds anew and a half-finished build is never taken for a
+// finished one: builds happen in a temporary folder that is renamed last.
+//
+// Each server has a Go module of its own in a folder below, so that none of
+// its requirements reaches nodeagent's go.mod.
+package servers
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// KubernetesVersion is the release of every Kubernetes component, as
+// "kubelet --version" prints it. It must be the one in kubernetes/go.mod; a
+// test compares them.
+const KubernetesVersion = "v1.36.3"
+
+// A program is one executable of a server: the package it is built from and
+// the names it is installed under. The first name is the file, the others are
+// symbolic links to it.
+type program struct {
+	pkg   string
+	names []string
+}
+
+// A server is one nested module and the programs built from it.
+type server struct {
+	name     string // of its folder here and in the cache
+	module   string // whose version in go.mod is the server's version
+	ldflags  string // beside -s -w
+	tags     string // build tags, comma separated
+	programs []program
+	expect   string // how long a build from empty caches takes, for the user
+}
+
+var all = []server{
+	{
+		name:    "kubernetes",
+		module:  "k8s.io/kubernetes",
+		ldflags: kubernetesVersionFlags(),
+		programs: []program{{pkg: ".", names: []string{
+			"kube", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl",
+		}}},
+		expect: "about 8 minutes on 2 cores",
+	},
+	{
+		name:   "etcd",
+		module: "go.etcd.io/etcd/server/v3",
+		programs: []program{
+			{pkg: "go.etcd.io/etcd/server/v3", names: []string{"etcd"}},
+			{pkg: "go.etcd.io/etcd/etcdctl/v3", names: []string{"etcdctl"}},
+			{pkg: "go.etcd.io/etcd/etcdutl/v3", names: []string{"etcdutl"}},
+		},
+		expect: "about 1 minute on 2 cores",
+	},
+	{
+		name:    "containerd",
+		module:  "github.com/containerd/containerd/v2",
+		ldflags: "-X github.com/containerd/containerd/v2/version.Version=2.4.2",
+		// Snapshotters that no lab host has the kernel or the tools for.
+		tags: "no_btrfs,no_devmapper,no_zfs",
+		programs: []program{
+			{pkg: "github.com/containerd/containerd/v2/cmd/containerd", names: []string{"containerd"}},
+			{pkg: "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", names: []string{"containerd-shim-runc-v2"}},
+			{pkg: "github.com/containerd/containerd/v2/cmd/ctr", names: []string{"ctr"}},
+		},
+		expect: "about 2 minutes on 2 cores",
+	},
+}
+
+// kubernetesVersionFlags sets the version in the two places where Kubernetes
+// keeps it: component-base prints it, client-go sends it as the user agent.
+// Without them every component says v0.0.0-master and the kubelet's node
+// shows that too.
+func kubernetesVersionFlags() string {
+	number := strings.Split(strings.TrimPrefix(KubernetesVersion, "v"), ".")
+	var flags []string
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		flags = append(flags,
+			"-X "+pkg+".gitVersion="+KubernetesVersion,
+			"-X "+pkg+".gitMajor="+number[0],
+			"-X "+pkg+".gitMinor="+number[1],
+			"-X "+pkg+".gitTreeState=clean")
+	}
+	return strings.Join(flags, " ")
+}
+
+// A Builder finds products in the cache and builds those that are missing.
+type Builder struct {
+	Root  string    // of the repository
+	Cache string    // folder for everything built
+	Log   io.Writer // what is built, how far it is and how long it took
+}
+
+// New returns a Builder for the repository that the working directory is in.
+// The cache is the folder .cache at its root, or $NODEAGENT_CACHE.
+func New(log io.Writer) (*Builder, error) {
+	root, err := repositoryRoot()
+	if err != nil {
+		return nil, err
+	}
+	cache := os.Getenv("NODEAGENT_CACHE")
+	if cache == "" {
+		cache = filepath.Join(root, ".cache")
+	}
+	if cache, err = filepath.Abs(cache); err != nil {
+		return nil, fmt.Errorf("find cache folder: %w", err)
+	}
+	return &Builder{Root: root, Cache: cache, Log: &lineWriter{w: log}}, nil
+}
+
+// Programs is a folder with the executables of every server, found or built.
+// The folder is complete and does not change: it can be bound into a host.
+func (b *Builder) Programs(ctx context.Context) (string, error) {
+	dirs := make([]string, len(all))
+	errs := make([]error, len(all))
+	done := make(chan int)
+	for i := range all {
+		go func() {
+			dirs[i], errs[i] = b.build(ctx, &all[i])
+			done <- i
+		}()
+	}
+	for range all {
+		<-done
+	}
+	if err := errors.Join(errs...); err != nil {
+		return "", err
+	}
+	return b.gather(ctx, dirs)
+}
+
+// gather links the programs of all servers into one folder. Hard links: the
+// folder is complete by itself and takes no space.
+func (b *Builder) gather(ctx context.Context, dirs []string) (string, error) {
+	key := sha256.New()
+	for _, dir := range dirs {
+		fmt.Fprintln(key, dir)
+	}
+	return b.cached(ctx, "programs", hex.EncodeToString(key.Sum(nil))[:16], "", func(dir string) error {
+		for _, from := range dirs {
+			entries, err := os.ReadDir(from)
+			if err != nil {
+				return err
+			}
+			for _, entry := range entries {
+				if err := linkEntry(filepath.Join(from, entry.Name()), filepath.Join(dir, entry.Name())); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func linkEntry(from, to string) error {
+	if target, err := os.Readlink(from); err == nil {
+		return os.Symlink(target, to)
+	}
+	return os.Link(from, to)
+}
+
+// key names a server's product: its version, then a hash over everything that
+// goes into it.
+func (b *Builder) key(s *server) (string, error) {
+	dir := b.moduleDir(s)
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		return "", fmt.Errorf("list sources of %s: %w", s.name, err)
+	}
+	slices.Sort(files)
+	files = append(files, filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum"))
+	sum := sha256.New()
+	fmt.Fprintln(sum, runtime.Version(), runtime.GOARCH, s.ldflags, s.tags, s.programs)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return "", fmt.Errorf("read source of %s: %w", s.name, err)
+		}
+		fmt.Fprintf(sum, "%s %d\n%s", filepath.Base(file), len(content), content)
+	}
+	version, err := b.version(s)
+	if err != nil {
+		return "", err
+	}
+	return version + "-" + hex.EncodeToString(sum.Sum(nil))[:16], nil
+}
+
+// version reads the server's version from its go.mod.
+func (b *Builder) version(s *server) (string, error) {
+	file := filepath.Join(b.moduleDir(s), "go.mod")
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("read version of %s: %w", s.name, err)
+	}
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+		if len(fields) >= 2 && fields[0] == s.module && strings.HasPrefix(fields[1], "v") {
+			return fields[1], nil
+		}
+	}
+	return "", fmt.Errorf("read version of %s: %s requires no %s", s.name, file, s.module)
+}
+
+func (b *Builder) moduleDir(s *server) string {
+	return filepath.Join(b.Root, "test", "servers", s.name)
+}
+
+// repositoryRoot walks up from the working directory to nodeagent's go.mod.
+func repositoryRoot() (string, error) {
+	start, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find repository: %w", err)
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		content, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(strings.TrimSpace(string(content)), "module github.com/nodeagent/nodeagent\n") {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("find repository: no folder above %s is nodeagent's; run this inside a clone of it", start)
+		}
+	}
+}
