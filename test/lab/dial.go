@@ -1,0 +1,73 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dial connects from inside the host's network, as a process of the host
+// would. The address has a number, not a name: names are the machine's.
+func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, fmt.Errorf("dial from host %q: %w", h.name, err)
+	}
+	leader, err := h.enter()
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	return dialIn(ctx, fmt.Sprintf("/proc/%d/ns/net", leader), network, address)
+}
+
+// DialWire connects from the namespace of the switches, as a stranger on the
+// host's network would. See AddSwitch for the address it comes from.
+func (l *Lab) DialWire(ctx context.Context, network, address string) (net.Conn, error) {
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, fmt.Errorf("dial from the wire: %w", err)
+	}
+	return dialIn(ctx, l.wirePath(), network, address)
+}
+
+// HTTP is a client whose connections start inside the host.
+func (h *Host) HTTP() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
+}
+
+// dialIn makes the connection on a thread that is in the network namespace for
+// that long. A socket stays in the namespace it was made in, so the connection
+// can be used anywhere.
+func dialIn(ctx context.Context, namespace, network, address string) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// Never unlocked: the thread ends with this goroutine, and no other
+		// goroutine can find itself in the host's network.
+		runtime.LockOSThread()
+		conn, err := dialHere(ctx, namespace, network, address)
+		done <- result{conn, err}
+	}()
+	r := <-done
+	return r.conn, r.err
+}
+
+func dialHere(ctx context.Context, namespace, network, address string) (net.Conn, error) {
+	file, err := os.Open(namespace)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	defer file.Close()
+	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("dial %s: enter %s: %w", address, namespace, err)
+	}
+	// For one numeric address, the dialer makes its socket on this goroutine.
+	return new(net.Dialer).DialContext(ctx, network, address)
+}
