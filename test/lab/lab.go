@@ -178,6 +178,10 @@ func blank(log io.Writer) (*Lab, error) {
 	return &Lab{Builder: builder, log: log}, nil
 }
 
+// Name is the lab's name, which is part of the name of everything it makes on
+// the machine.
+func (l *Lab) Name() string { return l.state.Name }
+
 // Host returns the host of this name, or nil.
 func (l *Lab) Host(name string) *Host {
 	i := slices.IndexFunc(l.hosts, func(h *Host) bool { return h.name == name })

@@ -23,26 +23,26 @@ func TestTwoHosts(t *testing.T) {
 	l := lab.New(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	if err := l.AddSwitch(ctx, "lan", netip.MustParsePrefix("192.0.2.1/24")); err != nil {
+	if err := l.AddSwitch(ctx, "lan", netip.MustParsePrefix("198.51.100.1/24")); err != nil {
 		t.Fatal(err)
 	}
-	first, second := boot(ctx, t, l, "first", "192.0.2.11/24"), boot(ctx, t, l, "second", "192.0.2.12/24")
+	first, second := boot(ctx, t, l, "first", "198.51.100.11/24"), boot(ctx, t, l, "second", "198.51.100.12/24")
 
 	t.Run("hosts reach each other", func(t *testing.T) {
-		mustExec(ctx, t, first, "ping", "-c", "1", "-W", "5", "192.0.2.12")
-		mustExec(ctx, t, second, "ping", "-c", "1", "-W", "5", "192.0.2.1")
+		mustExec(ctx, t, first, "ping", "-c", "1", "-W", "5", "198.51.100.12")
+		mustExec(ctx, t, second, "ping", "-c", "1", "-W", "5", "198.51.100.1")
 	})
 
 	t.Run("dial from inside and from the wire", func(t *testing.T) {
 		// A systemd socket on the host answers with the host's name.
-		put(t, second, "/etc/systemd/system/echo.socket", "[Socket]\nListenStream=192.0.2.12:7\nAccept=yes\nFreeBind=yes\n")
+		put(t, second, "/etc/systemd/system/echo.socket", "[Socket]\nListenStream=198.51.100.12:7\nAccept=yes\nFreeBind=yes\n")
 		put(t, second, "/etc/systemd/system/echo@.service", "[Service]\nExecStart=uname -n\nStandardOutput=socket\n")
 		mustExec(ctx, t, second, "systemctl", "daemon-reload")
 		mustExec(ctx, t, second, "systemctl", "start", "echo.socket")
 		for name, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
 			"host": first.Dial, "wire": l.DialWire,
 		} {
-			conn, err := dial(ctx, "tcp", "192.0.2.12:7")
+			conn, err := dial(ctx, "tcp", "198.51.100.12:7")
 			if err != nil {
 				t.Fatalf("dial from the %s: %v", name, err)
 			}
@@ -109,30 +109,43 @@ func TestTwoHosts(t *testing.T) {
 	}
 }
 
-// TestCloseLeavesNothing looks at the machine before a lab and after it.
+// TestCloseLeavesNothing looks for a lab's traces while it lives, to show that
+// the search finds them, and after it was closed.
 func TestCloseLeavesNothing(t *testing.T) {
 	lab.Require(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	if err := lab.Sweep(ctx, t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	before := machineState(t)
+	before := machineNetwork(t)
 	l, err := lab.Open(ctx, lab.Options{Log: t.Output()})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			_ = l.Close(context.Background()) // a second time, at worst
+		}
+	})
 	if err := l.AddSwitch(ctx, "lan"); err != nil {
-		t.Error(err)
+		t.Fatal(err)
 	}
-	host := boot(ctx, t, l, "brief", "192.0.2.11/24")
+	host := boot(ctx, t, l, "brief", "198.51.100.11/24")
 	// A process that ignores a polite request must not stay behind.
 	mustExec(ctx, t, host, "systemd-run", "sh", "-c", "trap '' TERM INT; while :; do sleep 1000; done")
+	for kind, found := range traces(t, l.Name()) {
+		if len(found) == 0 {
+			t.Errorf("the search finds no %s of a lab that runs", kind)
+		}
+	}
 	if err := l.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if after := machineState(t); after != before {
-		t.Errorf("the lab left something behind\nbefore:\n%s\nafter:\n%s", before, after)
+	for kind, found := range traces(t, l.Name()) {
+		if len(found) > 0 {
+			t.Errorf("the lab left %s behind: %q", kind, found)
+		}
+	}
+	if after := machineNetwork(t); after != before {
+		t.Errorf("the machine's network changed\nbefore:\n%s\nafter:\n%s", before, after)
 	}
 }
 
@@ -154,7 +167,7 @@ func TestAttach(t *testing.T) {
 	if err := opened.AddSwitch(ctx, "lan"); err != nil {
 		t.Fatal(err)
 	}
-	boot(ctx, t, opened, "found", "192.0.2.11/24")
+	boot(ctx, t, opened, "found", "198.51.100.11/24")
 	found, err := lab.Attach(name, t.Output())
 	if err != nil {
 		t.Fatal(err)
@@ -231,30 +244,43 @@ func machineNetwork(t *testing.T) string {
 	return all.String()
 }
 
-// machineState is machineNetwork and everything else that a lab makes.
-func machineState(t *testing.T) string {
+// traces is what of a lab can be found on the machine, by kind.
+func traces(t *testing.T, name string) map[string][]string {
 	t.Helper()
-	var all strings.Builder
-	all.WriteString(machineNetwork(t))
+	found := map[string][]string{"mounts": nil, "processes": nil, "control groups": nil, "nspawn folders": nil, "files": nil}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&all, "mounts:\n%s", mounts)
-	for _, pattern := range []string{
-		"/sys/fs/cgroup/*/nodeagent-lab-*", "/sys/fs/cgroup/*/*/*/nodeagent-lab-*",
-		"/run/netns/*", "/run/systemd/nspawn/propagate/*",
-	} {
-		names, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, name) {
+			found["mounts"] = append(found["mounts"], line)
 		}
-		fmt.Fprintf(&all, "%s: %q\n", pattern, names)
 	}
-	processes, err := exec.Command("pgrep", "-a", "systemd").Output()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+	for kind, patterns := range map[string][]string{
+		"control groups": {"/sys/fs/cgroup/*/nodeagent-lab-" + name + "*", "/sys/fs/cgroup/*/*/*/nodeagent-lab-" + name + "*"},
+		"nspawn folders": {"/run/systemd/nspawn/propagate/" + name + "*"},
+		"files":          {"../../.cache/lab/" + name, os.Getenv("NODEAGENT_CACHE") + "/lab/" + name},
+	} {
+		for _, pattern := range patterns {
+			names, err := filepath.Glob(pattern)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[kind] = append(found[kind], names...)
+		}
+	}
+	// A process that has ended has no command line, even while it waits to be
+	// reaped by whoever inherited it.
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&all, "processes:\n%s", processes)
-	return all.String()
+	for _, file := range commands {
+		command, err := os.ReadFile(file)
+		if err == nil && strings.Contains(string(command), name) {
+			found["processes"] = append(found["processes"], string(command))
+		}
+	}
+	return found
 }

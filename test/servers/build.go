@@ -64,10 +64,11 @@ func (b *Builder) Agent(ctx context.Context) (string, error) {
 
 // goBuild builds one static executable.
 func (b *Builder) goBuild(ctx context.Context, name, dir string, s *server, pkg, out string) error {
-	args := []string{
-		"build", "-v", "-trimpath", "-mod=readonly",
-		"-ldflags=" + strings.TrimSpace("-s -w "+s.ldflags), "-o", out,
+	flags, err := b.linkerFlags(s)
+	if err != nil {
+		return err
 	}
+	args := []string{"build", "-v", "-trimpath", "-mod=readonly", "-ldflags=" + flags, "-o", out}
 	if s.tags != "" {
 		args = append(args, "-tags="+s.tags)
 	}

@@ -19,17 +19,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 )
-
-// KubernetesVersion is the release of every Kubernetes component, as
-// "kubelet --version" prints it. It must be the one in kubernetes/go.mod; a
-// test compares them.
-const KubernetesVersion = "v1.36.3"
 
 // A program is one executable of a server: the package it is built from and
 // the names it is installed under. The first name is the file, the others are
@@ -41,19 +37,19 @@ type program struct {
 
 // A server is one nested module and the programs built from it.
 type server struct {
-	name     string // of its folder here and in the cache
-	module   string // whose version in go.mod is the server's version
-	ldflags  string // beside -s -w
-	tags     string // build tags, comma separated
+	name     string                                 // of its folder here and in the cache
+	module   string                                 // whose version in go.mod is the server's version
+	variable func(version string) map[string]string // package variables set by the linker
+	tags     string                                 // build tags, comma separated
 	programs []program
 	expect   string // how long a build from empty caches takes, for the user
 }
 
 var all = []server{
 	{
-		name:    "kubernetes",
-		module:  "k8s.io/kubernetes",
-		ldflags: kubernetesVersionFlags(),
+		name:     "kubernetes",
+		module:   "k8s.io/kubernetes",
+		variable: kubernetesVersion,
 		programs: []program{{pkg: ".", names: []string{
 			"kube", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl",
 		}}},
@@ -70,9 +66,11 @@ var all = []server{
 		expect: "about 1 minute on 2 cores",
 	},
 	{
-		name:    "containerd",
-		module:  "github.com/containerd/containerd/v2",
-		ldflags: "-X github.com/containerd/containerd/v2/version.Version=2.4.2",
+		name:   "containerd",
+		module: "github.com/containerd/containerd/v2",
+		variable: func(version string) map[string]string {
+			return map[string]string{"github.com/containerd/containerd/v2/version.Version": version}
+		},
 		// Snapshotters that no lab host has the kernel or the tools for.
 		tags: "no_btrfs,no_devmapper,no_zfs",
 		programs: []program{
@@ -84,21 +82,36 @@ var all = []server{
 	},
 }
 
-// kubernetesVersionFlags sets the version in the two places where Kubernetes
-// keeps it: component-base prints it, client-go sends it as the user agent.
-// Without them every component says v0.0.0-master and the kubelet's node
-// shows that too.
-func kubernetesVersionFlags() string {
-	number := strings.Split(strings.TrimPrefix(KubernetesVersion, "v"), ".")
-	var flags []string
+// kubernetesVersion sets the version in the two places where Kubernetes keeps
+// it: component-base prints it, client-go sends it as the user agent. Without
+// them every component says v0.0.0-master, and its node shows that too.
+func kubernetesVersion(version string) map[string]string {
+	number := strings.Split(strings.TrimPrefix(version, "v"), ".")
+	variables := map[string]string{}
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		flags = append(flags,
-			"-X "+pkg+".gitVersion="+KubernetesVersion,
-			"-X "+pkg+".gitMajor="+number[0],
-			"-X "+pkg+".gitMinor="+number[1],
-			"-X "+pkg+".gitTreeState=clean")
+		variables[pkg+".gitVersion"] = version
+		variables[pkg+".gitMajor"] = number[0]
+		variables[pkg+".gitMinor"] = number[1]
+		variables[pkg+".gitTreeState"] = "clean"
 	}
-	return strings.Join(flags, " ")
+	return variables
+}
+
+// linkerFlags are what a server's programs are linked with.
+func (b *Builder) linkerFlags(s *server) (string, error) {
+	flags := []string{"-s", "-w"}
+	if s.variable == nil {
+		return strings.Join(flags, " "), nil
+	}
+	version, err := b.version(s)
+	if err != nil {
+		return "", err
+	}
+	variables := s.variable(version)
+	for _, name := range slices.Sorted(maps.Keys(variables)) {
+		flags = append(flags, "-X", name+"="+variables[name])
+	}
+	return strings.Join(flags, " "), nil
 }
 
 // A Builder finds products in the cache and builds those that are missing.
@@ -186,8 +199,12 @@ func (b *Builder) key(s *server) (string, error) {
 	}
 	slices.Sort(files)
 	files = append(files, filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum"))
+	flags, err := b.linkerFlags(s)
+	if err != nil {
+		return "", err
+	}
 	sum := sha256.New()
-	fmt.Fprintln(sum, runtime.Version(), runtime.GOARCH, s.ldflags, s.tags, s.programs)
+	fmt.Fprintln(sum, runtime.Version(), runtime.GOARCH, flags, s.tags, s.programs)
 	for _, file := range files {
 		content, err := os.ReadFile(file)
 		if err != nil {

@@ -1,0 +1,129 @@
+# What a developer and CI run. "make help" lists it. Everything that is built
+# lies in bin/ and .cache/ (or $NODEAGENT_CACHE), which git ignores.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# One target at a time: the long ones use every core by themselves.
+.NOTPARALLEL:
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+PREFIX ?= /usr/local
+UNITDIR ?= /etc/systemd/system
+
+# Packages that boot hosts; they have stages of their own.
+LAB_PACKAGES := ./test/lab/... ./test/e2e/...
+TOOL := go tool -modfile=test/tools/go.mod
+# Checked by hand-written Go alone, nested modules have their own go.mod.
+GO_DIRS := agent cmd etcdops hosts internal netcfg pki test
+FUZZTIME ?= 5s
+
+# Debian packages by what they are for; "make deps" installs what is missing.
+DEPS := debootstrap systemd-container iproute2 nftables util-linux mount procps ca-certificates
+ifneq ($(shell id -u),0)
+SUDO := sudo
+endif
+
+# $(call stage,name,commands): one line before and one after, with the time.
+define stage
+@echo "=== $(1)"; \
+trap 'rc=$$?; if (( rc == 0 )); then how="passed in"; else how="FAILED after"; fi; \
+  echo "=== $(1): $$how $$SECONDS s"; exit $$rc' EXIT; \
+$(2)
+endef
+
+.PHONY: help
+help: ## List the targets.
+	@echo "nodeagent: make TARGET"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/nodeagent, one static binary.
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/nodeagent ./cmd/nodeagent
+
+.PHONY: install
+install: build ## Install the binary and its systemd unit on this machine.
+	install -D -m 0755 bin/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
+	install -D -m 0644 cmd/nodeagent/nodeagent.service $(DESTDIR)$(UNITDIR)/nodeagent.service
+	@echo "installed; put the fleet into /etc/nodeagent/fleet, then: systemctl daemon-reload && systemctl enable --now nodeagent"
+
+.PHONY: deps
+deps: ## Install the Debian packages that the lab needs, if any is missing.
+	@missing=(); for p in $(DEPS); do \
+	  [[ "$$(dpkg-query -W -f '$${db:Status-Status}' "$$p" 2>/dev/null)" == installed ]] || missing+=("$$p"); \
+	done; \
+	if (( $${#missing[@]} == 0 )); then exit 0; fi; \
+	echo "installing Debian packages for the lab: $${missing[*]}"; \
+	install() { $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; }; \
+	install || { echo "apt's package lists seem to be missing or old; updating them"; $(SUDO) apt-get update -q; install; }
+
+.PHONY: servers
+servers: ## Build the servers that lab hosts run (once; about 10 minutes).
+	@go run ./test/servers/build servers image
+
+.PHONY: rootfs
+rootfs: deps ## Make the root folder of lab hosts (once; about 2 minutes).
+	@go run ./test/servers/build rootfs
+
+.PHONY: cache
+cache: deps
+	@go run ./test/servers/build
+
+.PHONY: test
+test: lint test-unit test-fuzz test-servers test-lab test-e2e ## Run every test, fast ones first.
+	@echo "=== every stage passed"
+
+.PHONY: lint
+lint: ## Check formatting and run go vet and staticcheck.
+	$(call stage,gofumpt,\
+	  bad="$$($(TOOL) gofumpt -l $(wildcard $(GO_DIRS)))"; \
+	  if [[ -n "$$bad" ]]; then echo "not formatted; run: $(TOOL) gofumpt -w ."; echo "$$bad"; exit 1; fi)
+	$(call stage,go vet,go vet ./...)
+	$(call stage,staticcheck,$(TOOL) staticcheck ./...)
+
+.PHONY: test-unit
+test-unit: ## Run the unit and kernel tests with the race detector.
+	$(call stage,unit and kernel tests,\
+	  go test -race $$(go list ./... | grep -v -E '/test/(lab|e2e)(/|$$)'))
+
+.PHONY: test-fuzz
+test-fuzz: ## Run each fuzz target for a short time (FUZZTIME=5s).
+	$(call stage,fuzz targets for $(FUZZTIME) each,\
+	  grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' $(wildcard $(GO_DIRS)) | while IFS=: read -r file func; do \
+	    go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
+	  done)
+
+.PHONY: test-servers
+test-servers: deps
+	$(call stage,servers and root folder of the lab,go run ./test/servers/build)
+
+.PHONY: test-lab
+test-lab: deps ## Run the lab's own tests: boot hosts (root).
+	$(call stage,lab,go test -count=1 -timeout 15m ./test/lab/...)
+
+.PHONY: test-e2e
+test-e2e: deps ## Run the end-to-end tests on lab hosts (root).
+	$(call stage,end to end,go test -count=1 -timeout 30m -v ./test/e2e/...)
+
+.PHONY: bench
+bench: deps ## Measure converges and the idle daemon on a lab host (root).
+	@go test -count=1 -timeout 30m -run '^$$' -bench . ./test/e2e/...
+
+.PHONY: demo
+demo: deps ## From nothing to a Kubernetes node on a lab host (root; 15 minutes at first, then 1).
+	@go run ./test/demo
+
+.PHONY: demo-shell
+demo-shell: ## Open a shell on the demo's host.
+	@go run ./test/demo shell
+
+.PHONY: demo-clean
+demo-clean: ## Remove the demo's host and all it left.
+	@go run ./test/demo clean
+
+.PHONY: clean
+clean: ## Remove bin/ and .cache/, hosts that still run included.
+	@if [[ -d "$${NODEAGENT_CACHE:-.cache}/lab" ]]; then go run ./test/demo clean; fi
+	rm -rf bin "$${NODEAGENT_CACHE:-.cache}"
