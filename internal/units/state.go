@@ -35,6 +35,34 @@ type State struct {
 	Files []File
 	// Units are in the order in which they start; they stop in reverse.
 	Units []Unit
+	// Host is what was observed of the host around them; empty in a wanted
+	// state.
+	Host Host
+}
+
+// Host is what Observe finds out about the host that decides how units are
+// written, or that stops them from being written or started.
+type Host struct {
+	// UnitFolder is the folder where nodeagent's unit files belong on this
+	// host: /etc/systemd/system, or /run/systemd/system where the former is
+	// read-only.
+	UnitFolder string
+	// MissingBinaries are the wanted units' binaries that are not there or not
+	// executable, sorted.
+	MissingBinaries []string
+	// Foreign are the unit files that have the name of a wanted unit but that
+	// nodeagent did not write, sorted by path.
+	Foreign []Foreign
+}
+
+// Foreign is a unit file that has the name of a wanted unit but is not
+// nodeagent's, as it lacks [Header].
+type Foreign struct {
+	Unit string // its name
+	Path string
+	// Masked: the file is empty or a link to /dev/null, which is how an
+	// administrator forbids a unit.
+	Masked bool
 }
 
 // File is one configuration file.
@@ -56,8 +84,19 @@ type Unit struct {
 	// Enabled: started at boot. Active: running.
 	Enabled, Active bool
 	// Inputs is, wanted, the digest of the inputs that the unit should run
-	// with; observed, that of the running process, empty when it has none.
+	// with, Content included; observed, that of the running process, empty when
+	// it has none. Only units with a [Service] section have inputs.
 	Inputs string
+	// Written is, observed, the digest that the unit file carries. It differs
+	// from Inputs between writing the file and restarting the unit.
+	Written string
+	// Stale is, observed, whether systemd has loaded something else than what
+	// lies on disk.
+	Stale bool
+	// Copies are, observed, the paths of unit files of this name that nodeagent
+	// wrote to another folder than Host.UnitFolder, where they hide the one
+	// that counts or are hidden by it.
+	Copies []string
 	// Effect of a restart: plan.Quorum for etcd, plan.Restart otherwise.
 	Effect plan.Effect
 	// Needs are the names of units that must be ready before this one starts.
@@ -70,7 +109,8 @@ type Unit struct {
 	Missing string
 	// Ready tells when the started unit can be used; nil when active is enough.
 	Ready *Probe
-	// Detail is what was observed beyond the above, for status; Diff ignores it.
+	// Detail is what was observed beyond the above, for status and for the
+	// reasons that Diff gives; no change depends on it.
 	Detail Detail
 }
 

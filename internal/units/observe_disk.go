@@ -1,0 +1,194 @@
+package units
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// errProcessGone is what reading /proc/<pid>/… of an ending process gives.
+var errProcessGone error = syscall.ESRCH
+
+// unitSuffixes are the kinds of units that nodeagent may own.
+var unitSuffixes = []string{".service", ".socket", ".mount", ".timer", ".path", ".target", ".slice"}
+
+// observe returns what lies on disk: configuration files and unit files.
+func (f folders) observe(want State) (State, error) {
+	var have State
+	var failed []error
+	note := func(err error) {
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	var err error
+	have.Files, err = f.files(want.Files)
+	note(err)
+	have.Host.UnitFolder, err = f.chosen()
+	note(err)
+	if err == nil {
+		note(f.unitFiles(&have, want))
+	}
+	have.Host.MissingBinaries = missingBinaries(want.Units)
+	return have, errors.Join(failed...)
+}
+
+// files reads the wanted files and lists, without reading them, those below
+// the components folder that are not wanted.
+func (f folders) files(want []File) ([]File, error) {
+	var files []File
+	var failed []error
+	for _, w := range want {
+		file, err := readFile(w.Path)
+		switch {
+		case err == nil:
+			file.Secret = w.Secret
+			files = append(files, file)
+		case !errors.Is(err, fs.ErrNotExist):
+			failed = append(failed, fmt.Errorf("observe file %q: %w%s", w.Path, err, rootHint()))
+		}
+	}
+	err := filepath.WalkDir(f.components(), func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // never made, or deleted while we look
+		}
+		if err != nil {
+			return err
+		}
+		if _, wanted := findFile(want, path); !wanted && !entry.IsDir() {
+			files = append(files, File{Path: path, Mode: entry.Type()})
+		}
+		return nil
+	})
+	if err != nil {
+		failed = append(failed, fmt.Errorf("observe configuration files: %w%s", err, rootHint()))
+	}
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return files, errors.Join(failed...)
+}
+
+// readFile reads a regular file; of anything else only what it is. The type is
+// part of the mode, so that a link in the place of a file differs from it.
+func readFile(path string) (File, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return File{}, err
+	}
+	file := File{Path: path, Mode: info.Mode()}
+	if info.Mode().IsRegular() {
+		file.Content, err = os.ReadFile(path)
+	}
+	return file, err
+}
+
+// unitFiles reads the unit files with our prefix in both folders.
+func (f folders) unitFiles(have *State, want State) error {
+	chosen := have.Host.UnitFolder
+	failed := []error{f.unitFolder(have, want, chosen), f.unitFolder(have, want, f.other(chosen))}
+	for _, u := range want.Units {
+		for _, dir := range f.vendor() {
+			path := filepath.Join(dir, u.Name)
+			if _, err := os.Lstat(path); err == nil {
+				have.Host.Foreign = append(have.Host.Foreign, Foreign{Unit: u.Name, Path: path})
+				break // another of the folders may be a link to this one
+			}
+		}
+	}
+	for i := range have.Units {
+		have.Units[i].Enabled = enabled(chosen, have.Units[i])
+	}
+	slices.SortFunc(have.Host.Foreign, func(a, b Foreign) int { return strings.Compare(a.Path, b.Path) })
+	return errors.Join(failed...)
+}
+
+func (f folders) unitFolder(have *State, want State, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("observe unit files: %w", err)
+	}
+	var failed []error
+	for _, e := range entries {
+		name := e.Name()
+		if e.IsDir() || !strings.HasPrefix(name, layout.UnitPrefix) || !slices.Contains(unitSuffixes, filepath.Ext(name)) {
+			continue
+		}
+		if err := have.addUnitFile(want, name, filepath.Join(dir, name), have.Host.UnitFolder); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// addUnitFile notes one unit file as ours, as a copy of ours in the wrong
+// folder, or, if its name is wanted, as foreign.
+func (s *State) addUnitFile(want State, name, path, chosen string) error {
+	content, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a link to nowhere is a foreign file
+		return fmt.Errorf("observe unit file %q: %w", path, err)
+	}
+	if !ours(string(content)) {
+		if _, wanted := want.find(name); wanted {
+			masked := err == nil && len(bytes.TrimSpace(content)) == 0
+			s.Host.Foreign = append(s.Host.Foreign, Foreign{Unit: name, Path: path, Masked: masked})
+		}
+		return nil
+	}
+	i := slices.IndexFunc(s.Units, func(u Unit) bool { return u.Name == name })
+	if i < 0 {
+		s.Units = append(s.Units, Unit{Name: name, Effect: effectOf(name)})
+		i = len(s.Units) - 1
+	}
+	if filepath.Dir(path) == chosen {
+		s.Units[i].Content, s.Units[i].Written = splitInputs(string(content))
+	} else {
+		s.Units[i].Copies = append(s.Units[i].Copies, path)
+	}
+	return nil
+}
+
+// effectOf is what stopping a unit disturbs that no spec describes any more.
+func effectOf(name string) plan.Effect {
+	if name == layout.Unit(layout.Etcd) {
+		return plan.Quorum
+	}
+	return plan.Restart
+}
+
+// enabled tells whether the links for which the unit file asks are there.
+func enabled(dir string, u Unit) bool {
+	links := installLinks(u.Content)
+	for _, link := range links {
+		if _, err := os.Lstat(filepath.Join(dir, link, u.Name)); err != nil {
+			return false
+		}
+	}
+	return len(links) > 0
+}
+
+func missingBinaries(units []Unit) []string {
+	var missing []string
+	for _, u := range units {
+		if u.Binary != "" && !executable(u.Binary) {
+			missing = append(missing, u.Binary)
+		}
+	}
+	slices.Sort(missing)
+	return slices.Compact(missing)
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0
+}

@@ -1,0 +1,133 @@
+package units
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// Systemd is a host's service manager, spoken to over D-Bus. It connects when
+// it is first needed and again after the bus or systemd was restarted. Its
+// methods may be called concurrently, but only one Apply at a time.
+type Systemd struct {
+	folders folders
+	log     *slog.Logger
+
+	mu   sync.Mutex
+	conn *dbus.Conn
+}
+
+// New returns the service manager of the host whose root folder is root. Under
+// a root other than "/" (in tests) the unit files are those below it while the
+// manager is still the machine's own.
+func New(root layout.Root, log *slog.Logger) *Systemd {
+	return &Systemd{folders: folders{root}, log: log}
+}
+
+// Close ends the connection, if there is one. A later call connects again.
+func (s *Systemd) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+}
+
+// dialTimeout is how long a bus that accepts connections may take to answer.
+const dialTimeout = 10 * time.Second
+
+// connect returns the connection to systemd: over the system bus, or directly
+// over systemd's private socket where no bus runs, which takes root.
+func (s *Systemd) connect(ctx context.Context) (*dbus.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		if s.conn.Connected() {
+			return s.conn, nil
+		}
+		s.conn.Close()
+		s.conn = nil
+	}
+	conn, busErr := within(ctx, dbus.NewSystemConnectionContext)
+	if busErr != nil {
+		direct, err := within(ctx, dbus.NewSystemdConnectionContext)
+		if err != nil {
+			return nil, fmt.Errorf("connect to systemd, which must be this host's process 1 (over the system bus: %w; directly, which takes root: %w)", busErr, err)
+		}
+		conn = direct
+	}
+	s.conn = conn
+	return conn, nil
+}
+
+// within connects in at most dialTimeout. The context that connect takes is the
+// connection's whole life, so that ctx may only end it until it stands.
+func within[T any](ctx context.Context, connect func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	life, end := context.WithCancel(context.Background())
+	keep := context.AfterFunc(ctx, end)
+	conn, err := connect(life)
+	if err == nil && !keep() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		end() // closes a connection that was made too late
+	}
+	return conn, err
+}
+
+// reload makes systemd read all unit files again.
+func (s *Systemd) reload(ctx context.Context) error {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("make systemd read its unit files: %w%s", err, rootHint())
+	}
+	return nil
+}
+
+// setEnabled makes or removes the links that start a unit at boot. They lie
+// next to the unit file: below /run where that is the folder of unit files, so
+// that they, like the file itself, are gone after a reboot and nodeagent, at
+// its own start, brings both back.
+func (s *Systemd) setEnabled(ctx context.Context, name string, enable bool, folder string) error {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	runtime := folder == s.folders.runtime()
+	// Enabling anew is disabling first, so that a link for a target that the
+	// unit file no longer names goes away.
+	if _, err := conn.DisableUnitFilesContext(ctx, []string{name}, runtime); err != nil {
+		return fmt.Errorf("disable %q: %w%s", name, err, rootHint())
+	}
+	if !enable {
+		return nil
+	}
+	installable, _, err := conn.EnableUnitFilesContext(ctx, []string{name}, runtime, true)
+	if err != nil {
+		return fmt.Errorf("enable %q: %w%s", name, err, rootHint())
+	}
+	if !installable {
+		return fmt.Errorf("enable %q: its unit file has no [Install] section", name)
+	}
+	return nil
+}
+
+func rootHint() string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	return " (run as root)"
+}
