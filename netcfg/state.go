@@ -6,7 +6,8 @@
 // routing protocol number [RouteProtocol], links made here an alias that
 // begins with [LinkAlias], the packet filter is the nftables table
 // [FirewallTable]; by these marks what a spec no longer names is found and
-// removed, and nothing else is ever touched.
+// removed. What somebody else made is left alone unless the spec names that
+// very thing with other values; the plan then says whose it is.
 package netcfg
 
 import (
@@ -14,7 +15,6 @@ import (
 	"net/netip"
 
 	"github.com/nodeagent/nodeagent/hosts"
-	"github.com/nodeagent/nodeagent/internal/plan"
 )
 
 // Domain is the name of this domain in plans.
@@ -24,6 +24,12 @@ const Domain = "network"
 // above 4 is free to users, see rtnetlink(7); 17 to 185 hold the numbers of
 // known daemons).
 const RouteProtocol = 229
+
+// AddressProtocol marks addresses that nodeagent added (IFA_PROTO, which Linux
+// keeps since 5.18; numbers up to 3 are the kernel's own, if_addr.h). An older
+// kernel forgets it: addresses are then added all the same, but one that a
+// spec drops stays on a link that is not ours.
+const AddressProtocol = RouteProtocol
 
 // LinkAlias begins the alias (ifalias) of links that nodeagent made.
 const LinkAlias = "nodeagent"
@@ -40,6 +46,9 @@ type State struct {
 	WireGuard *WireGuard
 	// Firewall is nil where there is, or is to be, no table of ours.
 	Firewall *Firewall
+	// Names are the names of all links of the host, sorted. Observed only, for
+	// messages; never compared.
+	Names []string
 }
 
 // Link is one network link with its addresses.
@@ -51,34 +60,46 @@ type Link struct {
 	Peer   string // other end of a veth
 	Up     bool
 	// Addresses of the link, sorted. Wanted: those of the spec. Observed: all
-	// of global scope.
+	// of global scope and those that the spec names, point-to-point ones left
+	// out.
 	Addresses []Address
 	// Owned tells that nodeagent made the link (by its alias).
 	Owned bool
-	// Exists is false for a wanted link that was not found.
-	Exists bool
+	// Marked tells that the alias is set. A link of ours without it was left
+	// half made and is known by the group that it was created in.
+	Marked bool
+	// Driver is what the kernel calls the kind ("dummy", "bond", "" for most
+	// hardware). Observed only, for messages.
+	Driver string
 }
 
 // Address is one address of a link.
 type Address struct {
 	Prefix netip.Prefix
-	// Owned tells that nodeagent added it. The kernel keeps an address
-	// protocol (IFA_PROTO, Linux 5.18) for this.
+	// Owned tells that it is nodeagent's to delete: it carries our address
+	// protocol ([AddressProtocol]), or it lies on a link of ours and carries
+	// nobody else's. A wanted address that somebody else added is left as it
+	// is, and stays when the spec drops it.
 	Owned bool
 }
 
 // Route is one route of the main table.
 type Route struct {
-	Destination netip.Prefix
-	Via         netip.Addr
-	Device      string
-	Metric      int
-	Source      netip.Addr
+	Destination netip.Prefix // masked; 0.0.0.0/0 and ::/0 for the default
+	Via         netip.Addr   // invalid where the destination is on the link
+	Device      string       // wanted: "" lets the kernel choose
+	Metric      int          // wanted: 0 is the kernel's default, 1024 for IPv6
+	Source      netip.Addr   // wanted: invalid accepts any
+	// Protocol is who made the route (rtm_protocol), [RouteProtocol] for ours.
+	// Observed only: a wanted route that exists with the same values satisfies
+	// whoever made it, and is left to its maker.
+	Protocol int
+	// Other names what a spec cannot say ("blackhole", "several gateways"); a
+	// route with it never satisfies. Observed only.
+	Other string
 }
 
 // op is one kernel edit: the Payload of every Change of this package.
 type op interface {
 	apply(ctx context.Context, sys *System) error
 }
-
-var _ = plan.Change{}

@@ -1,0 +1,122 @@
+package netcfg
+
+import (
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// Diff returns the changes that lead from have to want, in the order in which
+// they are to be applied. It is pure.
+//
+// The order: links that must be made anew are deleted; links are made, masters
+// before ports; addresses are added; routes are added or replaced, those
+// without a gateway first, since they may lead to the gateways of others. Only
+// then is deleted what is no longer wanted: routes, addresses, links. Adding
+// before deleting keeps the host reachable all the time while its address and
+// gateway change, by the old ones until the new ones stand.
+//
+// Effects: adding is quiet. Deleting or replacing an address, a link or a route
+// may cut connections and is disconnect, as is the MTU of a physical link
+// (drivers reset the hardware for it), putting an existing link under another
+// master, and a new route that takes over from one with a higher metric.
+//
+// A wanted link that cannot be had (a physical one that is not on this host, a
+// name that somebody else's link of another kind has) is one change that fails
+// with the reason when applied; its addresses and routes are planned once it is
+// there.
+func Diff(have, want State) []plan.Change {
+	links := diffLinks(have, want)
+	have = have.without(links.gone)
+	addresses := diffAddresses(have, want, links)
+	routes := diffRoutes(have.flushed(addresses.flushed), want, links, addresses.lostSources)
+
+	var changes []plan.Change
+	for _, part := range [][]plan.Change{
+		links.remake, links.make, addresses.add, addresses.deleteFirst,
+		routes.put, routes.delete,
+		addresses.delete, links.drop,
+	} {
+		changes = append(changes, part...)
+	}
+	return changes
+}
+
+func change(key string, action plan.Action, effect plan.Effect, reason, before, after string, o op) plan.Change {
+	return plan.Change{
+		Domain: Domain, Key: key, Action: action, Effect: effect,
+		Reason: reason, Before: before, After: after, Payload: o,
+	}
+}
+
+// The reasons that several kinds of changes share.
+const (
+	reasonMissing  = "the spec names it and the host lacks it"
+	reasonUnwanted = "nodeagent made it and the spec no longer names it"
+)
+
+// link returns the link with the name.
+func (s State) link(name string) (Link, bool) {
+	for _, l := range s.Links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return Link{}, false
+}
+
+// byName indexes links.
+func byName(links []Link) map[string]Link {
+	index := make(map[string]Link, len(links))
+	for _, l := range links {
+		index[l.Name] = l
+	}
+	return index
+}
+
+// without returns the state as it is once the links are gone, with what the
+// kernel removes along with them: their addresses, the routes over them, and
+// the master of their ports.
+func (s State) without(gone map[string]bool) State {
+	if len(gone) == 0 {
+		return s
+	}
+	left := s
+	left.Links, left.Routes = nil, nil
+	for _, l := range s.Links {
+		if gone[l.Name] {
+			continue
+		}
+		if gone[l.Master] {
+			l.Master = ""
+		}
+		left.Links = append(left.Links, l)
+	}
+	for _, r := range s.Routes {
+		if !gone[r.Device] {
+			left.Routes = append(left.Routes, r)
+		}
+	}
+	return left
+}
+
+// flushed returns the state as it is once the links have lost their last IPv4
+// address, upon which the kernel removes every IPv4 route over them
+// (fib_disable_ip).
+func (s State) flushed(links map[string]bool) State {
+	if len(links) == 0 {
+		return s
+	}
+	left := s
+	left.Routes = nil
+	for _, r := range s.Routes {
+		if !links[r.Device] || r.Destination.Addr().Is6() {
+			left.Routes = append(left.Routes, r)
+		}
+	}
+	return left
+}
+
+// creatable tells whether nodeagent makes links of the kind.
+func creatable(kind hosts.LinkKind) bool {
+	return kind == hosts.LinkBridge || kind == hosts.LinkVeth
+}

@@ -1,0 +1,142 @@
+package netcfg
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/nodeagent/nodeagent/hosts"
+)
+
+// Want returns the network that the spec describes. Both ends of a veth are in
+// it even where the spec lists one: the pair lives and dies together.
+func Want(spec *hosts.Spec) State {
+	links := wantLinks(spec.Network.Links)
+	return State{
+		Links:  links,
+		Routes: wantRoutes(spec, links),
+	}
+}
+
+func wantLinks(specs []hosts.Link) []Link {
+	links := map[string]Link{}
+	for _, s := range specs {
+		links[s.Name] = Link{
+			Name: s.Name, Kind: s.Kind, MTU: s.MTU, Master: s.Master, Peer: s.Peer,
+			Up: true, Owned: s.Kind != hosts.LinkPhysical, Marked: s.Kind != hosts.LinkPhysical,
+			Addresses: wantAddresses(s.Addresses),
+		}
+	}
+	for _, s := range specs {
+		if s.Kind != hosts.LinkVeth || s.Peer == "" {
+			continue
+		}
+		peer, listed := links[s.Peer]
+		switch {
+		case !listed:
+			links[s.Peer] = Link{Name: s.Peer, Kind: hosts.LinkVeth, MTU: s.MTU, Peer: s.Name, Up: true, Owned: true, Marked: true}
+		case peer.Kind == hosts.LinkVeth && peer.Peer == "":
+			peer.Peer = s.Name
+			links[s.Peer] = peer
+		}
+	}
+	return mastersFirst(links)
+}
+
+func wantAddresses(prefixes []netip.Prefix) []Address {
+	var addresses []Address
+	for _, p := range prefixes {
+		addresses = append(addresses, Address{Prefix: p, Owned: true})
+	}
+	sortAddresses(addresses)
+	return slices.Compact(addresses)
+}
+
+// mastersFirst orders links so that each master stands before its ports, and
+// by name where that leaves a choice. A ring of masters, which no valid spec
+// has, ends at the link that closes it.
+func mastersFirst(links map[string]Link) []Link {
+	names := make([]string, 0, len(links))
+	for name := range links {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var ordered []Link
+	seen := map[string]bool{}
+	var visit func(name string)
+	visit = func(name string) {
+		link, ok := links[name]
+		if !ok || seen[name] {
+			return
+		}
+		seen[name] = true
+		visit(link.Master)
+		ordered = append(ordered, link)
+	}
+	for _, name := range names {
+		visit(name)
+	}
+	return ordered
+}
+
+func wantRoutes(spec *hosts.Spec, links []Link) []Route {
+	var routes []Route
+	for _, s := range spec.Network.Routes {
+		r := Route{
+			Destination: s.Destination.Masked(), Via: s.Via, Device: s.Device,
+			Metric: s.Metric, Source: s.Source, Protocol: RouteProtocol,
+		}
+		if r.Device == "" {
+			r.Device = deviceTowards(r.Via, spec, links)
+		}
+		routes = append(routes, r)
+	}
+	sortRoutes(routes)
+	return slices.Compact(routes)
+}
+
+// deviceTowards names the wanted link in whose network the gateway lies, or ""
+// where none is: the kernel then chooses among links that the spec does not
+// name. Without this the kernel could choose a link that is about to go.
+func deviceTowards(gateway netip.Addr, spec *hosts.Spec, links []Link) string {
+	device, longest := "", -1
+	consider := func(name string, network netip.Prefix) {
+		if network.Contains(gateway) && network.Bits() > longest {
+			device, longest = name, network.Bits()
+		}
+	}
+	for _, l := range links {
+		for _, a := range l.Addresses {
+			consider(l.Name, a.Prefix)
+		}
+	}
+	if wg := spec.Network.WireGuard; wg != nil {
+		consider(wg.Interface, wg.Address)
+	}
+	return device
+}
+
+func sortAddresses(addresses []Address) {
+	slices.SortFunc(addresses, func(a, b Address) int { return comparePrefixes(a.Prefix, b.Prefix) })
+}
+
+// sortRoutes orders by destination, then metric, then everything else, so that
+// two reads of the same table give the same order.
+func sortRoutes(routes []Route) {
+	slices.SortStableFunc(routes, func(a, b Route) int {
+		return cmp.Or(
+			comparePrefixes(a.Destination, b.Destination),
+			cmp.Compare(a.Metric, b.Metric),
+			a.Via.Compare(b.Via),
+			cmp.Compare(a.Device, b.Device),
+			a.Source.Compare(b.Source),
+			cmp.Compare(a.Protocol, b.Protocol),
+			cmp.Compare(a.Other, b.Other),
+		)
+	})
+}
+
+// comparePrefixes orders IPv4 before IPv6, then by address, then by length.
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
