@@ -1,0 +1,81 @@
+package etcdops
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/atomicfile"
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// etcdDir is the folder around etcd's data folder. The staged and the old data
+// of a restore, its journal and the marker lie in it, on the same file system.
+func etcdDir(root layout.Root) string { return filepath.Dir(root.EtcdData()) }
+
+// InitialisedMarker is the file that says that etcd has once been healthy on
+// this host. It outlives the data folder, so that a folder that is empty
+// afterwards is known to be lost data, not a new host.
+func InitialisedMarker(root layout.Root) string { return filepath.Join(etcdDir(root), "initialised") }
+
+// MarkInitialised writes the marker if it is not there. Call it once etcd is
+// seen to be healthy.
+func MarkInitialised(root layout.Root, now time.Time) error {
+	path := InitialisedMarker(root)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := atomicfile.MkdirAll(etcdDir(root), 0o700); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("etcd was first healthy on this host on %s.\n"+
+		"While this file is here nodeagent does not start etcd with an empty data folder.\n", now.UTC().Format(time.RFC3339))
+	return atomicfile.Write(path, []byte(text), 0o600)
+}
+
+// ErrDataLost is the error of BootstrapGuard.
+var ErrDataLost = errors.New("etcd's data is gone")
+
+// BootstrapGuard must be asked before etcd is started. It refuses where etcd has
+// run on this host before and its data folder is empty now: etcd would begin a
+// new, empty cluster in place of the one that there was, and every controller
+// would take that for the truth.
+func BootstrapGuard(root layout.Root) error {
+	_, err := os.Stat(InitialisedMarker(root))
+	initialised := err == nil
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("guard etcd's data: %w", err)
+	}
+	data, err := hasData(root.EtcdData())
+	if err != nil {
+		return fmt.Errorf("guard etcd's data: %w", err)
+	}
+	return guardBootstrap(initialised, data, root)
+}
+
+func guardBootstrap(initialised, data bool, root layout.Root) error {
+	if !initialised || data {
+		return nil
+	}
+	return fmt.Errorf("%w: %q is empty, but etcd has run on this host; it is not started, since it would begin an empty cluster. "+
+		"Restore a snapshot with `nodeagent snapshot restore FILE` (`nodeagent snapshot list` shows them in %q); "+
+		"to begin a new cluster on purpose, delete %q", ErrDataLost, root.EtcdData(), root.Snapshots(), InitialisedMarker(root))
+}
+
+// hasData tells whether etcd would find a member in the data folder and so not
+// begin a new one. Like etcd it looks for write-ahead log files.
+func hasData(dataDir string) (bool, error) {
+	logs, err := filepath.Glob(filepath.Join(dataDir, "member", "wal", "*.wal"))
+	if err != nil {
+		return false, err
+	}
+	if len(logs) > 0 {
+		return true, nil
+	}
+	if _, err := os.ReadDir(dataDir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err // Glob hides a folder that cannot be read
+	}
+	return false, nil
+}

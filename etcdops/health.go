@@ -1,0 +1,173 @@
+package etcdops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Health is what the asked members say of themselves and of their cluster.
+type Health struct {
+	// Healthy is true when a read that needs the quorum was answered.
+	Healthy bool `json:"healthy"`
+	// ClusterID is hexadecimal as etcdctl prints it.
+	ClusterID string `json:"clusterID"`
+	// Leader is the name of the leading member, empty where there is none.
+	Leader string `json:"leader"`
+	// Members are all of the cluster, sorted by name.
+	Members []MemberHealth `json:"members"`
+	// Alarms as "NOSPACE on <member>".
+	Alarms []string `json:"alarms,omitempty"`
+}
+
+// MemberHealth is one member of the cluster.
+type MemberHealth struct {
+	ID         string   `json:"id"`
+	Name       string   `json:"name"` // empty until it has started once
+	PeerURLs   []string `json:"peerURLs"`
+	ClientURLs []string `json:"clientURLs"`
+	Learner    bool     `json:"learner"`
+
+	// Endpoint is where it was asked; what follows is empty where it was not,
+	// or did not answer.
+	Endpoint string `json:"endpoint,omitempty"`
+	Version  string `json:"version,omitempty"`
+	// DBSize is the size of the database in bytes, DBInUse the part of it that a
+	// defragmentation would leave.
+	DBSize    int64  `json:"dbSize,omitempty"`
+	DBInUse   int64  `json:"dbInUse,omitempty"`
+	Revision  int64  `json:"revision,omitempty"`
+	RaftTerm  uint64 `json:"raftTerm,omitempty"`
+	RaftIndex uint64 `json:"raftIndex,omitempty"`
+	// Latency is the time that its answer took, a connection included.
+	Latency time.Duration `json:"latency,omitempty"`
+	Errors  []string      `json:"errors,omitempty"`
+}
+
+// AskHealth asks each endpoint (a client URL, one for each member to be asked)
+// for its state, all at once, and the cluster for its members and alarms. It
+// returns what it learned together with an error naming what did not answer.
+// No connection stays open.
+func AskHealth(ctx context.Context, files TLS, endpoints []string) (Health, error) {
+	if len(endpoints) == 0 {
+		return Health{}, errors.New("ask etcd for its health: no endpoint given")
+	}
+	answers := make([]answer, len(endpoints))
+	var wait sync.WaitGroup
+	for i, endpoint := range endpoints {
+		wait.Go(func() { answers[i] = ask(ctx, files, endpoint) })
+	}
+	wait.Wait()
+	return health(answers)
+}
+
+// answer is what one endpoint said.
+type answer struct {
+	endpoint string
+	latency  time.Duration
+	status   *clientv3.StatusResponse
+	members  *clientv3.MemberListResponse
+	alarms   *clientv3.AlarmResponse
+	quorum   bool
+	err      error
+}
+
+func ask(ctx context.Context, files TLS, endpoint string) (a answer) {
+	a.endpoint = endpoint
+	began := time.Now()
+	client, err := dial(ctx, files, endpoint)
+	if err != nil {
+		a.err = err
+		return a
+	}
+	defer func() { a.err = errors.Join(a.err, closeClient(client)) }()
+	if a.status, a.err = memberStatus(ctx, client, endpoint); a.err != nil {
+		return a
+	}
+	a.latency = time.Since(began)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if a.members, err = client.MemberList(ctx, clientv3.WithSerializable()); err != nil {
+		a.err = fmt.Errorf("ask etcd %s for its members: %w", endpoint, err)
+	}
+	if a.alarms, err = client.AlarmList(ctx); err != nil {
+		a.err = errors.Join(a.err, fmt.Errorf("ask etcd %s for alarms: %w", endpoint, err))
+	}
+	if _, err := client.Get(ctx, "health", clientv3.WithCountOnly()); err != nil {
+		a.err = errors.Join(a.err, fmt.Errorf("read through the quorum by etcd %s: %w", endpoint, err))
+	} else {
+		a.quorum = true
+	}
+	return a
+}
+
+// health joins the answers. It is pure.
+func health(answers []answer) (Health, error) {
+	var h Health
+	var failed []error
+	byID := map[uint64]*MemberHealth{}
+	alarms := map[string]bool{}
+	var leader uint64
+	for _, a := range answers {
+		failed = append(failed, a.err)
+		h.Healthy = h.Healthy || a.quorum
+		if a.members != nil {
+			for _, m := range a.members.Members {
+				if byID[m.ID] == nil {
+					byID[m.ID] = &MemberHealth{ID: idText(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner}
+				}
+			}
+		}
+		if a.status != nil {
+			h.ClusterID, leader = idText(a.status.Header.GetClusterId()), max(leader, a.status.Leader)
+		}
+	}
+	for _, a := range answers {
+		if a.status != nil {
+			addStatus(byID, a)
+		}
+		if a.alarms != nil {
+			for _, alarm := range a.alarms.Alarms {
+				alarms[alarm.Alarm.String()+" on "+memberName(byID, alarm.MemberID)] = true
+			}
+		}
+	}
+	if leader != 0 {
+		h.Leader = memberName(byID, leader)
+	}
+	for _, m := range byID {
+		h.Members = append(h.Members, *m)
+	}
+	slices.SortFunc(h.Members, func(a, b MemberHealth) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
+	for alarm := range alarms {
+		h.Alarms = append(h.Alarms, alarm)
+	}
+	slices.Sort(h.Alarms)
+	return h, errors.Join(failed...)
+}
+
+func addStatus(byID map[uint64]*MemberHealth, a answer) {
+	id := a.status.Header.GetMemberId()
+	m := byID[id]
+	if m == nil {
+		m = &MemberHealth{ID: idText(id)}
+		byID[id] = m
+	}
+	m.Endpoint, m.Latency, m.Version = a.endpoint, a.latency, a.status.Version
+	m.DBSize, m.DBInUse = a.status.DbSize, a.status.DbSizeInUse
+	m.Revision, m.RaftTerm, m.RaftIndex = a.status.Header.GetRevision(), a.status.RaftTerm, a.status.RaftIndex
+	m.Errors = a.status.Errors
+}
+
+func memberName(byID map[uint64]*MemberHealth, id uint64) string {
+	if m := byID[id]; m != nil && m.Name != "" {
+		return m.Name
+	}
+	return idText(id)
+}

@@ -1,0 +1,300 @@
+package etcdops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/nodeagent/nodeagent/internal/atomicfile"
+)
+
+// SaveOptions says what to save and where to.
+type SaveOptions struct {
+	// Dir is the destination folder; it is made with mode 0700 if missing.
+	Dir string
+	// Cluster and Host are names from the fleet; they begin the file's name.
+	Cluster, Host string
+	// Endpoints are client URLs (https://host:2379), this host's own first. The
+	// first one that answers and is not known to be corrupt is saved.
+	Endpoints []string
+	TLS       TLS
+	// Version is nodeagent's own, for the manifest.
+	Version string
+	// Stall is how long the stream may bring no byte; 30 s by default.
+	Stall time.Duration
+	// Now is the time for name and manifest; the clock's by default.
+	Now time.Time
+	// Progress, if set, is called with the bytes saved and in all.
+	Progress func(done, total int64)
+}
+
+func (o SaveOptions) withDefaults() SaveOptions {
+	if o.Stall == 0 {
+		o.Stall = 30 * time.Second
+	}
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	if o.Progress == nil {
+		o.Progress = func(int64, int64) {}
+	}
+	return o
+}
+
+// lockName is the file in a folder of snapshots that one writer at a time locks.
+const lockName = ".nodeagent-lock"
+
+// Save streams a snapshot of one member into the folder, checks it as it comes
+// and again on disk, and gives it its name only when it is whole, durable and
+// has its manifest. Whatever fails, no partial file stays; what a crash left is
+// cleaned by the next save. Memory does not depend on the database's size. A
+// second save into the same folder at once is refused with ErrBusy.
+//
+// The snapshot lies at [Manifest.Path] of the folder.
+func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("save snapshot: %w", err)
+		}
+	}()
+	opts = opts.withDefaults()
+	if len(opts.Endpoints) == 0 {
+		return Manifest{}, errors.New("no etcd endpoint given")
+	}
+	if err := atomicfile.MkdirAll(opts.Dir, 0o700); err != nil {
+		return Manifest{}, err
+	}
+	release, err := lock(filepath.Join(opts.Dir, lockName))
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	if err := clean(opts.Dir); err != nil {
+		return Manifest{}, err
+	}
+
+	client, source, err := chooseMember(ctx, opts.TLS, opts.Endpoints)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer func() { err = errors.Join(err, closeClient(client)) }()
+	if err := roomFor(opts.Dir, source.status.DbSize); err != nil {
+		return Manifest{}, err
+	}
+	return saveFrom(ctx, opts, client, source)
+}
+
+// Path is where the snapshot of the manifest lies in the folder that it was
+// saved to.
+func (m Manifest) Path(dir string) string {
+	return filepath.Join(dir, snapshotName(m.Cluster, m.Host, m.Taken))
+}
+
+func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, source member) (_ Manifest, err error) {
+	f, err := os.CreateTemp(opts.Dir, atomicfile.TempPrefix)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer func() {
+		err = errors.Join(err, f.Close())
+		if err != nil {
+			err = errors.Join(err, ignoreMissing(os.Remove(f.Name())))
+		}
+	}()
+	if err := f.Chmod(0o600); err != nil {
+		return Manifest{}, err
+	}
+	m := source.manifest(opts)
+	if err := stream(ctx, opts, client, f, &m); err != nil {
+		return Manifest{}, fmt.Errorf("stream from %s: %w", source.endpoint, err)
+	}
+	// The trailer proves that we have what etcd read; this proves that what
+	// etcd read is a database that etcd can open.
+	contents, err := inspect(ctx, f.Name(), m.Size-trailerSize, nil)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("check what %s sent: %w", source.endpoint, err)
+	}
+	m.Revision, m.Keys = contents.Revision, contents.Keys
+	m.RaftTerm, m.RaftIndex = contents.RaftTerm, contents.RaftIndex
+	m.StorageVersion = contents.StorageVersion
+	if err := f.Sync(); err != nil {
+		return Manifest{}, err
+	}
+	err = publish(opts.Dir, f.Name(), &m)
+	return m, err
+}
+
+// publish gives the finished file its name. The manifest goes first: the rename
+// of the snapshot is the one step that makes it exist, and a manifest without a
+// snapshot is plainly a save that was interrupted there.
+func publish(dir, temp string, m *Manifest) error {
+	for { // two saves in one second: names stay distinct and in order
+		_, err := os.Lstat(m.Path(dir))
+		if errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		m.Taken = m.Taken.Add(time.Second)
+	}
+	path := m.Path(dir)
+	if err := writeManifest(path, *m); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return errors.Join(err, atomicfile.Remove(manifestPath(path)))
+	}
+	return atomicfile.SyncDir(dir)
+}
+
+// stream receives the snapshot into f and fills in what it learns on the way.
+func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io.Writer, m *Manifest) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// The raw stream rather than the client's reader: it tells how many bytes
+	// are to come, and an empty message can be told from data.
+	snapshots, err := pb.NewMaintenanceClient(client.ActiveConnection()).Snapshot(ctx, &pb.SnapshotRequest{})
+	if err != nil {
+		return err
+	}
+	sum := newTrailerHash()
+	if err := receive(ctx, snapshots, cancel, io.MultiWriter(f, sum), opts.Stall, opts.Progress); err != nil {
+		return err
+	}
+	if !sizeHasTrailer(sum.n) {
+		return fmt.Errorf("%d bytes came, which is no whole database with a SHA-256 trailer", sum.n)
+	}
+	ok, trailer, whole := sum.sums()
+	if !ok {
+		return ErrHashMismatch
+	}
+	m.Size, m.Trailer, m.SHA256 = sum.n, trailer, whole
+	return nil
+}
+
+// member is the etcd member that is saved.
+type member struct {
+	endpoint string
+	name     string
+	status   *clientv3.StatusResponse
+	alarms   []string
+}
+
+func (s member) manifest(opts SaveOptions) Manifest {
+	return Manifest{
+		Format:           ManifestFormat,
+		Cluster:          opts.Cluster,
+		Host:             opts.Host,
+		Taken:            opts.Now.UTC().Truncate(time.Second),
+		ClusterID:        idText(s.status.Header.GetClusterId()),
+		MemberID:         idText(s.status.Header.GetMemberId()),
+		MemberName:       s.name,
+		Endpoint:         s.endpoint,
+		EtcdVersion:      s.status.Version,
+		Alarms:           s.alarms,
+		NodeagentVersion: opts.Version,
+	}
+}
+
+// chooseMember returns a client of the first endpoint that can be saved.
+func chooseMember(ctx context.Context, files TLS, endpoints []string) (*clientv3.Client, member, error) {
+	var failed []error
+	for _, endpoint := range endpoints {
+		client, err := dial(ctx, files, endpoint)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		m, err := askMember(ctx, client, endpoint)
+		if err == nil {
+			return client, m, nil
+		}
+		failed = append(failed, err, closeClient(client))
+	}
+	return nil, member{}, errors.Join(failed...)
+}
+
+func askMember(ctx context.Context, client *clientv3.Client, endpoint string) (member, error) {
+	status, err := memberStatus(ctx, client, endpoint)
+	if err != nil {
+		return member{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	m := member{endpoint: endpoint, status: status}
+	alarms, err := client.AlarmList(ctx)
+	if err != nil {
+		return member{}, fmt.Errorf("ask etcd %s for alarms: %w", endpoint, err)
+	}
+	for _, alarm := range alarms.Alarms {
+		m.alarms = append(m.alarms, alarm.Alarm.String())
+		if alarm.Alarm == pb.AlarmType_CORRUPT && alarm.MemberID == status.Header.GetMemberId() {
+			return member{}, fmt.Errorf("etcd %s has the alarm CORRUPT: its data differs from the other members'", endpoint)
+		}
+	}
+	members, err := client.MemberList(ctx, clientv3.WithSerializable())
+	if err != nil {
+		return member{}, fmt.Errorf("ask etcd %s for its members: %w", endpoint, err)
+	}
+	for _, other := range members.Members {
+		if other.ID == status.Header.GetMemberId() {
+			m.name = other.Name
+		}
+	}
+	return m, nil
+}
+
+func idText(id uint64) string { return fmt.Sprintf("%x", id) }
+
+// roomFor refuses early what would fill the disk in the middle.
+func roomFor(dir string, size int64) error {
+	free, err := freeBytes(dir)
+	if err != nil {
+		return err
+	}
+	if need := size + size/20 + 1<<20; free < need {
+		return fmt.Errorf("%q has %s free, the snapshot needs %s: free some space or lower the number of snapshots that are kept", dir, bytesText(free), bytesText(need))
+	}
+	return nil
+}
+
+// clean removes what an interrupted save left: temporary files, and manifests
+// whose snapshot never came to be or is gone. The caller holds the lock.
+func clean(dir string) error {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := filepath.Join(dir, name.Name())
+		leftover := strings.HasPrefix(name.Name(), atomicfile.TempPrefix)
+		if filepath.Ext(path) == manifestSuffix {
+			snapshot := strings.TrimSuffix(path, manifestSuffix) + snapshotSuffix
+			_, missing := os.Lstat(snapshot)
+			_, err := readManifest(snapshot)
+			leftover = errors.Is(missing, os.ErrNotExist) && err == nil // ours, not any JSON file
+		}
+		if leftover && name.Type().IsRegular() {
+			if err := ignoreMissing(os.Remove(path)); err != nil {
+				return fmt.Errorf("clean up after an interrupted save: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
