@@ -1,0 +1,200 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/atomicfile"
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// The files of an authority.
+const (
+	authorityCert = "ca.crt"
+	authorityKey  = "ca.key"
+)
+
+// authorityKeyType is the key type of the local authorities, whatever their
+// leaves have.
+const authorityKeyType = "ecdsa-p256"
+
+// authorityFiles is an authority as read from disk, as far as it can be read.
+type authorityFiles struct {
+	Authority
+	key         crypto.Signer     // nil unless sound
+	certificate *x509.Certificate // nil unless sound
+	content     []byte            // of ca.crt
+}
+
+// readAuthority reads an authority's folder and says in which condition it is.
+func readAuthority(root layout.Root, name string) authorityFiles {
+	dir := root.LocalCA(name)
+	a := authorityFiles{Authority: Authority{Name: name}}
+	var keyErr, certErr error
+	a.key, keyErr = readAs(filepath.Join(dir, authorityKey), parseKey)
+	a.certificate, certErr = readAs(filepath.Join(dir, authorityCert), func(content []byte) (*x509.Certificate, error) {
+		a.content = content
+		return parseSelfSigned(content)
+	})
+	a.judge(keyErr, certErr)
+	if a.key != nil {
+		a.KeyID = keyID(a.key.Public())
+	}
+	if c := a.certificate; c != nil {
+		a.KeyID = keyID(c.PublicKey)
+		a.Bundle, a.NotBefore, a.NotAfter = digest(a.content), c.NotBefore, c.NotAfter
+	}
+	return a
+}
+
+// judge sets the condition from how reading the two files went.
+func (a *authorityFiles) judge(keyErr, certErr error) {
+	switch {
+	case errors.Is(keyErr, fs.ErrNotExist) && errors.Is(certErr, fs.ErrNotExist):
+		a.Condition = Missing
+	case keyErr != nil:
+		a.Condition, a.Problem = Damaged, authorityKey+" "+problem(keyErr)
+	case certErr != nil:
+		a.Condition, a.Problem = Incomplete, authorityCert+" "+problem(certErr)
+	case !samePublic(a.certificate.PublicKey, a.key.Public()):
+		a.Condition, a.Problem = Damaged, authorityCert+" and "+authorityKey+" do not belong together"
+	default:
+		a.Condition = Sound
+	}
+}
+
+// parseSelfSigned parses one CA certificate that is signed by its own key.
+func parseSelfSigned(content []byte) (*x509.Certificate, error) {
+	list, err := parseBundle(content)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) != 1 {
+		return nil, fmt.Errorf("has %d certificates, want 1", len(list))
+	}
+	c := list[0]
+	if c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) != nil {
+		return nil, errors.New("is not signed by its own key")
+	}
+	return c, nil
+}
+
+// loadAuthority reads an authority that must be sound.
+func loadAuthority(root layout.Root, name string) (authorityFiles, error) {
+	a := readAuthority(root, name)
+	switch a.Condition {
+	case Sound:
+		return a, nil
+	case Missing:
+		return a, fmt.Errorf("read authority %q: there is none in %q: run nodeagent apply, which makes it", name, root.LocalCA(name))
+	}
+	return a, fmt.Errorf("read authority %q in %q: %s", name, root.LocalCA(name), a.Problem)
+}
+
+// makeAuthority brings an authority into the wanted state: key and certificate
+// made, or a certificate made for a key that has none or whose certificate is
+// due. A key is never replaced: a damaged authority is a person's to mend.
+func makeAuthority(d disk, root layout.Root, want Authority, now time.Time) error {
+	a := readAuthority(root, want.Name)
+	dir := root.LocalCA(want.Name)
+	if a.Condition == Damaged {
+		return fmt.Errorf("%s in %q: put the authority's two files back from a backup, or remove the folder to have a new authority made, which issues all of its certificates again", a.Problem, dir)
+	}
+	if a.Condition == Missing {
+		key, err := makeAuthorityKey(d, dir)
+		if err != nil {
+			return err
+		}
+		a.key = key
+	} else if work, _ := authorityWork(&a.Authority, want, now); work == authorityKeep {
+		return nil
+	}
+	subject := pkix.Name{CommonName: want.Name, Organization: []string{want.Cluster}}
+	if a.certificate != nil {
+		subject = a.certificate.Subject
+	}
+	content, err := selfSign(a.key, subject, want.Lifetime, now)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(dir, authorityCert), content, 0o644); err != nil {
+		return err
+	}
+	d.did("authority certificate written")
+	return nil
+}
+
+// makeAuthorityKey makes the key file durably and only if there is none: the
+// file gets its name by link(2), which fails where the name is taken, so two
+// runs at once cannot replace each other's key.
+func makeAuthorityKey(d disk, dir string) (crypto.Signer, error) {
+	key, err := newKey(authorityKeyType)
+	if err != nil {
+		return nil, err
+	}
+	content, err := encodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := atomicfile.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	d.did("authority folder made")
+	tmp, err := os.MkdirTemp(dir, atomicfile.TempPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("write %q: %w", filepath.Join(dir, authorityKey), err)
+	}
+	defer os.RemoveAll(tmp)
+	staged := filepath.Join(tmp, authorityKey)
+	if err := d.write(staged, content, 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.Link(staged, filepath.Join(dir, authorityKey)); err != nil {
+		return nil, fmt.Errorf("make authority key: %w", err)
+	}
+	d.did("authority key linked")
+	return key, atomicfile.SyncDir(dir)
+}
+
+// selfSign makes a root certificate. The subject key id is a
+// digest of the public key (RFC 7093, section 2), so that it stays the same when
+// the certificate is renewed.
+func selfSign(key crypto.Signer, subject pkix.Name, lifetime time.Duration, now time.Time) ([]byte, error) {
+	if lifetime <= 0 {
+		return nil, fmt.Errorf("make authority certificate: lifetime %s is not positive", lifetime)
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("make authority certificate: %w", err)
+	}
+	id := sha256.Sum256(der)
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               subject,
+		SubjectKeyId:          id[:20],
+		NotBefore:             now.Add(-Backdate),
+		NotAfter:              now.Add(lifetime),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
+	der, err = x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("make authority certificate: %w", err)
+	}
+	return encodeCertificate(der), nil
+}

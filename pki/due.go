@@ -1,0 +1,122 @@
+package pki
+
+import (
+	"fmt"
+	"hash/fnv"
+	"time"
+)
+
+// renewAt is when a certificate is due: RenewBefore before its end, and up to
+// a tenth of that earlier, by an amount that host and name determine, so that
+// a fleet does not renew everything in the same minute.
+//
+// The jitter takes at most half of what lies between issuing and RenewBefore,
+// and a certificate that lives shorter than RenewBefore (its issuer gave less
+// than was asked) is due when a third of its life is left: a new certificate
+// is never due at once.
+func renewAt(r Request, f Found, host string) time.Time {
+	early := jitter(host, r.Name, min(r.RenewBefore/10, (r.Lifetime-r.RenewBefore)/2))
+	life := f.NotAfter.Sub(f.NotBefore)
+	if life-Backdate <= r.RenewBefore+early {
+		return f.NotAfter.Add(-life / 3)
+	}
+	return f.NotAfter.Add(-r.RenewBefore - early)
+}
+
+// jitter is a duration in [0, limit), the same for the same host and name.
+func jitter(host, name string, limit time.Duration) time.Duration {
+	if limit <= 0 {
+		return 0
+	}
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s\x00%s", host, name)
+	return time.Duration(float64(limit) * float64(h.Sum64()>>11) / (1 << 53)).Truncate(time.Second)
+}
+
+// authorityRenewAt is when an authority's certificate is due.
+func authorityRenewAt(have *Authority, want Authority) time.Time {
+	life := have.NotAfter.Sub(have.NotBefore)
+	return have.NotAfter.Add(-min(want.RenewBefore, life/2))
+}
+
+// authorityJob is what is to be done with an authority.
+type authorityJob int
+
+const (
+	authorityKeep authorityJob = iota
+	authorityMake
+	authorityComplete // a certificate for a key that has none
+	authorityRenew    // a new certificate for the same key
+	authorityMend     // by a person
+)
+
+// authorityWork decides what is to be done with an authority, and why.
+func authorityWork(have *Authority, want Authority, now time.Time) (authorityJob, string) {
+	switch {
+	case have == nil || have.Condition == Missing:
+		return authorityMake, "this host has no such authority"
+	case have.Condition == Incomplete:
+		return authorityComplete, have.Problem + "; its key is there"
+	case have.Condition == Damaged:
+		return authorityMend, have.Problem
+	case now.Before(have.NotBefore):
+		return authorityRenew, "begins on " + date(have.NotBefore) + ", which is in the future"
+	case !now.Before(authorityRenewAt(have, want)):
+		return authorityRenew, dueReason(have.NotAfter, authorityRenewAt(have, want), now)
+	}
+	return authorityKeep, ""
+}
+
+// dueReason says when something ends and when it is renewed.
+func dueReason(end, renew, now time.Time) string {
+	if !now.Before(end) {
+		return fmt.Sprintf("expired %s ago", span(now.Sub(end)))
+	}
+	return fmt.Sprintf("expires in %s, renewed %s before its end", span(end.Sub(now)), span(end.Sub(renew)))
+}
+
+// span prints a duration as people say it.
+func span(d time.Duration) string {
+	const day = 24 * time.Hour
+	count := func(n time.Duration, unit string) string {
+		if n == 1 {
+			return "1 " + unit
+		}
+		return fmt.Sprintf("%d %ss", n, unit)
+	}
+	switch {
+	case d >= 2*day:
+		return count(d/day, "day")
+	case d >= 2*time.Hour:
+		return count(d/time.Hour, "hour")
+	case d >= 2*time.Minute:
+		return count(d/time.Minute, "minute")
+	}
+	return count(d/time.Second, "second")
+}
+
+// date prints a moment for people, in UTC.
+func date(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }
+
+// NextDue is the earliest moment from now on at which Diff gives a change if
+// nothing but time passes: now itself when there is one already, the zero time
+// when nothing is wanted that ends.
+func NextDue(have, want State, now time.Time) time.Time {
+	d := differ{have: have, want: want, now: now}
+	if len(d.diff()) > 0 {
+		return now
+	}
+	var next time.Time
+	sooner := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	for _, w := range want.Authorities {
+		sooner(authorityRenewAt(have.authority(w.Name), w))
+	}
+	for _, w := range want.Certificates {
+		sooner(d.due(w.Request, have.certificate(w.Name).Found))
+	}
+	return next
+}

@@ -1,0 +1,139 @@
+package pki
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// The states of a certificate in a [Status].
+const (
+	StateOK      = "ok"
+	StateDue     = "due"     // to be renewed now
+	StateExpired = "expired" // or not valid yet
+	StateMissing = "missing"
+	StateDamaged = "damaged"
+	StateChanged = "changed" // the spec, or the authority, is another one
+)
+
+// verdict is what is to be done with a certificate; no action for nothing.
+type verdict struct {
+	state  string
+	action plan.Action
+	reason string
+}
+
+// lifetimeSlack is by how much a certificate may outlive the spec's lifetime,
+// for the backdating of issuers.
+const lifetimeSlack = 2 * Backdate
+
+// judge decides what is to be done with a certificate. The gravest reason
+// comes first.
+func (d *differ) judge(have *Certificate, want Request) verdict {
+	if have == nil || have.Found.Condition == Missing {
+		return verdict{StateMissing, plan.ActionIssue, "the certificate is missing"}
+	}
+	f, a := have.Found, d.anchor(want.CA)
+	if f.Condition == Damaged {
+		return verdict{StateDamaged, plan.ActionIssue, f.Problem}
+	}
+	if a.anew {
+		return verdict{StateChanged, plan.ActionIssue, "the authority " + want.CA + " is made anew"}
+	}
+	if a.known && !slices.Contains(a.keys, f.SignedBy) {
+		return verdict{StateChanged, plan.ActionIssue, "it is not signed by the authority " + want.CA + " that this host trusts"}
+	}
+	if reason := mismatch(want, have.Request); reason != "" {
+		return verdict{StateChanged, plan.ActionIssue, reason}
+	}
+	if v := d.judgeTimes(want, f); v.action != "" {
+		return v
+	}
+	if f.Bundle == "" || f.Bundle != a.bundle || d.trustChanges(want.CA) {
+		return verdict{StateChanged, plan.ActionUpdate, "its ca.crt is not the trust bundle " + want.CA + "; key and certificate stay"}
+	}
+	return verdict{state: StateOK}
+}
+
+func (d *differ) judgeTimes(want Request, f Found) verdict {
+	switch due := d.due(want, f); {
+	case d.now.Before(f.NotBefore):
+		return verdict{StateExpired, plan.ActionIssue, "begins on " + date(f.NotBefore) + ", which is in the future"}
+	case !d.now.Before(f.NotAfter):
+		return verdict{StateExpired, plan.ActionRenew, dueReason(f.NotAfter, due, d.now)}
+	case !d.now.Before(due):
+		return verdict{StateDue, plan.ActionRenew, dueReason(f.NotAfter, due, d.now)}
+	}
+	return verdict{}
+}
+
+// due is when a certificate is to be renewed. One that ends with its authority
+// gains nothing from being renewed before the authority is.
+func (d *differ) due(want Request, f Found) time.Time {
+	if end := d.anchor(want.CA).end; !end.IsZero() && !end.After(f.NotAfter) {
+		return f.NotAfter
+	}
+	return renewAt(want, f, d.want.Host)
+}
+
+// mismatch says in which way a certificate is not what the request asks for;
+// "" when it is. A lifetime is wrong only where it is longer.
+func mismatch(want, have Request) string {
+	switch {
+	case have.CommonName != want.CommonName:
+		return fmt.Sprintf("its common name is %q, want %q", have.CommonName, want.CommonName)
+	case have.Organization != want.Organization:
+		return fmt.Sprintf("its organisation is %q, want %q", have.Organization, want.Organization)
+	case have.Server != want.Server || have.Client != want.Client:
+		return fmt.Sprintf("its usage is %s, want %s", usage(have), usage(want))
+	case have.KeyType != want.KeyType:
+		return fmt.Sprintf("its key is %s, want %s", have.KeyType, want.KeyType)
+	case have.Lifetime > want.Lifetime+lifetimeSlack:
+		return fmt.Sprintf("it lives for %s, want %s", span(have.Lifetime), span(want.Lifetime))
+	}
+	return strings.Join(slices.Concat(
+		difference("lacks the names", allNames(want), allNames(have)),
+		difference("has the names that it should not have", allNames(have), allNames(want)),
+	), "; ")
+}
+
+// difference words the names that are in the first list only.
+func difference(words string, list, other []string) []string {
+	var only []string
+	for _, name := range list {
+		if !slices.Contains(other, name) {
+			only = append(only, name)
+		}
+	}
+	if len(only) == 0 {
+		return nil
+	}
+	return []string{"it " + words + " " + strings.Join(only, ", ")}
+}
+
+// allNames are the DNS names and then the addresses, as text.
+func allNames(r Request) []string {
+	list := slices.Clone(r.DNSNames)
+	for _, a := range r.Addresses {
+		list = append(list, netip.Addr.String(a))
+	}
+	return list
+}
+
+func usage(r Request) string {
+	var list []string
+	if r.Server {
+		list = append(list, "server")
+	}
+	if r.Client {
+		list = append(list, "client")
+	}
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, "+")
+}

@@ -1,0 +1,179 @@
+package pki
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// keyPurpose is what a plan shows of a key that is to be made.
+var keyPurpose = map[string]string{
+	KeyServiceAccount: "ECDSA P-256 key pair that signs service account tokens",
+	KeyEncryption:     "secretbox key that encrypts Secrets in etcd",
+}
+
+// keyWork decides what is to be done with a key, and why; no reason for
+// nothing. A key that is sound is never replaced.
+func keyWork(have *Key, name string, etcdData bool) (plan.Action, string) {
+	switch {
+	case have == nil || have.Condition == Missing:
+		if name == KeyEncryption && etcdData {
+			return plan.ActionIssue, "the key is missing, but etcd holds data that may be encrypted with it; none is made, a person must put it back"
+		}
+		return plan.ActionIssue, "the key is missing"
+	case have.Condition == Incomplete:
+		return plan.ActionUpdate, have.Problem + "; it is written again from the private key"
+	case have.Condition == Damaged && name == KeyEncryption && etcdData:
+		return plan.ActionIssue, have.Problem + ", but etcd holds data that may be encrypted with the key; none is made, a person must put it back"
+	case have.Condition == Damaged && name == KeyServiceAccount:
+		return plan.ActionIssue, have.Problem + "; tokens that it signed become invalid"
+	case have.Condition == Damaged:
+		return plan.ActionIssue, have.Problem
+	}
+	return "", ""
+}
+
+// encryptionTemplate is what kube-apiserver reads. The identity provider comes
+// last so that what was stored unencrypted can still be read. See
+// https://kubernetes.io/docs/tasks/administer-cluster/encrypt-data/.
+const encryptionTemplate = `apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+  - resources:
+      - secrets
+    providers:
+      - secretbox:
+          keys:
+            - name: key1
+              secret: %s
+      - identity: {}
+`
+
+// freshEncryption makes an encryption configuration with a random key.
+func freshEncryption() ([]byte, error) {
+	key := make([]byte, secretboxKeyBytes)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("make encryption key: %w", err)
+	}
+	return fmt.Appendf(nil, encryptionTemplate, base64.StdEncoding.EncodeToString(key)), nil
+}
+
+// freshServiceAccount makes a private key that signs service account tokens.
+func freshServiceAccount() ([]byte, error) {
+	key, err := newKey("ecdsa-p256")
+	if err != nil {
+		return nil, err
+	}
+	return encodeKey(key)
+}
+
+// makeKey brings a key into the wanted state. dataExists is asked before an
+// encryption key is made: a new one could not read what the old one wrote.
+func makeKey(ctx context.Context, d disk, root layout.Root, name string, issuer func(context.Context) (Issuer, error), dataExists func() (bool, error)) error {
+	have := newObserver(root).key(name)
+	if have.Condition == Sound {
+		return nil
+	}
+	if name == KeyServiceAccount && have.Condition == Incomplete {
+		content, err := os.ReadFile(root.ServiceAccountKey())
+		if err != nil {
+			return err
+		}
+		return publishServiceAccount(d, root, content)
+	}
+	source, err := issuer(ctx)
+	if err != nil {
+		return err
+	}
+	if name == KeyServiceAccount {
+		content, err := source.Secret(ctx, name, freshServiceAccount)
+		if err != nil {
+			return err
+		}
+		return publishServiceAccount(d, root, content)
+	}
+	content, err := source.Secret(ctx, name, func() ([]byte, error) {
+		return freshUnlessData(root, dataExists)
+	})
+	if err != nil {
+		return err
+	}
+	return publishKey(d, root, name, []file{{filepath.Base(root.EncryptionConfig()), content, 0o600}})
+}
+
+// freshUnlessData makes an encryption key only where nothing can have been
+// written with another one.
+func freshUnlessData(root layout.Root, dataExists func() (bool, error)) ([]byte, error) {
+	exists, err := dataExists()
+	if err != nil {
+		return nil, fmt.Errorf("ask whether etcd holds data: %w", err)
+	}
+	if exists {
+		return nil, fmt.Errorf("etcd holds data in %q that may be encrypted with the key that is lost: put %q back from a backup; to give the encrypted Secrets up, move etcd's data away first",
+			root.EtcdData(), root.EncryptionConfig())
+	}
+	return freshEncryption()
+}
+
+// publishServiceAccount writes the private key with its public half.
+func publishServiceAccount(d disk, root layout.Root, content []byte) error {
+	key, err := parseKey(content)
+	if err != nil {
+		return fmt.Errorf("the service account key %w", err)
+	}
+	public, err := encodePublic(key.Public())
+	if err != nil {
+		return err
+	}
+	return publishKey(d, root, KeyServiceAccount, []file{
+		{filepath.Base(root.ServiceAccountKey()), content, 0o600},
+		{filepath.Base(root.ServiceAccountPublic()), public, 0o644},
+	})
+}
+
+// publishKey makes files the key's generation in use, checked by the same eyes
+// that observe it later.
+func publishKey(d disk, root layout.Root, name string, files []file) error {
+	keep := false // what is replaced here could not be used
+	return d.publish(filepath.Join(keysFolder(root), name), files, keep, func(generation string) error {
+		if err := sameFiles(generation, files); err != nil {
+			return err
+		}
+		o := newObserver(root)
+		k := Key{Name: name}
+		if name == KeyEncryption {
+			k = o.encryption(k, generation)
+		} else {
+			k = o.serviceAccount(k, generation)
+		}
+		if k.Condition != Sound {
+			return errors.New(k.Problem)
+		}
+		return nil
+	})
+}
+
+// sameFiles reads a generation back and compares it with what was written.
+func sameFiles(generation string, files []file) error {
+	for _, f := range files {
+		r, err := readFile(filepath.Join(generation, f.name))
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(r.content, f.content) || r.mode != f.mode {
+			return fmt.Errorf("read back %q: %w", f.name, errDiffers)
+		}
+	}
+	return nil
+}
+
+var errDiffers = fmt.Errorf("content or mode is not what was written: %w", fs.ErrInvalid)

@@ -1,0 +1,354 @@
+package pki
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/nodeagent/nodeagent/internal/atomicfile"
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// Observe reads what is on disk. It writes nothing, asks no issuer, and one
+// damaged file hides no other: it becomes a Problem in the state. The error
+// names folders that could not be read, such as by a user who may not; the
+// state then holds the rest.
+func Observe(ctx context.Context, root layout.Root) (State, error) {
+	o := newObserver(root)
+	for _, part := range []func(context.Context){o.folders, o.authorities, o.trust, o.keys, o.certificates, o.etcd} {
+		if err := ctx.Err(); err != nil {
+			return o.state, errors.Join(append(o.errs, err)...)
+		}
+		part(ctx)
+	}
+	return o.state, errors.Join(o.errs...)
+}
+
+// observer gathers a state.
+type observer struct {
+	root    layout.Root
+	uid     uint32
+	state   State
+	anchors []anchorKey
+	errs    []error
+}
+
+func newObserver(root layout.Root) *observer {
+	return &observer{root: root, uid: uint32(os.Geteuid())}
+}
+
+// fail keeps an error unless it only says that nothing is there.
+func (o *observer) fail(err error) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		o.errs = append(o.errs, fmt.Errorf("observe certificates: %w", err))
+	}
+}
+
+// list lists a folder; one that is not there is empty.
+func (o *observer) list(dir string) []fs.DirEntry {
+	entries, err := os.ReadDir(dir)
+	o.fail(err)
+	return entries
+}
+
+// mode records a wrong mode or owner.
+func (o *observer) mode(path string, have, want fs.FileMode, uid uint32) {
+	if have.Perm() != want || uid != o.uid {
+		o.state.Modes = append(o.state.Modes, Mode{Path: path, Have: have.Perm(), Want: want, UID: uid, Foreign: uid != o.uid})
+	}
+}
+
+// folder checks the mode of a folder and tells whether it is one.
+func (o *observer) folder(path string) bool {
+	info, err := os.Lstat(path)
+	o.fail(err)
+	if err != nil || !info.IsDir() {
+		return false
+	}
+	o.mode(path, info.Mode(), 0o700, owner(info))
+	return true
+}
+
+// file reads a file and checks its mode.
+func (o *observer) file(path string, mode fs.FileMode) ([]byte, error) {
+	r, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	o.mode(path, r.mode, mode, r.uid)
+	return r.content, nil
+}
+
+func certsFolder(root layout.Root) string { return filepath.Join(root.PKI(), "certs") }
+func keysFolder(root layout.Root) string  { return filepath.Join(root.PKI(), "keys") }
+
+func (o *observer) folders(context.Context) {
+	o.folder(o.root.PKI())
+	o.folder(certsFolder(o.root))
+	o.folder(keysFolder(o.root))
+	o.folder(filepath.Dir(o.root.Trust("")))
+	o.folder(filepath.Dir(o.root.LocalCA("x")))
+}
+
+func (o *observer) authorities(context.Context) {
+	for _, name := range layout.CAs() {
+		dir := o.root.LocalCA(name)
+		if !o.folder(dir) {
+			continue
+		}
+		o.temporary(dir)
+		o.regular(filepath.Join(dir, authorityKey), 0o600)
+		o.regular(filepath.Join(dir, authorityCert), 0o644)
+		a := readAuthority(o.root, name)
+		o.state.Authorities = append(o.state.Authorities, a.Authority)
+		switch {
+		case a.certificate != nil:
+			o.anchor(anchorOf(a.certificate))
+		case a.key != nil:
+			o.anchor(anchorKey{id: a.KeyID, public: a.key.Public()})
+		}
+	}
+}
+
+// regular checks the mode of a file that is read elsewhere.
+func (o *observer) regular(path string, want fs.FileMode) {
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
+		o.mode(path, info.Mode(), want, owner(info))
+	}
+}
+
+func (o *observer) anchor(a anchorKey) {
+	if !slices.ContainsFunc(o.anchors, func(b anchorKey) bool { return a.id == b.id }) {
+		o.anchors = append(o.anchors, a)
+	}
+}
+
+// temporary records temporary files that an interrupted run left in dir.
+func (o *observer) temporary(dir string) {
+	for _, e := range o.list(dir) {
+		if strings.HasPrefix(e.Name(), atomicfile.TempPrefix) {
+			o.state.Leftovers = append(o.state.Leftovers, filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+func (o *observer) trust(context.Context) {
+	o.temporary(filepath.Dir(o.root.Trust("")))
+	for _, ca := range layout.CAs() {
+		b := Bundle{CA: ca}
+		content, err := o.file(o.root.Trust(ca), 0o644)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var list []*x509.Certificate
+		if err == nil {
+			list, err = parseBundle(content)
+		}
+		if err != nil {
+			b.Condition, b.Problem = Damaged, problem(err)
+		} else {
+			b.Condition, b.Digest = Sound, digest(content)
+		}
+		for _, c := range list {
+			b.KeyIDs = append(b.KeyIDs, keyID(c.PublicKey))
+			if c.NotAfter.After(b.NotAfter) {
+				b.NotAfter = c.NotAfter
+			}
+			o.anchor(anchorOf(c))
+		}
+		o.state.Trust = append(o.state.Trust, b)
+	}
+}
+
+func (o *observer) certificates(ctx context.Context) {
+	for _, e := range o.list(certsFolder(o.root)) {
+		if ctx.Err() != nil {
+			o.fail(ctx.Err())
+			return
+		}
+		if !e.IsDir() {
+			continue
+		}
+		c := o.certificate(e.Name())
+		// A folder without any name of ours in it is not ours.
+		if c.Found.Condition == Missing && len(c.Found.Leftovers) == 0 {
+			continue
+		}
+		o.state.Certificates = append(o.state.Certificates, c)
+	}
+}
+
+// certificate reads one certificate's folder.
+func (o *observer) certificate(name string) Certificate {
+	c := Certificate{Request: Request{Name: name}}
+	dir := filepath.Dir(o.root.Certificate(name).Dir)
+	names, err := leftovers(dir)
+	o.fail(err)
+	c.Found.Leftovers = names
+	generation, err := current(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c
+	}
+	if err != nil {
+		return c.damaged(currentLink, err)
+	}
+	o.folder(dir)
+	o.folder(generation)
+	o.previous(dir)
+	return o.pair(c, generation)
+}
+
+func (o *observer) previous(dir string) {
+	path := filepath.Join(dir, previousFolder)
+	if info, err := os.Lstat(path); err == nil && info.IsDir() {
+		o.mode(path, info.Mode(), 0o700, owner(info))
+	}
+}
+
+// pair reads a generation of a certificate.
+func (o *observer) pair(c Certificate, generation string) Certificate {
+	at := o.root.Certificate(c.Name)
+	inUse := func(path string) string { return filepath.Join(generation, filepath.Base(path)) }
+	if bundle, err := o.file(inUse(at.CA), 0o644); err == nil {
+		c.Found.Bundle = digest(bundle)
+	}
+	keyPEM, keyErr := o.file(inUse(at.Key), 0o600)
+	content, err := o.file(inUse(at.Cert), 0o644)
+	if err != nil {
+		return c.damaged(filepath.Base(at.Cert), err)
+	}
+	chain, err := parseCertificates(content)
+	if err != nil {
+		return c.damaged(filepath.Base(at.Cert), err)
+	}
+	leaf := chain[0]
+	c.Request = describe(leaf)
+	c.Name = filepath.Base(filepath.Dir(generation))
+	c.Found.Serial = leaf.SerialNumber.Text(16)
+	c.Found.NotBefore, c.Found.NotAfter = leaf.NotBefore, leaf.NotAfter
+	var key crypto.Signer
+	if keyErr == nil {
+		key, keyErr = parseKey(keyPEM)
+	}
+	if keyErr != nil {
+		return c.damaged(filepath.Base(at.Key), keyErr)
+	}
+	if !samePublic(leaf.PublicKey, key.Public()) {
+		return c.damaged(filepath.Base(at.Key), errors.New("does not belong to the certificate"))
+	}
+	c.Found.Condition = Sound
+	c.Found.SignedBy = signedBy(chain, o.anchors)
+	return c
+}
+
+// damaged returns the certificate as one that cannot be used.
+func (c Certificate) damaged(file string, err error) Certificate {
+	c.Found.Condition, c.Found.Problem = Damaged, file+" "+problem(err)
+	return c
+}
+
+func (o *observer) keys(context.Context) {
+	for _, name := range []string{KeyEncryption, KeyServiceAccount} {
+		if k := o.key(name); k.Condition != Missing || len(k.Leftovers) > 0 {
+			o.state.Keys = append(o.state.Keys, k)
+		}
+	}
+}
+
+// key reads one key's folder.
+func (o *observer) key(name string) Key {
+	k := Key{Name: name}
+	dir := filepath.Join(keysFolder(o.root), name)
+	names, err := leftovers(dir)
+	o.fail(err)
+	k.Leftovers = names
+	generation, err := current(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return k
+	}
+	if err != nil {
+		k.Condition, k.Problem = Damaged, currentLink+" "+problem(err)
+		return k
+	}
+	o.folder(dir)
+	o.folder(generation)
+	o.previous(dir)
+	if name == KeyEncryption {
+		return o.encryption(k, generation)
+	}
+	return o.serviceAccount(k, generation)
+}
+
+func (o *observer) encryption(k Key, generation string) Key {
+	file := filepath.Base(o.root.EncryptionConfig())
+	var key []byte
+	content, err := o.file(filepath.Join(generation, file), 0o600)
+	if err == nil {
+		key, err = parseEncryption(content)
+	}
+	if err != nil {
+		k.Condition, k.Problem = Damaged, file+" "+problem(err)
+		return k
+	}
+	k.Condition, k.Fingerprint = Sound, plan.Fingerprint(key)
+	return k
+}
+
+func (o *observer) serviceAccount(k Key, generation string) Key {
+	private, public := filepath.Base(o.root.ServiceAccountKey()), filepath.Base(o.root.ServiceAccountPublic())
+	var key crypto.Signer
+	content, err := o.file(filepath.Join(generation, private), 0o600)
+	if err == nil {
+		key, err = parseKey(content)
+	}
+	if err != nil {
+		k.Condition, k.Problem = Damaged, private+" "+problem(err)
+		return k
+	}
+	k.Condition, k.Fingerprint = Sound, plan.Fingerprint([]byte(keyID(key.Public())))
+	content, err = o.file(filepath.Join(generation, public), 0o644)
+	if err == nil {
+		err = checkPublics(content, key)
+	}
+	if err != nil {
+		k.Condition, k.Problem = Incomplete, public+" "+problem(err)
+	}
+	return k
+}
+
+// checkPublics tells whether a bundle of public keys has the key's own. It may
+// have others, whose tokens are still accepted.
+func checkPublics(content []byte, key crypto.Signer) error {
+	list, err := parsePublics(content)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(list, func(p crypto.PublicKey) bool { return samePublic(p, key.Public()) }) {
+		return errors.New("does not have the public half of the private key")
+	}
+	return nil
+}
+
+// etcd tells whether etcd has data on this host: the folder "member" is what
+// etcd makes when it first starts.
+func (o *observer) etcd(context.Context) {
+	found, err := etcdData(o.root)
+	o.fail(err)
+	o.state.EtcdData = found
+}
+
+func etcdData(root layout.Root) (bool, error) {
+	_, err := os.Stat(filepath.Join(root.EtcdData(), "member"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
