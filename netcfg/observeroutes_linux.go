@@ -51,8 +51,7 @@ func prefixOf(k netlink.Route, family int) netip.Prefix {
 		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
 	bits, _ := k.Dst.Mask.Size()
-	addr, _ := netip.AddrFromSlice(k.Dst.IP)
-	return netip.PrefixFrom(addr, bits)
+	return netip.PrefixFrom(addrFrom(k.Dst.IP), bits)
 }
 
 // route translates the kernel's route.

@@ -1,0 +1,133 @@
+package netcfg
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nodeagent/nodeagent/hosts"
+)
+
+// waitSignal takes one signal or fails after a time that is long for a machine
+// under load.
+func waitSignal(t testing.TB, signal <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case _, open := <-signal:
+		if !open {
+			t.Fatalf("%s: the watch ended", what)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatalf("%s: no signal", what)
+	}
+}
+
+// settled takes signals until the kernel has nothing more to say, and returns
+// what the network looks like then: links come up a moment after they were told.
+func settled(t testing.TB, signal <-chan struct{}) string {
+	t.Helper()
+	for {
+		select {
+		case <-signal:
+		case <-time.After(300 * time.Millisecond):
+			return dumpNetwork(t)
+		}
+	}
+}
+
+func TestWatchSignalsDrift(t *testing.T) {
+	newNamespace(t)
+	withoutDAD(t)
+	somebodysVeth(t, "lan0", "wire0")
+	sys, want := open(t), Want(mercury())
+	converge(t, sys, want)
+	signal, err := sys.Watch(t.Context())
+	must(t, err)
+
+	lan0 := linkNamed(t, "lan0")
+	address, err := netlink.ParseAddr("192.0.2.10/24")
+	must(t, err)
+	for _, c := range []struct {
+		what  string
+		drift func() error
+	}{
+		{"address deleted", func() error { return netlink.AddrDel(lan0, address) }},
+		{"route deleted", func() error {
+			_, pods, err := net.ParseCIDR("10.99.0.0/16")
+			must(t, err)
+			return netlink.RouteDel(&netlink.Route{Dst: pods, Priority: 50})
+		}},
+		{"link down", func() error { return netlink.LinkSetDown(linkNamed(t, "vhost")) }},
+		{"link deleted", func() error { return netlink.LinkDel(linkNamed(t, "br0")) }},
+		{"rule added", func() error {
+			rule := netlink.NewRule()
+			rule.Family, rule.Table, rule.Priority = netlink.FAMILY_V4, 254, 1000
+			return netlink.RuleAdd(rule)
+		}},
+	} {
+		settled(t, signal)
+		must(t, c.drift())
+		waitSignal(t, signal, c.what)
+		converge(t, sys, want)
+	}
+}
+
+func TestWatchEndsWithItsContext(t *testing.T) {
+	newNamespace(t)
+	sys := open(t)
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		signal, err := sys.Watch(ctx)
+		must(t, err)
+		cancel()
+		select {
+		case _, open := <-signal:
+			if open {
+				t.Fatal("a signal where nothing happened")
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("the watch did not end with its context")
+		}
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for strings.Contains(stacks(), "netcfg.receive") {
+		if time.Now().After(deadline) {
+			t.Fatalf("goroutines of ended watches are left:\n%s", stacks())
+		}
+		runtime.Gosched()
+	}
+}
+
+func stacks() string {
+	buffer := make([]byte, 1<<20)
+	return string(buffer[:runtime.Stack(buffer, true)])
+}
+
+// TestWatchSurvivesMissedEvents makes far more events than a socket's buffer
+// holds while nobody takes signals, and expects the watch to live on.
+func TestWatchSurvivesMissedEvents(t *testing.T) {
+	newNamespace(t)
+	somebodysVeth(t, "lan0", "wire0")
+	sys := open(t)
+	signal, err := sys.Watch(t.Context())
+	must(t, err)
+	var prefixes []netip.Prefix
+	for i := range 250 {
+		prefixes = append(prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 1}), 24))
+	}
+	busy := Want(&hosts.Spec{Network: hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: prefixes}}}})
+	for range 4 {
+		converge(t, sys, busy)
+		converge(t, sys, State{})
+	}
+	waitSignal(t, signal, "many events")
+	settled(t, signal)
+	must(t, netlink.LinkSetMTU(linkNamed(t, "lan0"), 1400))
+	waitSignal(t, signal, "an event after many")
+}
