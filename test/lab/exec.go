@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // environment is what a command inside a host sees: nothing of the machine's.
@@ -23,7 +24,12 @@ func (h *Host) Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("run %q: %w", strings.Join(args, " "), err)
 	}
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(leader), "-a", "--"}, args...)...)
+	// nsenter waits outside for the command inside. When it is killed at the
+	// context's end, the command is to go with it, which setpriv arranges; what
+	// the command started in turn may hold its output open, for WaitDelay.
+	enter := []string{"-t", strconv.Itoa(leader), "-a", "--", "setpriv", "--pdeathsig", "KILL", "--"}
+	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+	cmd.WaitDelay = 2 * time.Second
 	cmd.Env = environment
 	cmd.Dir = "/"
 	return cmd, nil

@@ -144,7 +144,16 @@ func Sweep(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	dirs, err := filepath.Glob(filepath.Join(l.Builder.Cache, "lab", "*"))
+	labs := filepath.Join(l.Builder.Cache, "lab")
+	if err := os.MkdirAll(labs, 0o755); err != nil {
+		return fmt.Errorf("look for abandoned labs: %w", err)
+	}
+	unlock, err := servers.Lock(ctx, filepath.Join(labs, ".lock")) // one sweeper at a time
+	if err != nil {
+		return fmt.Errorf("look for abandoned labs: %w", err)
+	}
+	defer unlock()
+	dirs, err := filepath.Glob(filepath.Join(labs, "*"))
 	if err != nil {
 		return fmt.Errorf("look for abandoned labs: %w", err)
 	}

@@ -165,7 +165,7 @@ func (b *Builder) cached(ctx context.Context, kind, key, expect string, fill fun
 	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
 		return "", fmt.Errorf("make cache folder for %s: %w", kind, err)
 	}
-	unlock, err := lock(ctx, filepath.Join(b.Cache, kind, ".lock"))
+	unlock, err := Lock(ctx, filepath.Join(b.Cache, kind, ".lock"))
 	if err != nil {
 		return "", fmt.Errorf("lock cache of %s: %w", kind, err)
 	}
@@ -197,9 +197,9 @@ func (b *Builder) cached(ctx context.Context, kind, key, expect string, fill fun
 	return final, nil
 }
 
-// lock takes an exclusive lock on a file, waiting for other processes, and
+// Lock takes an exclusive lock on a file, waiting for other processes, and
 // returns the function that gives it back.
-func lock(ctx context.Context, name string) (func(), error) {
+func Lock(ctx context.Context, name string) (func(), error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err

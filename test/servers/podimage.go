@@ -17,9 +17,11 @@ import (
 // The images in the archive that PodImage makes. No registry is reachable
 // from a lab host, so its pods run what was imported from the archive.
 const (
-	// PauseImage holds each pod's namespaces. It is the name that containerd
-	// 2.4 and kubelet 1.36 use by default.
+	// PauseImage holds each pod's namespaces.
 	PauseImage = "registry.k8s.io/pause:3.10.1"
+	// DefaultPauseImage is PauseImage under the name that containerd 2.4 uses
+	// unless it is told another.
+	DefaultPauseImage = "registry.k8s.io/pause:3.10.2"
 	// HelloImage answers HTTP on port 8080.
 	HelloImage = "nodeagent.test/hello:1"
 )
@@ -34,7 +36,7 @@ func (b *Builder) PodImage(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("build pod image: %w", err)
 	}
 	sum := sha256.New()
-	fmt.Fprintln(sum, runtime.Version(), PauseImage, HelloImage)
+	fmt.Fprintln(sum, runtime.Version(), PauseImage, DefaultPauseImage, HelloImage)
 	sum.Write(content)
 	key := hex.EncodeToString(sum.Sum(nil))[:16]
 	dir, err := b.cached(ctx, "podimage", key, "a few seconds", func(dir string) error {
@@ -74,7 +76,13 @@ func packImages(program, out string) (err error) {
 		return fmt.Errorf("pack images: %w", err)
 	}
 	var manifest []imageManifest
-	for _, image := range []struct{ tag, entrypoint string }{{PauseImage, "/pause"}, {HelloImage, "/hello"}} {
+	for _, image := range []struct {
+		entrypoint string
+		tags       []string
+	}{
+		{"/pause", []string{PauseImage, DefaultPauseImage}},
+		{"/hello", []string{HelloImage}},
+	} {
 		config, err := json.Marshal(map[string]any{
 			"architecture": runtime.GOARCH,
 			"os":           "linux",
@@ -88,7 +96,7 @@ func packImages(program, out string) (err error) {
 		if err := addFile(archive, name, 0o644, config); err != nil {
 			return fmt.Errorf("pack images: %w", err)
 		}
-		manifest = append(manifest, imageManifest{Config: name, RepoTags: []string{image.tag}, Layers: []string{layerName}})
+		manifest = append(manifest, imageManifest{Config: name, RepoTags: image.tags, Layers: []string{layerName}})
 	}
 	index, err := json.Marshal(manifest)
 	if err != nil {

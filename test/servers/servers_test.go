@@ -1,0 +1,118 @@
+package servers
+
+import (
+	"archive/tar"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestVersions reads each server's version where its build takes it from.
+func TestVersions(t *testing.T) {
+	b, err := New(t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range all {
+		version, err := b.version(&all[i])
+		if err != nil || strings.Count(version, ".") != 2 {
+			t.Errorf("%s has version %q (%v), want one like v1.2.3", all[i].name, version, err)
+		}
+		key, err := b.key(&all[i])
+		if err != nil || !strings.HasPrefix(key, version+"-") {
+			t.Errorf("%s has key %q (%v), want it to begin with its version %s", all[i].name, key, err, version)
+		}
+	}
+}
+
+// TestCached builds once, and leaves nothing of a build that fails.
+func TestCached(t *testing.T) {
+	b := &Builder{Cache: t.TempDir(), Log: t.Output()}
+	builds := 0
+	fill := func(dir string) error {
+		builds++
+		return os.WriteFile(filepath.Join(dir, "product"), nil, 0o644)
+	}
+	for range 2 {
+		dir, err := b.cached(t.Context(), "kind", "key", "", fill)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "product")); err != nil {
+			t.Error(err)
+		}
+	}
+	if builds != 1 {
+		t.Errorf("built %d times, want once", builds)
+	}
+	fails := errors.New("out of ink")
+	if _, err := b.cached(t.Context(), "kind", "broken", "", func(string) error { return fails }); !errors.Is(err, fails) {
+		t.Errorf("a build that fails: %v, want %v", err, fails)
+	}
+	left, err := filepath.Glob(filepath.Join(b.Cache, "kind", "broken*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("a build that failed left %q (%v)", left, err)
+	}
+}
+
+// TestPackImages reads the archive back as an importer does.
+func TestPackImages(t *testing.T) {
+	dir := t.TempDir()
+	program, archive := filepath.Join(dir, "hello"), filepath.Join(dir, "images.tar")
+	if err := os.WriteFile(program, []byte("a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := packImages(program, archive); err != nil {
+		t.Fatal(err)
+	}
+	files := readTar(t, archive)
+	var manifest []imageManifest
+	if err := json.Unmarshal(files["manifest.json"], &manifest); err != nil {
+		t.Fatal(err)
+	}
+	var tags []string
+	for _, image := range manifest {
+		tags = append(tags, image.RepoTags...)
+		var config struct {
+			RootFS struct {
+				DiffIDs []string `json:"diff_ids"`
+			} `json:"rootfs"`
+		}
+		if err := json.Unmarshal(files[image.Config], &config); err != nil {
+			t.Errorf("config of %v: %v", image.RepoTags, err)
+		}
+		layer := files[image.Layers[0]]
+		if got := config.RootFS.DiffIDs; len(got) != 1 || got[0] != "sha256:"+digest(layer) {
+			t.Errorf("config of %v names layers %q, its layer is %s", image.RepoTags, got, digest(layer))
+		}
+	}
+	if got, want := strings.Join(tags, " "), PauseImage+" "+DefaultPauseImage+" "+HelloImage; got != want {
+		t.Errorf("the archive has images %s, want %s", got, want)
+	}
+}
+
+func readTar(t *testing.T, name string) map[string][]byte {
+	t.Helper()
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	files := map[string][]byte{}
+	for archive := tar.NewReader(file); ; {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if files[header.Name], err = io.ReadAll(archive); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
