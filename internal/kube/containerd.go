@@ -1,0 +1,118 @@
+package kube
+
+import (
+	"encoding/json"
+	"path/filepath"
+
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/internal/units"
+)
+
+func containerd(spec *hosts.Spec, root layout.Root) component {
+	confDir := cniFolder(spec, root)
+	config := tomlFile(filepath.Join(root.Component(layout.Containerd), "config.toml"), 0o600, containerdConfig(spec, root, confDir))
+	files := []units.File{config}
+	if spec.Kubernetes.CNI == "bridge" {
+		files = append(files, bridgeNetwork(spec, confDir))
+	}
+	return component{
+		name:        layout.Containerd,
+		description: "containerd container runtime",
+		flags:       flags{{"config", config.Path}},
+		files:       files,
+		service: []string{
+			"Type=notify",
+			"TimeoutStartSec=3min",
+			"Delegate=yes",
+			// Containers and their shims go on while containerd restarts.
+			"KillMode=process",
+			"LimitNPROC=infinity",
+			"LimitCORE=infinity",
+			"TasksMax=infinity",
+			"OOMScoreAdjust=-999",
+		},
+		effect: plan.Restart,
+	}
+}
+
+// cniFolder is where containerd looks for its network: a folder of nodeagent's
+// own for the bridge that it writes, the usual one where the fleet brings its
+// own CNI.
+func cniFolder(spec *hosts.Spec, root layout.Root) string {
+	if spec.Kubernetes.CNI == "bridge" {
+		return filepath.Join(root.Component(layout.Containerd), "cni", "net.d")
+	}
+	return "/etc/cni/net.d"
+}
+
+// containerdConfig is config.toml in its version 3 (containerd 2.0 and later)
+// with the fleet's settings merged over it. Cgroups are made by systemd where
+// the kubelet's settings say so: the two must agree.
+func containerdConfig(spec *hosts.Spec, root layout.Root, confDir string) map[string]any {
+	driver, _ := kubeletConfig(spec, root)["cgroupDriver"].(string)
+	config := object{
+		"root":  "/var/lib/containerd",
+		"state": "/run/containerd",
+		"plugins": object{
+			"io.containerd.cri.v1.images": object{
+				"pinned_images": object{"sandbox": spec.Kubernetes.PauseImage},
+				"registry":      object{"config_path": "/etc/containerd/certs.d"},
+			},
+			"io.containerd.cri.v1.runtime": object{
+				"containerd": object{
+					"default_runtime_name": "runc",
+					"runtimes": object{
+						"runc": object{
+							"runtime_type": "io.containerd.runc.v2",
+							"options":      object{"SystemdCgroup": driver == "systemd"},
+						},
+					},
+				},
+				"cni": object{
+					"bin_dirs": []string{spec.Kubernetes.CNIBinaries},
+					"conf_dir": confDir,
+					// Loopback comes up without a plugin.
+					"use_internal_loopback": true,
+				},
+			},
+		},
+	}
+	return merge(merge(config, spec.Kubernetes.Config[layout.Containerd]), object{"version": 3})
+}
+
+// bridgeNetwork is the CNI network of a host: a bridge with the host's part of
+// the pod range, by the reference plugins alone.
+func bridgeNetwork(spec *hosts.Spec, confDir string) units.File {
+	everywhere := "0.0.0.0/0"
+	if !spec.Kubernetes.HostPodRange.Addr().Is4() {
+		everywhere = "::/0"
+	}
+	network := object{
+		"cniVersion": "1.0.0",
+		"name":       "nodeagent",
+		"plugins": []any{
+			object{
+				"type":        "bridge",
+				"bridge":      "cni0",
+				"isGateway":   true,
+				"ipMasq":      true,
+				"hairpinMode": true,
+				"mtu":         spec.Kubernetes.PodMTU,
+				"ipam": object{
+					"type":   "host-local",
+					"ranges": []any{[]any{object{"subnet": spec.Kubernetes.HostPodRange.String()}}},
+					"routes": []any{object{"dst": everywhere}},
+				},
+			},
+			object{"type": "portmap", "capabilities": object{"portMappings": true}},
+		},
+	}
+	path := filepath.Join(confDir, "10-nodeagent.conflist")
+	content, err := json.MarshalIndent(network, "", "  ")
+	if err != nil {
+		panic(unwritable(path, err))
+	}
+	return units.File{Path: path, Mode: 0o644, Content: append(content, '\n')}
+}
