@@ -109,6 +109,11 @@ func somebodysRoute(t testing.TB, link, destination, via string, metric int, pro
 	must(t, netlink.RouteAdd(route))
 }
 
+// ipNet is the prefix as the netlink library takes it.
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
 // withoutDAD turns duplicate address detection off in the namespace, so that
 // cases with IPv6 sources need not wait for it.
 func withoutDAD(t testing.TB) {
