@@ -1,0 +1,274 @@
+package netcfg
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// randomSpec draws a valid spec from a small world, so that two specs in a row
+// collide in every way: the same names with other kinds and other ends, the same
+// addresses with other lengths and on other links, the same destinations.
+func randomSpec(r *rand.Rand) *hosts.Spec {
+	w := &world{r: r, bridges: []string{}, subnets: r.Perm(6)}
+	w.links()
+	w.routes()
+	return &hosts.Spec{Name: "random", Network: w.network}
+}
+
+type world struct {
+	r       *rand.Rand
+	network hosts.Network
+	bridges []string
+	subnets []int // not used yet: a network lies on one link only
+}
+
+func (w *world) one(in int) bool { return w.r.IntN(in) == 0 }
+
+func (w *world) links() {
+	for _, name := range []string{"p0", "p1"} {
+		if !w.one(5) {
+			w.link(hosts.Link{Name: name, Kind: hosts.LinkPhysical})
+		}
+	}
+	names := []string{"x0", "x1", "x2", "x3", "x4"}
+	w.r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	for len(names) > 1 {
+		switch w.r.IntN(3) {
+		case 0:
+			w.link(hosts.Link{Name: names[0], Kind: hosts.LinkBridge})
+			w.bridges = append(w.bridges, names[0])
+			names = names[1:]
+		case 1:
+			w.link(hosts.Link{Name: names[0], Kind: hosts.LinkVeth, Peer: names[1]})
+			if w.one(2) {
+				w.link(hosts.Link{Name: names[1], Kind: hosts.LinkVeth, Peer: names[0]})
+			}
+			names = names[2:]
+		default:
+			names = names[1:]
+		}
+	}
+	for i, l := range w.network.Links {
+		if l.Kind != hosts.LinkBridge && len(w.bridges) > 0 && w.one(3) {
+			w.network.Links[i].Master = w.bridges[w.r.IntN(len(w.bridges))]
+		}
+	}
+	w.r.Shuffle(len(w.network.Links), func(i, j int) {
+		w.network.Links[i], w.network.Links[j] = w.network.Links[j], w.network.Links[i]
+	})
+}
+
+func (w *world) link(l hosts.Link) {
+	l.MTU = []int{0, 0, 1400, 1450, 9000}[w.r.IntN(5)]
+	for w.one(2) && len(w.subnets) > 0 {
+		subnet := w.subnets[0]
+		w.subnets = w.subnets[1:]
+		for _, host := range w.r.Perm(3)[:1+w.r.IntN(3)] {
+			if subnet < 4 {
+				l.Addresses = append(l.Addresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(subnet), byte(host + 1)}), []int{24, 24, 25}[w.r.IntN(3)]))
+			} else {
+				l.Addresses = append(l.Addresses, netip.MustParsePrefix(fmt.Sprintf("fd00:%d::%d/%d", subnet, host+1, []int{64, 64, 48}[w.r.IntN(3)])))
+			}
+		}
+	}
+	w.network.Links = append(w.network.Links, l)
+}
+
+func (w *world) routes() {
+	slots := map[string]bool{}
+	for range w.r.IntN(7) {
+		l := w.network.Links
+		if len(l) == 0 {
+			return
+		}
+		link := l[w.r.IntN(len(l))]
+		v6 := w.one(3)
+		route := hosts.Route{Metric: []int{0, 0, 100, 1024}[w.r.IntN(4)], Destination: destination(w.r, v6)}
+		addresses := slices.DeleteFunc(slices.Clone(link.Addresses), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
+		switch {
+		case len(addresses) == 0 || w.one(4):
+			route.Device = link.Name
+		default:
+			network := addresses[w.r.IntN(len(addresses))]
+			route.Via = gatewayIn(network)
+			if w.one(2) {
+				route.Device = link.Name
+			}
+			if w.one(3) {
+				route.Source = network.Addr()
+			}
+		}
+		metric := route.Metric
+		if v6 && metric == 0 {
+			metric = 1024
+		}
+		if slot := fmt.Sprint(route.Destination, metric); !slots[slot] {
+			slots[slot] = true
+			w.network.Routes = append(w.network.Routes, route)
+		}
+	}
+}
+
+func destination(r *rand.Rand, v6 bool) netip.Prefix {
+	n := r.IntN(3)
+	switch {
+	case n == 0 && v6:
+		return netip.MustParsePrefix("::/0")
+	case n == 0:
+		return netip.MustParsePrefix("0.0.0.0/0")
+	case v6:
+		return netip.MustParsePrefix(fmt.Sprintf("fd99:%d::/64", n))
+	}
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, byte(n), 0}), 24)
+}
+
+// gatewayIn is an address that no host of the world has.
+func gatewayIn(network netip.Prefix) netip.Addr {
+	if network.Addr().Is4() {
+		b := network.Addr().As4()
+		b[3] = 100
+		return netip.AddrFrom4(b)
+	}
+	b := network.Addr().As16()
+	b[15] = 100
+	return netip.AddrFrom16(b)
+}
+
+// somebodys is what is on the host before nodeagent comes, for the model.
+func somebodys() State {
+	pair := func(name, peer string) Link {
+		return Link{Name: name, Kind: hosts.LinkVeth, Driver: "veth", Peer: peer, MTU: 1500, Up: true}
+	}
+	return State{Links: []Link{pair("p0", "q0"), pair("p1", "q1"), pair("q0", "p0"), pair("q1", "p1")}}
+}
+
+// TestLawsOnTheModel: one apply is enough, planning twice gives the same, and
+// what is somebody else's stays, over long chains of specs.
+func TestLawsOnTheModel(t *testing.T) {
+	for seed := range uint64(400) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		have := somebodys()
+		for round := range 5 {
+			want := Want(randomSpec(r))
+			changes := Diff(have, want)
+			if again := Diff(have, want); printed(again) != printed(changes) {
+				t.Fatalf("seed %d round %d: two plans of the same values differ:\n%s\n%s", seed, round, printed(changes), printed(again))
+			}
+			after, err := simulate(have, changes)
+			if err != nil {
+				t.Fatalf("seed %d round %d: %v\nplan:\n%s", seed, round, err, printed(changes))
+			}
+			if left := Diff(after, want); len(left) > 0 {
+				t.Fatalf("seed %d round %d: after one apply there is still\n%s\nplan was\n%s", seed, round, printed(left), printed(changes))
+			}
+			have = after
+		}
+		after, err := simulate(have, Diff(have, State{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := cmpopts.IgnoreFields(State{}, "Names")
+		settings := cmpopts.IgnoreFields(Link{}, "MTU") // stays as it was set
+		if diff := cmp.Diff(somebodys(), after, names, settings, cmpopts.EquateEmpty(), cmp.Comparer(samePrefix), cmp.Comparer(sameAddr)); diff != "" {
+			t.Fatalf("seed %d: dropping everything leaves (-before +after):\n%s", seed, diff)
+		}
+	}
+}
+
+func samePrefix(a, b netip.Prefix) bool { return a == b }
+func sameAddr(a, b netip.Addr) bool     { return a == b }
+
+// TestLawsOnTheKernel runs the same chains against the real kernel, with things
+// of somebody else's around, and holds the model against it.
+func TestLawsOnTheKernel(t *testing.T) {
+	const seeds = 25
+	for seed := range uint64(seeds) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			newNamespace(t)
+			withoutDAD(t)
+			for _, which := range []string{"all", "default"} { // no router advertisements, no surprises
+				must(t, os.WriteFile("/proc/sys/net/ipv6/conf/"+which+"/accept_ra", []byte("0"), 0))
+			}
+			somebodysVeth(t, "p0", "q0")
+			somebodysVeth(t, "p1", "q1")
+			somebodysAddress(t, "p0", "10.0.0.200/24")
+			somebodysAddress(t, "p1", "172.16.0.1/16")
+			somebodysRoute(t, "p1", "0.0.0.0/0", "172.16.0.254", 5000, 16)
+			somebodysRoute(t, "p1", "192.168.50.0/24", "172.16.0.254", 0, 4)
+			theirs := somebodysLines(dumpNetwork(t))
+			sys := open(t)
+			r := rand.New(rand.NewPCG(seed, 1))
+			for range 3 {
+				want := Want(randomSpec(r))
+				have := observed(t, sys, want)
+				changes := Diff(have, want)
+				foretold, err := simulate(have, changes)
+				must(t, err)
+				must(t, sys.Apply(t.Context(), changes, plan.Silent{}))
+				after := observed(t, sys, want)
+				if left := Diff(after, want); len(left) > 0 {
+					t.Fatalf("after one apply there is still\n%s\nplan was\n%s", printed(left), printed(changes))
+				}
+				compareWithModel(t, foretold, after, changes)
+				if now := somebodysLines(dumpNetwork(t)); now != theirs {
+					t.Fatalf("somebody else's things changed (-before +after):\n%s\nplan was\n%s", cmp.Diff(theirs, now), printed(changes))
+				}
+			}
+			converge(t, sys, State{})
+			if own := ownLines(dumpNetwork(t)); own != "" {
+				t.Errorf("dropping everything leaves\n%s", own)
+			}
+		})
+	}
+}
+
+// compareWithModel leaves out what the model does not foretell: MTU that bridges
+// take from their ports where none is wanted, and links observed for no more
+// than their addresses.
+func compareWithModel(t *testing.T, foretold, after State, changes []plan.Change) {
+	t.Helper()
+	index := byName(foretold.Links)
+	for _, l := range after.Links {
+		f := index[l.Name]
+		f.MTU = l.MTU
+		if diff := cmp.Diff(f, l, cmpopts.EquateEmpty(), cmp.Comparer(samePrefix)); diff != "" {
+			t.Errorf("the model is wrong about link %s (-model +kernel):\n%s\nplan was\n%s", l.Name, diff, printed(changes))
+		}
+	}
+	if diff := cmp.Diff(foretold.Routes, after.Routes, cmpopts.EquateEmpty(), cmp.Comparer(samePrefix), cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("the model is wrong about routes (-model +kernel):\n%s\nplan was\n%s", diff, printed(changes))
+	}
+}
+
+// somebodysLines are the lines of a dump that must never change: other people's
+// addresses and routes. ownLines are those that carry a mark of ours.
+func somebodysLines(dump string) string {
+	return linesWith(dump, "address 10.0.0.200/24 on p0", "address 172.16.0.1/16 on p1", "172.16.0.254")
+}
+
+func ownLines(dump string) string {
+	return linesWith(dump, `alias "nodeagent`, "protocol:229", "link x", "group 229")
+}
+
+func linesWith(dump string, texts ...string) string {
+	var kept []string
+	for line := range strings.Lines(dump) {
+		// Which address of a network is the primary one may change.
+		line = strings.ReplaceAll(line, "secondary:true", "secondary:false")
+		if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(line, text) }) {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "")
+}

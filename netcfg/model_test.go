@@ -1,0 +1,230 @@
+package netcfg
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// A model of what the kernel does upon each edit, as an oracle for the pure
+// laws of Diff. The same cases run against the real kernel, which the model
+// has to agree with.
+
+// simulate applies changes to an observed state.
+func simulate(have State, changes []plan.Change) (State, error) {
+	m := &model{links: byName(have.Links), routes: slices.Clone(have.Routes)}
+	for _, c := range changes {
+		if err := m.apply(c.Payload); err != nil {
+			return State{}, fmt.Errorf("%s: %w", c, err)
+		}
+	}
+	return m.state(), nil
+}
+
+type model struct {
+	links  map[string]Link
+	routes []Route
+}
+
+// state is what Observe would return for the wanted state that led here.
+func (m *model) state() State {
+	var s State
+	for _, l := range m.links {
+		l.Addresses = slices.Clone(l.Addresses)
+		sortAddresses(l.Addresses)
+		s.Links = append(s.Links, l)
+		s.Names = append(s.Names, l.Name)
+	}
+	slices.SortFunc(s.Links, func(a, b Link) int { return compareStrings(a.Name, b.Name) })
+	slices.Sort(s.Names)
+	s.Routes = slices.Clone(m.routes)
+	sortRoutes(s.Routes)
+	return s
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func (m *model) apply(payload any) error {
+	switch o := payload.(type) {
+	case createLink:
+		return m.create(o)
+	case setLink:
+		return m.set(o)
+	case deleteLink:
+		return m.delete(o)
+	case addAddress:
+		return m.add(o.link, o.prefix)
+	case replaceAddress:
+		if err := m.remove(o.link, o.old); err != nil {
+			return err
+		}
+		return m.add(o.link, o.new)
+	case deleteAddress:
+		return m.remove(o.link, o.prefix)
+	case putRoute:
+		return m.put(o)
+	case deleteRoute:
+		for i, r := range m.routes {
+			if r == o.route && r.Protocol == RouteProtocol {
+				m.routes = slices.Delete(m.routes, i, i+1)
+				return nil
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("the model knows no %T", payload)
+}
+
+func (m *model) create(o createLink) error {
+	names := []string{o.link.Name}
+	if o.link.Kind == hosts.LinkVeth {
+		names = append(names, o.link.Peer)
+	}
+	for i, name := range names {
+		if _, there := m.links[name]; there {
+			return fmt.Errorf("link %s exists", name)
+		}
+		l := Link{Name: name, Kind: o.link.Kind, Driver: string(o.link.Kind), MTU: 1500, Owned: true, Marked: true}
+		if len(names) == 2 {
+			l.Peer = names[1-i]
+		}
+		m.links[name] = l
+	}
+	set := setLink{name: o.link.Name, mtu: o.link.MTU, up: o.link.Up, bridges: o.bridges}
+	if o.link.Master != "" {
+		set.master = &o.link.Master
+	}
+	return m.set(set)
+}
+
+func (m *model) set(o setLink) error {
+	l, there := m.links[o.name]
+	if !there {
+		return fmt.Errorf("no link %s", o.name)
+	}
+	if o.mark {
+		l.Marked = true
+	}
+	if o.mtu != 0 {
+		l.MTU = o.mtu
+	}
+	if o.master != nil {
+		if master, there := m.links[*o.master]; *o.master != "" && (!there || master.Kind != hosts.LinkBridge) {
+			return fmt.Errorf("no bridge %s", *o.master)
+		}
+		l.Master = *o.master
+	}
+	l.Up = l.Up || o.up
+	m.links[o.name] = l
+	return nil
+}
+
+func (m *model) delete(o deleteLink) error {
+	l, there := m.links[o.name]
+	if !there {
+		return nil
+	}
+	if !l.Owned {
+		return fmt.Errorf("link %s is somebody else's", o.name)
+	}
+	gone := map[string]bool{l.Name: true}
+	if l.Peer != "" {
+		gone[l.Peer] = true
+	}
+	var lost []netip.Addr
+	for name := range gone {
+		for _, a := range m.links[name].Addresses {
+			lost = append(lost, a.Prefix.Addr())
+		}
+		delete(m.links, name)
+	}
+	for name, l := range m.links {
+		if gone[l.Master] {
+			l.Master = ""
+			m.links[name] = l
+		}
+	}
+	m.routes = slices.DeleteFunc(m.routes, func(r Route) bool { return gone[r.Device] })
+	for _, address := range lost {
+		m.flushSource(address)
+	}
+	return nil
+}
+
+func (m *model) add(link string, p netip.Prefix) error {
+	l, there := m.links[link]
+	if !there {
+		return fmt.Errorf("no link %s", link)
+	}
+	if hasPrefix(l.Addresses, p) {
+		return nil
+	}
+	if _, clash := sameIPv6(l.Addresses, p); clash {
+		return fmt.Errorf("address %s exists on %s with another prefix length", p, link)
+	}
+	l.Addresses = append(slices.Clone(l.Addresses), Address{Prefix: p, Owned: true})
+	m.links[link] = l
+	return nil
+}
+
+func (m *model) remove(link string, p netip.Prefix) error {
+	l, there := m.links[link]
+	if !there {
+		return fmt.Errorf("no link %s", link)
+	}
+	l.Addresses = slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool { return a.Prefix == p })
+	m.links[link] = l
+	m.flushSource(p.Addr())
+	if p.Addr().Is4() && !slices.ContainsFunc(l.Addresses, func(a Address) bool { return a.Prefix.Addr().Is4() }) {
+		m.routes = slices.DeleteFunc(m.routes, func(r Route) bool { return r.Device == link && r.Destination.Addr().Is4() })
+	}
+	return nil
+}
+
+// flushSource removes the IPv4 routes that prefer an address which no link has;
+// IPv6 routes lose their preference.
+func (m *model) flushSource(address netip.Addr) {
+	for _, l := range m.links {
+		for _, a := range l.Addresses {
+			if a.Prefix.Addr() == address {
+				return
+			}
+		}
+	}
+	m.routes = slices.DeleteFunc(m.routes, func(r Route) bool { return address.Is4() && r.Source == address })
+	for i, r := range m.routes {
+		if r.Source == address {
+			m.routes[i].Source = netip.Addr{}
+		}
+	}
+}
+
+func (m *model) put(o putRoute) error {
+	r := o.route
+	r.Metric = kernelMetric(r)
+	if _, there := m.links[r.Device]; !there && r.Device != "" {
+		return fmt.Errorf("no link %s", r.Device)
+	}
+	for i, h := range m.routes {
+		if !sameSlot(h, r) {
+			continue
+		}
+		if o.replace {
+			m.routes[i] = r
+		}
+		return nil
+	}
+	m.routes = append(m.routes, r)
+	return nil
+}
