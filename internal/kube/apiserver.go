@@ -113,7 +113,7 @@ func apiServerFlags(spec *hosts.Spec, root layout.Root, authentication, audit st
 	if !spec.Has(hosts.RoleWorker) {
 		// Without kube-proxy beside it the server cannot reach an aggregated
 		// API by its Service address.
-		f = append(f, flag{"enable-aggregator-routing", "true"})
+		f = append(f, option{"enable-aggregator-routing", "true"})
 	}
 	return f
 }

@@ -52,7 +52,7 @@ func nodeRanges(spec *hosts.Spec) flags {
 	// The default size of a node's part, 24 or 64 bits, must fit the range.
 	if bits := spec.Kubernetes.PodRange.Bits(); spec.Kubernetes.PodRange.Addr().Is4() && bits > 24 ||
 		!spec.Kubernetes.PodRange.Addr().Is4() && bits > 64 {
-		f = append(f, flag{"node-cidr-mask-size", strconv.Itoa(bits)})
+		f = append(f, option{"node-cidr-mask-size", strconv.Itoa(bits)})
 	}
 	return f
 }

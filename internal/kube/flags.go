@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-// flag is one command line flag: "--name=value".
-type flag struct{ name, value string }
+// option is one command line flag: "--name=value".
+type option struct{ name, value string }
 
-type flags []flag
+type flags []option
 
 // with returns the flags with extra ones put over them: a name that is already
 // there takes the new value in its place, others follow sorted by name.
 func (f flags) with(extra map[string]string) flags {
 	merged := slices.Clone(f)
 	for _, name := range slices.Sorted(maps.Keys(extra)) {
-		set := flag{name: name, value: extra[name]}
-		at := slices.IndexFunc(merged, func(have flag) bool { return have.name == name })
+		set := option{name: name, value: extra[name]}
+		at := slices.IndexFunc(merged, func(have option) bool { return have.name == name })
 		if at >= 0 {
 			merged[at] = set
 			continue
@@ -30,8 +30,8 @@ func (f flags) with(extra map[string]string) flags {
 // args returns the flags as a process gets them.
 func (f flags) args() []string {
 	args := make([]string, len(f))
-	for i, flag := range f {
-		args[i] = "--" + flag.name + "=" + flag.value
+	for i, o := range f {
+		args[i] = "--" + o.name + "=" + o.value
 	}
 	return args
 }
