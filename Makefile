@@ -9,7 +9,7 @@ SHELL := bash
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+LDFLAGS := -s -w -X main.release=$(VERSION) -X main.commit=$(COMMIT)
 PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system
 
@@ -109,7 +109,7 @@ test-e2e: deps ## Run the end-to-end tests on lab hosts (root).
 
 .PHONY: bench
 bench: deps ## Measure converges and the idle daemon on a lab host (root).
-	@go test -count=1 -timeout 30m -run '^$$' -bench . ./test/e2e/...
+	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/e2e/...
 
 .PHONY: demo
 demo: deps ## From nothing to a Kubernetes node on a lab host (root; 15 minutes at first, then 1).

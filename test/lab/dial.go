@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -70,4 +71,25 @@ func dialHere(ctx context.Context, namespace, network, address string) (net.Conn
 	}
 	// For one numeric address, the dialer makes its socket on this goroutine.
 	return new(net.Dialer).DialContext(ctx, network, address)
+}
+
+// Get asks for a URL from inside the host and returns the body of a 200.
+func (h *Host) Get(ctx context.Context, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", fmt.Errorf("get %s from host %q: %w", url, h.name, err)
+	}
+	response, err := h.HTTP().Do(request)
+	if err != nil {
+		return "", fmt.Errorf("get %s from host %q: %w", url, h.name, err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return "", fmt.Errorf("get %s from host %q: %w", url, h.name, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("get %s from host %q: %s: %s", url, h.name, response.Status, last(string(body), 500))
+	}
+	return string(body), nil
 }

@@ -62,24 +62,43 @@ func (l *Lab) AddHost(ctx context.Context, options HostOptions) (*Host, error) {
 	if l.Host(options.Name) != nil {
 		return nil, fmt.Errorf("add host %q: the lab has one of this name", options.Name)
 	}
-	base, err := l.Builder.RootFS(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("add host %q: %w", options.Name, err)
-	}
 	h := &Host{lab: l, name: options.Name, links: options.Links, binds: options.Binds}
-	// A copy and not an overlay: containerd makes overlays below /var/lib,
-	// and an overlay cannot be the upper layer of another.
-	if _, err := output(exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", base, h.Root())); err != nil {
-		return nil, fmt.Errorf("add host %q: copy root folder: %w", options.Name, err)
-	}
 	l.hosts = append(l.hosts, h)
 	if err := l.save(); err != nil {
 		return nil, err
 	}
-	if err := h.installPreparation(); err != nil {
-		return nil, err
+	if err := h.makeRoot(ctx); err != nil {
+		return nil, fmt.Errorf("add host %q: %w", options.Name, err)
 	}
 	return h, nil
+}
+
+// makeRoot gives the host a fresh root folder.
+func (h *Host) makeRoot(ctx context.Context) error {
+	base, err := h.lab.Builder.RootFS(ctx)
+	if err != nil {
+		return err
+	}
+	// A copy and not an overlay: containerd makes overlays below /var/lib,
+	// and an overlay cannot be the upper layer of another.
+	if _, err := output(exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", base, h.Root())); err != nil {
+		return fmt.Errorf("copy root folder: %w", err)
+	}
+	return h.installPreparation()
+}
+
+// Reset kills the host and gives it a fresh root folder; it is off then.
+func (h *Host) Reset(ctx context.Context) error {
+	if err := h.Kill(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(h.Root()); err != nil {
+		return fmt.Errorf("reset host %q: %w", h.name, err)
+	}
+	if err := h.makeRoot(ctx); err != nil {
+		return fmt.Errorf("reset host %q: %w", h.name, err)
+	}
+	return nil
 }
 
 // Name is the host's name.

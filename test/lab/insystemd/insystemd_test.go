@@ -40,11 +40,15 @@ func runInHost(t *testing.T, pkg string) {
 	if err := host.Boot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"env", "NODEAGENT_REAL_SYSTEMD=1", inside, "-test.run=^TestReal", "-test.v", "-test.timeout=8m"}
-	if only := os.Getenv("NODEAGENT_REAL_RUN"); only != "" {
-		args[3] = "-test.run=" + only
+	args := []string{"env", "NODEAGENT_REAL_SYSTEMD=1", inside, "-test.run=^TestReal", "-test.v", "-test.timeout=3m"}
+	// More flags of the tests inside, to work on one of them.
+	args = append(args, strings.Fields(os.Getenv("NODEAGENT_REAL_FLAGS"))...)
+	cmd, err := host.Command(t.Context(), args...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	out, err := host.Exec(t.Context(), args...)
+	combined, err := cmd.CombinedOutput()
+	out := string(combined)
 	t.Logf("in the host:\n%s", out)
 	if err != nil {
 		t.Fatal(err)

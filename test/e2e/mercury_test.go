@@ -1,0 +1,300 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodeagent/nodeagent/test/lab"
+)
+
+// TestMercury goes the whole road of one host: from bare to a node that runs
+// pods, through faults that nodeagent repairs, to a cluster restored from a
+// snapshot. The steps build on each other, so a step that fails ends the test.
+func TestMercury(t *testing.T) {
+	l := lab.New(t)
+	h := newHost(t, l)
+	steps := []struct {
+		name string
+		run  func(*testing.T, *host)
+	}{
+		{"the fleet is valid", validFleet},
+		{"a plan shows changes and writes nothing", planWritesNothing},
+		{"apply makes the node ready", applyMakesReady},
+		{"a pod runs and answers HTTP", podAnswers},
+		{"a second plan is empty and a second apply changes nothing", secondApplyChangesNothing},
+		{"status tells how the host is", statusTells},
+		{"run repairs a killed component", runRepairsComponents},
+		{"run repairs a deleted address", runRepairsAddress},
+		{"run repairs a changed sysctl", runRepairsSysctl},
+		{"run repairs a deleted certificate", runRepairsCertificate},
+		{"a snapshot brings back what etcd lost", snapshotBringsBack},
+		{"the node comes back after a reboot", rebootComesBack},
+	}
+	for _, step := range steps {
+		start := time.Now()
+		if !t.Run(step.name, func(t *testing.T) { step.run(t, h.with(t)) }) {
+			t.Fatalf("%q failed, and the next steps build on it", step.name)
+		}
+		t.Logf("%s: %s", step.name, time.Since(start).Round(100*time.Millisecond))
+	}
+}
+
+// host is the host under test together with the test that uses it now: what
+// must work for the test to go on fails it at once.
+type host struct {
+	*lab.Mercury
+	t   *testing.T
+	ctx context.Context
+}
+
+// stepTimeout ends a step that hangs, long before the whole test would.
+const stepTimeout = 12 * time.Minute
+
+// newHost boots a bare host.
+func newHost(t *testing.T, l *lab.Lab) *host {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), stepTimeout)
+	defer cancel()
+	m, err := l.AddMercury(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Boot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return (&host{Mercury: m}).with(t)
+}
+
+// with is the host in the hands of another test.
+func (h *host) with(t *testing.T) *host {
+	ctx, cancel := context.WithTimeout(t.Context(), stepTimeout)
+	t.Cleanup(cancel)
+	return &host{Mercury: h.Mercury, t: t, ctx: ctx}
+}
+
+// must returns the output of a command on the host, which must succeed.
+func (h *host) must(args ...string) string {
+	h.t.Helper()
+	out, err := h.Exec(h.ctx, args...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return out
+}
+
+// agent returns the output of nodeagent on the host, which must succeed.
+func (h *host) agent(args ...string) string {
+	h.t.Helper()
+	out, err := h.Nodeagent(h.ctx, args...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return out
+}
+
+// kubectl returns the output of kubectl, which must succeed.
+func (h *host) kubectl(args ...string) string {
+	h.t.Helper()
+	out, err := h.Kubectl(h.ctx, args...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return out
+}
+
+// until waits for a condition, which must come true within the limit.
+func (h *host) until(limit time.Duration, what string, check func() error) {
+	h.t.Helper()
+	err := lab.Within(h.ctx, limit, what, func(context.Context) error { return check() })
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// exitCode is a command's exit code, out of the error of Exec.
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	return -1
+}
+
+// change is what this package reads of a planned change.
+type change struct {
+	Domain string `json:"domain"`
+	Key    string `json:"key"`
+	Action string `json:"action"`
+	Effect string `json:"effect"`
+	Reason string `json:"reason"`
+}
+
+// plan returns what nodeagent would change, and checks that its exit code says
+// the same.
+func (h *host) plan() []change {
+	h.t.Helper()
+	out, err := h.Nodeagent(h.ctx, "plan", "--exit-code", "-o", "json")
+	var plan struct {
+		Changes []change `json:"changes"`
+	}
+	if wrong := json.Unmarshal([]byte(out), &plan); wrong != nil {
+		h.t.Fatalf("plan -o json (%v): %v in:\n%s", err, wrong, out)
+	}
+	want := 0
+	if len(plan.Changes) > 0 {
+		want = 2
+	}
+	if got := exitCode(err); got != want {
+		h.t.Fatalf("plan --exit-code with %d changes: exit code %d, want %d (%v)", len(plan.Changes), got, want, err)
+	}
+	return plan.Changes
+}
+
+// converged fails the test if nodeagent would change anything.
+func (h *host) converged() {
+	h.t.Helper()
+	if changes := h.plan(); len(changes) > 0 {
+		h.t.Fatalf("the host is not converged, a plan has %d changes: %+v", len(changes), changes)
+	}
+}
+
+func validFleet(t *testing.T, h *host) {
+	out := h.agent("validate", "/etc/nodeagent/fleet")
+	t.Logf("validate says: %s", strings.TrimSpace(out))
+
+	// The refusal comes line by line, and nothing else happens.
+	if err := h.PutFile("/etc/nodeagent/broken/cluster.toml", []byte("nonsense = 1\n[kubernetes]\npod_range = 5\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Nodeagent(h.ctx, "validate", "/etc/nodeagent/broken"); err == nil || !strings.Contains(err.Error(), "cluster.toml:1: nonsense:") {
+		t.Errorf("validate of a broken fleet: %v, want a line cluster.toml:1: nonsense: …", err)
+	}
+	if err := h.Remove("/etc/nodeagent/broken"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func planWritesNothing(t *testing.T, h *host) {
+	before := observe(h)
+	changes := h.plan()
+	text := h.agent("plan")
+	after := observe(h)
+	if diff := before.diff(after); len(diff) > 0 {
+		t.Errorf("a plan changed the host:\n%s", strings.Join(diff, "\n"))
+	}
+	domains := map[string]int{}
+	for _, c := range changes {
+		domains[c.Domain]++
+		if c.Key == "" || c.Action == "" || c.Effect == "" || c.Reason == "" {
+			t.Errorf("a change of the plan is incomplete: %+v", c)
+		}
+	}
+	for _, domain := range []string{"kernel", "network", "pki", "units"} {
+		if domains[domain] == 0 {
+			t.Errorf("the plan for a bare host has no change in domain %s; it has %v", domain, domains)
+		}
+	}
+	t.Logf("%d changes %v; the text has %d lines", len(changes), domains, strings.Count(text, "\n"))
+}
+
+func applyMakesReady(t *testing.T, h *host) {
+	start := time.Now()
+	t.Logf("apply says:\n%s", h.agent("apply"))
+	applied := time.Since(start)
+	if err := h.NodeReady(h.ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("applied after %s, node Ready after %s", applied.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
+	t.Logf("\n%s", h.kubectl("get", "node", "-o", "wide"))
+}
+
+func podAnswers(t *testing.T, h *host) {
+	if err := h.ImportImages(h.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.DeployHello(h.ctx); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := h.Hello(h.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(answer, "hello from pod hello-") {
+		t.Errorf("the Service answers %q", answer)
+	}
+	t.Logf("%s says: %s", lab.HelloURL, answer)
+
+	// The pod's address is from the host's pod range, its MTU the spec's.
+	pod := h.kubectl("get", "pod", "-l", "app=hello", "-o", "jsonpath={.items[0].status.podIP}")
+	if !strings.HasPrefix(pod, "10.244.") {
+		t.Errorf("the pod's address is %q, want one in 10.244.0.0/16", pod)
+	}
+	if out := h.must("ip", "-o", "link", "show", "cni0"); !strings.Contains(out, "mtu 1450") {
+		t.Errorf("the pods' bridge has another MTU than 1450: %s", out)
+	}
+	// kubectl logs goes through the API server to the kubelet: the RBAC of
+	// that road is nodeagent's.
+	if out, err := h.Kubectl(h.ctx, "logs", "deployment/hello"); err != nil {
+		t.Errorf("kubectl logs: %v %s", err, out)
+	}
+}
+
+func secondApplyChangesNothing(t *testing.T, h *host) {
+	h.converged()
+	before, processes := observe(h), mainPIDs(h)
+	out := h.agent("apply")
+	if !strings.Contains(out, "Nothing to do") {
+		t.Errorf("a second apply says:\n%s", out)
+	}
+	for unit, pid := range mainPIDs(h) {
+		if processes[unit] != pid {
+			t.Errorf("a second apply restarted %s: process %s became %s", unit, processes[unit], pid)
+		}
+	}
+	if diff := before.owned().diff(observe(h).owned()); len(diff) > 0 {
+		t.Errorf("a second apply changed the host:\n%s", strings.Join(diff, "\n"))
+	}
+}
+
+func statusTells(t *testing.T, h *host) {
+	text := h.agent("status")
+	t.Logf("\n%s", text)
+	for _, unit := range components {
+		if !strings.Contains(text, strings.TrimSuffix(unit, ".service")) {
+			t.Errorf("status names no %s", unit)
+		}
+	}
+	var status map[string]any
+	if err := json.Unmarshal([]byte(h.agent("status", "-o", "json")), &status); err != nil {
+		t.Errorf("status -o json: %v", err)
+	}
+}
+
+func rebootComesBack(t *testing.T, h *host) {
+	if err := h.Reboot(h.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.NodeReady(h.ctx); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := h.Hello(h.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("after the reboot: %s", answer)
+	h.until(2*time.Minute, "an empty plan after the reboot", func() error {
+		if changes := h.plan(); len(changes) > 0 {
+			return fmt.Errorf("%d changes: %+v", len(changes), changes)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,116 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// snapshotBringsBack loses etcd's data and gets the cluster back from a
+// snapshot: what was in it and nothing later, with controllers that work.
+func snapshotBringsBack(t *testing.T, h *host) {
+	h.kubectl("create", "configmap", "before", "--from-literal=written=before the snapshot")
+	file := h.snapshot()
+	h.kubectl("create", "configmap", "after", "--from-literal=written=after the snapshot")
+	h.kubectl("scale", "deployment/hello", "--replicas=2")
+
+	refusesBadSnapshot(t, h, file)
+
+	// The disaster. nodeagent is stopped so that what follows is in the hands
+	// of whoever restores.
+	h.must("systemctl", "stop", "nodeagent.service")
+	h.must("systemctl", "stop", layout.Unit(layout.APIServer), layout.Unit(layout.Etcd))
+	h.must("sh", "-c", "rm -rf "+onHost.EtcdData()+"/*")
+
+	// An empty data folder must not become a second, empty cluster.
+	if out, err := h.Nodeagent(h.ctx, "apply"); err == nil {
+		t.Fatalf("apply with etcd's data lost succeeded:\n%s", out)
+	} else if !strings.Contains(err.Error(), "snapshot restore") {
+		t.Errorf("apply with etcd's data lost says %q; it does not name the way back", err)
+	}
+
+	start := time.Now()
+	t.Logf("restore says:\n%s", h.agent("snapshot", "restore", file, "--yes"))
+	t.Logf("restored after %s", time.Since(start).Round(time.Millisecond))
+	h.must("systemctl", "start", "nodeagent.service")
+	h.settled()
+	checkRestored(t, h)
+}
+
+func checkRestored(t *testing.T, h *host) {
+	if got := h.kubectl("get", "configmap", "before", "-o", "jsonpath={.data.written}"); got != "before the snapshot" {
+		t.Errorf("configmap before says %q", got)
+	}
+	if out, err := h.Kubectl(h.ctx, "get", "configmap", "after"); err == nil || !strings.Contains(err.Error(), "NotFound") {
+		t.Errorf("configmap after was written after the snapshot, and is there: %s (%v)", out, err)
+	}
+	if got := h.kubectl("get", "deployment", "hello", "-o", "jsonpath={.spec.replicas}"); got != "1" {
+		t.Errorf("deployment hello wants %s replicas, it had 1 in the snapshot", got)
+	}
+	// A Deployment becomes pods only when the watches of the deployment and
+	// replica set controllers, the scheduler and the kubelet all work on: each
+	// hears of what the one before wrote.
+	h.kubectl("scale", "deployment/hello", "--replicas=3")
+	h.until(3*time.Minute, "3 pods of the scaled Deployment", func() error {
+		out, err := h.Kubectl(h.ctx, "get", "deployment", "hello", "-o", "jsonpath={.status.readyReplicas} {.status.observedGeneration} {.metadata.generation}")
+		if fields := strings.Fields(out); err == nil && (len(fields) != 3 || fields[0] != "3" || fields[1] != fields[2]) {
+			err = fmt.Errorf("ready, observed and wanted generation are %q", out)
+		}
+		return err
+	})
+	if _, err := h.Hello(h.ctx); err != nil {
+		t.Error(err)
+	}
+	h.kubectl("scale", "deployment/hello", "--replicas=1")
+}
+
+// snapshot takes a snapshot, checks that the list has it, and returns its
+// path on the host.
+func (h *host) snapshot() string {
+	h.t.Helper()
+	var saved struct {
+		Path string `json:"path"`
+	}
+	out := h.agent("snapshot", "save", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &saved); err != nil || saved.Path == "" {
+		h.t.Fatalf("snapshot save -o json (%v) says:\n%s", err, out)
+	}
+	list := h.agent("snapshot", "list")
+	if !strings.Contains(list, saved.Path[strings.LastIndexByte(saved.Path, '/')+1:]) {
+		h.t.Errorf("snapshot list has no %s:\n%s", saved.Path, list)
+	}
+	h.t.Logf("%s", strings.TrimSpace(h.agent("snapshot", "verify", saved.Path)))
+	return saved.Path
+}
+
+// refusesBadSnapshot offers damaged files; each must be refused while the
+// cluster stays as it is.
+func refusesBadSnapshot(t *testing.T, h *host, file string) {
+	processes := mainPIDs(h)
+	for name, damage := range map[string]string{
+		"truncated":    "head -c -1000 " + file,
+		"flipped bit":  "{ head -c 9000 " + file + "; printf '\\377'; tail -c +9002 " + file + "; }",
+		"no trailer":   "head -c -32 " + file,
+		"an HTML page": "echo '<!DOCTYPE html><html><body>502 Bad Gateway</body></html>'",
+	} {
+		const bad = "/var/lib/bad.db"
+		h.must("sh", "-c", damage+" >"+bad)
+		for _, args := range [][]string{{"snapshot", "verify", bad}, {"snapshot", "restore", bad, "--yes"}} {
+			if out, err := h.Nodeagent(h.ctx, args...); err == nil {
+				t.Fatalf("%s: nodeagent %s succeeded:\n%s", name, strings.Join(args, " "), out)
+			}
+		}
+		if err := h.Remove(bad); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for unit, pid := range mainPIDs(h) {
+		if processes[unit] != pid {
+			t.Errorf("a refused restore restarted %s", unit)
+		}
+	}
+}
