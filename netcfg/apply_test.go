@@ -166,6 +166,7 @@ func TestKilledBetweenAnyTwoWrites(t *testing.T) {
 			steps := 0
 			for killed := true; killed; steps++ {
 				t.Run(fmt.Sprint("after ", steps), func(t *testing.T) { // a namespace each
+					killed = false // also where a failure ends the test
 					killed = killedAfter(t, steps, c.from, c.to)
 				})
 			}
