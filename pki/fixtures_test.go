@@ -81,7 +81,22 @@ type host struct {
 }
 
 func newHost(t testing.TB, spec *hosts.Spec) *host {
-	return &host{t: t, root: layout.Root(t.TempDir()), spec: spec, now: start}
+	return &host{t: t, root: layout.Root(folder(t)), spec: spec, now: start}
+}
+
+// folder is an empty folder in memory where there is such a file system: these
+// tests make thousands of files, and none of them cuts the power.
+func folder(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "nodeagent-pki-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func (h *host) observe() State {
