@@ -1,0 +1,255 @@
+package netcfg
+
+import (
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+func firewallPrefixes(list ...string) []netip.Prefix {
+	var ps []netip.Prefix
+	for _, s := range list {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+// firewallSpec is a host of three, with all roles.
+func firewallSpec() *hosts.Spec {
+	all := []hosts.Role{hosts.RoleControlPlane, hosts.RoleEtcd, hosts.RoleWorker}
+	return &hosts.Spec{
+		Name: "a", Roles: all, Address: netip.MustParseAddr("192.0.2.1"),
+		Network: hosts.Network{WireGuard: &hosts.WireGuard{Interface: "wg0", Port: 51820}},
+		Firewall: hosts.Firewall{Enabled: true, Allow: []hosts.Allow{
+			{Name: "ssh", Protocol: "tcp", Ports: []uint16{22}, From: firewallPrefixes("198.51.100.0/24")},
+			{Name: "web", Protocol: "tcp", Ports: []uint16{443, 80}},
+			{Name: "both", Protocol: "udp", Ports: []uint16{53}, From: firewallPrefixes("2001:db8::/32", "203.0.113.0/24"), Interfaces: []string{"lan0"}},
+		}},
+		Kubernetes: hosts.Kubernetes{APIPort: 6443, PodRange: netip.MustParsePrefix("10.244.0.0/16")},
+		Etcd:       hosts.Etcd{ClientPort: 2379, PeerPort: 2380},
+		Peers: []hosts.Peer{
+			{Name: "b", Roles: all, Address: netip.MustParseAddr("192.0.2.2"), WireGuard: &hosts.WireGuardPeer{Address: netip.MustParseAddr("10.9.0.2")}},
+			{Name: "c", Roles: []hosts.Role{hosts.RoleWorker}, Address: netip.MustParseAddr("192.0.2.3")},
+		},
+	}
+}
+
+func TestFirewallWant(t *testing.T) {
+	if f := wantFirewall(&hosts.Spec{}); f != nil {
+		t.Errorf("a spec without a firewall wants %v", f)
+	}
+	want := []string{
+		"drop what no rule accepts",
+		"loopback: accept everything on lo",
+		"replies: accept established, related connections",
+		"invalid: drop invalid connections",
+		"icmp errors: accept icmp type 3, 11, 12",
+		"ping: accept icmp type 8 at most 100 a second",
+		"icmpv6 errors: accept icmpv6 type 1, 2, 3, 4",
+		"ping (IPv6): accept icmpv6 type 128 at most 100 a second",
+		"neighbour discovery: accept icmpv6 type 134, 135, 136",
+		"multicast listeners: accept icmpv6 type 130, 131, 132, 143 from fe80::/10",
+		"dhcp: accept udp 68 from port 67",
+		"dhcp (IPv6): accept udp 546 from port 547 from fe80::/10",
+		"wireguard: accept udp 51820",
+		"etcd peers: accept tcp 2380 from 10.9.0.2/32, 192.0.2.2/32",
+		"etcd clients: accept tcp 2379 from 10.9.0.2/32, 192.0.2.2/32",
+		"api server: accept tcp 6443 from 10.9.0.2/32, 10.244.0.0/16, 192.0.2.2/31",
+		"kubelet: accept tcp 10250 from 10.9.0.2/32, 10.244.0.0/16, 192.0.2.2/32",
+		"ssh: accept tcp 22 from 198.51.100.0/24",
+		"web: accept tcp 80, 443",
+		"both: accept udp 53 from 203.0.113.0/24 on lan0",
+		"both (IPv6): accept udp 53 from 2001:db8::/32 on lan0",
+	}
+	if diff := cmp.Diff(strings.Join(want, "\n"), wantFirewall(firewallSpec()).String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A worker that is no control plane opens neither etcd nor the API server, and
+// its kubelet's port is the one of its configuration.
+func TestFirewallFollowsRoles(t *testing.T) {
+	spec := firewallSpec()
+	spec.Roles = []hosts.Role{hosts.RoleWorker}
+	spec.Network.WireGuard = nil
+	spec.Firewall.Allow = nil
+	spec.Kubernetes.Config = map[string]map[string]any{"kubelet": {"port": int64(10260)}}
+	f := wantFirewall(spec)
+	var own []string
+	for _, r := range f.Rules[len(basicRules()):] {
+		own = append(own, r.Name+": "+r.String())
+	}
+	if diff := cmp.Diff([]string{"kubelet: accept tcp 10260 from 10.9.0.2/32, 10.244.0.0/16, 192.0.2.2/32"}, own); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFirewallNamesAreUnique(t *testing.T) {
+	rules := uniqueNames([]FirewallRule{{Name: "ping"}, {Name: "ping"}, {Name: ""}, {Name: "ping"}, {Name: strings.Repeat("ä", 200)}, {Name: strings.Repeat("ä", 201)}})
+	seen := map[string]bool{}
+	for _, r := range rules {
+		if r.Name == "" || seen[r.Name] || len(r.Name) > maxName+4 {
+			t.Errorf("name %q of %d bytes", r.Name, len(r.Name))
+		}
+		seen[r.Name] = true
+	}
+}
+
+func TestPortRanges(t *testing.T) {
+	for _, tc := range []struct {
+		ports []uint16
+		want  string
+	}{
+		{nil, ""},
+		{[]uint16{443, 80, 443}, "80, 443"},
+		{[]uint16{3, 1, 2, 65535, 65534}, "1-3, 65534-65535"},
+	} {
+		if got := join(portRanges(tc.ports)); got != tc.want {
+			t.Errorf("%v: %s, want %s", tc.ports, got, tc.want)
+		}
+	}
+}
+
+// The merged prefixes hold exactly the addresses of the given ones and are the
+// same however those were written.
+func TestPrefixesAreCanonical(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for range 300 {
+		var given []netip.Prefix
+		for range 1 + random.IntN(6) {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(random.IntN(256))})
+			given = append(given, netip.PrefixFrom(a, 24+random.IntN(9)))
+		}
+		merged := prefixes(addrRanges(given))
+		for last := range 256 {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(last)})
+			in := func(list []netip.Prefix) bool {
+				return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Masked().Contains(a) })
+			}
+			if in(given) != in(merged) {
+				t.Fatalf("%v became %v: they differ in %v", given, merged, a)
+			}
+		}
+		if again := prefixes(addrRanges(merged)); !slices.Equal(again, merged) {
+			t.Fatalf("%v became %v in a second round", merged, again)
+		}
+	}
+	for _, edge := range []string{"0.0.0.0/0", "::/0", "255.255.255.255/32", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128", "128.0.0.0/1"} {
+		p := firewallPrefixes(edge)
+		if got := prefixes(addrRanges(append(p, p...))); !slices.Equal(got, p) {
+			t.Errorf("%s became %v", edge, got)
+		}
+	}
+}
+
+func TestFirewallDiff(t *testing.T) {
+	want := wantFirewall(firewallSpec())
+	edit := func(f func(*Firewall)) *Firewall {
+		c := &Firewall{Base: want.Base, Rules: slices.Clone(want.Rules), Other: want.Other}
+		f(c)
+		return c
+	}
+	ssh := slices.IndexFunc(want.Rules, func(r FirewallRule) bool { return r.Name == "ssh" })
+	stranger := FirewallRule{Other: "a rule that nodeagent does not make: counter{}"}
+	for _, tc := range []struct {
+		name       string
+		have, want *Firewall
+		changes    []string
+	}{
+		{"nothing", nil, nil, nil},
+		{"converged", want, want, nil},
+		{"enabled", nil, want, []string{"create disconnect firewall"}},
+		{"disabled", want, nil, []string{"delete quiet firewall"}},
+		{"allow added", edit(func(f *Firewall) { f.Rules = slices.Delete(f.Rules, ssh, ssh+1) }), want, []string{"create quiet firewall rule ssh"}},
+		{"allow dropped", want, edit(func(f *Firewall) { f.Rules = slices.Delete(f.Rules, ssh, ssh+1) }), []string{"delete disconnect firewall rule ssh"}},
+		{"allow changed", edit(func(f *Firewall) { f.Rules[ssh].Ports = []PortRange{{2222, 2222}} }), want, []string{"update disconnect firewall rule ssh"}},
+		{"stranger's rule", edit(func(f *Firewall) { f.Rules = append(f.Rules, stranger, stranger) }), want, []string{"delete disconnect firewall rule without a name of its own: " + stranger.Other}},
+		{"the same twice", edit(func(f *Firewall) { f.Rules = append(f.Rules, f.Rules[ssh]) }), want, []string{"delete disconnect firewall rule without a name of its own: accept tcp 22 from 198.51.100.0/24"}},
+		{"policy", edit(func(f *Firewall) { f.Base = "accept what no rule drops" }), want, []string{"update disconnect firewall"}},
+		{"chain", edit(func(f *Firewall) { f.Other = []string{"chain x"} }), want, []string{"delete disconnect firewall chain x"}},
+		{"order", edit(func(f *Firewall) { f.Rules[ssh], f.Rules[ssh+1] = f.Rules[ssh+1], f.Rules[ssh] }), want, []string{"update quiet firewall order"}},
+	} {
+		var got []string
+		keys := map[string]bool{}
+		for _, c := range diffFirewall(tc.have, tc.want) {
+			got = append(got, string(c.Action)+" "+c.Effect.String()+" "+c.Key)
+			if keys[c.Key] {
+				t.Errorf("%s: key %q twice", tc.name, c.Key)
+			}
+			keys[c.Key] = true
+			if c.Action == plan.ActionUpdate && c.Before == c.After {
+				t.Errorf("%s: %s: before and after are both %q", tc.name, c.Key, c.Before)
+			}
+			if c.Reason == "" || c.Domain != Domain {
+				t.Errorf("%s: %+v", tc.name, c)
+			}
+		}
+		if diff := cmp.Diff(tc.changes, got); diff != "" {
+			t.Errorf("%s: %s", tc.name, diff)
+		}
+		if (len(got) == 0) != tc.have.same(tc.want) {
+			t.Errorf("%s: %d changes, same: %v", tc.name, len(got), tc.have.same(tc.want))
+		}
+	}
+}
+
+// Every rule that differs from one of nodeagent's in anything, an attribute or
+// an expression that is not even known here, is read as none of nodeagent's.
+func TestFirewallParseIsStrict(t *testing.T) {
+	accept := rawExpr{"immediate", map[int]string{
+		unix.NFTA_IMMEDIATE_DREG:                                 u32(unix.NFT_REG_VERDICT),
+		within(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT): verdictAttr(nfAccept),
+	}}
+	lo := rawExpr{"lookup", map[int]string{unix.NFTA_LOOKUP_SET: "__set0\x00", unix.NFTA_LOOKUP_SREG: u32(1), unix.NFTA_LOOKUP_FLAGS: u32(0)}}
+	sets := map[string]firewallSet{"__set0": {elements: interfaceElements([]string{"lo"})}}
+	good := rawRule{"loopback", []rawExpr{loadMeta(expr.MetaKeyIIFNAME), lo, accept}}
+	if r := parseRule(good, sets); !r.same(FirewallRule{Name: "loopback", Interfaces: []string{"lo"}}) {
+		t.Fatalf("read as %+v", r)
+	}
+	with := func(e rawExpr, number int, value string) rawExpr {
+		attrs := maps.Clone(e.attrs)
+		attrs[number] = value
+		return rawExpr{e.name, attrs}
+	}
+	unknown := rawExpr{"last", map[int]string{1: u32(0)}}
+	for name, exprs := range map[string][]rawExpr{
+		"empty":                   nil,
+		"unknown expression":      {loadMeta(expr.MetaKeyIIFNAME), lo, unknown, accept},
+		"unknown one alone":       {unknown},
+		"unknown attribute":       {loadMeta(expr.MetaKeyIIFNAME), with(lo, 99, "x"), accept},
+		"inverted":                {loadMeta(expr.MetaKeyIIFNAME), with(lo, unix.NFTA_LOOKUP_FLAGS, u32(1)), accept},
+		"another register":        {loadMeta(expr.MetaKeyIIFNAME), with(lo, unix.NFTA_LOOKUP_SREG, u32(2)), accept},
+		"another set":             {loadMeta(expr.MetaKeyIIFNAME), with(lo, unix.NFTA_LOOKUP_SET, "mine\x00"), accept},
+		"outbound interface":      {loadMeta(expr.MetaKeyOIFNAME), lo, accept},
+		"after the verdict":       {loadMeta(expr.MetaKeyIIFNAME), lo, accept, accept},
+		"without a verdict":       {loadMeta(expr.MetaKeyIIFNAME), lo},
+		"lookup without its load": {lo, accept},
+		"jump":                    {with(accept, within(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT), verdictAttr(0xfffffffd))},
+		"load without comparison": {loadMeta(expr.MetaKeyIIFNAME), accept},
+	} {
+		r := parseRule(rawRule{"loopback", exprs}, sets)
+		if r.Other == "" {
+			t.Errorf("%s: read as %v", name, r)
+		}
+	}
+}
+
+func FuzzFirewallRule(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		raw, err := decodeRule(data)
+		if err == nil {
+			_ = parseRule(raw, nil)
+		}
+	})
+}

@@ -1,0 +1,204 @@
+package netcfg
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/nodeagent/nodeagent/hosts"
+)
+
+// kubeletPort is the port on which a kubelet serves by default.
+const kubeletPort = 10250
+
+// pingLimit is how many pings a second are answered.
+const pingLimit = 100
+
+// linkLocal is where neighbours on the same link speak from (RFC 4291, 2.5.6).
+var linkLocal = netip.MustParsePrefix("fe80::/10")
+
+// wantFirewall returns the firewall of the spec, nil where it has none: what
+// every host needs, what the roles of this host and of its peers need of each
+// other, then what the spec allows.
+func wantFirewall(spec *hosts.Spec) *Firewall {
+	if !spec.Firewall.Enabled {
+		return nil
+	}
+	rules := basicRules()
+	rules = append(rules, clusterRules(spec)...)
+	for _, allow := range spec.Firewall.Allow {
+		rules = append(rules, byFamily(FirewallRule{
+			Name: allow.Name, Protocol: allow.Protocol, Ports: portRanges(allow.Ports),
+			Interfaces: sorted(allow.Interfaces), From: allow.From,
+		})...)
+	}
+	return &Firewall{Base: firewallBase, Rules: uniqueNames(rules)}
+}
+
+// basicRules are the rules without which a host is no good citizen of its
+// network: RFC 4890 (4.4.1) says which ICMPv6 messages must not be dropped, RFC
+// 1191 and 8201 why path MTU discovery needs its errors. Those errors are
+// mostly "related" to a connection; tunnels and new flows need the others.
+func basicRules() []FirewallRule {
+	return []FirewallRule{
+		{Name: "loopback", Interfaces: []string{"lo"}},
+		{Name: "replies", States: []string{"established", "related"}},
+		{Name: "invalid", States: []string{"invalid"}, Drop: true},
+		// Destination unreachable (path MTU), time exceeded, parameter problem.
+		{Name: "icmp errors", Protocol: "icmp", Types: []uint8{3, 11, 12}},
+		{Name: "ping", Protocol: "icmp", Types: []uint8{8}, Limit: pingLimit},
+		// Destination unreachable, packet too big, time exceeded, parameter problem.
+		{Name: "icmpv6 errors", Protocol: "icmpv6", Types: []uint8{1, 2, 3, 4}},
+		{Name: "ping (IPv6)", Protocol: "icmpv6", Types: []uint8{128}, Limit: pingLimit},
+		// Router advertisement, neighbour solicitation and advertisement. The
+		// kernel itself refuses those that have passed a router.
+		{Name: "neighbour discovery", Protocol: "icmpv6", Types: []uint8{134, 135, 136}},
+		// Without answers to these queries switches stop passing the multicast
+		// that neighbour discovery uses.
+		{Name: "multicast listeners", Protocol: "icmpv6", Types: []uint8{130, 131, 132, 143}, From: []netip.Prefix{linkLocal}},
+		// Answers to a broadcast are not replies to conntrack.
+		{Name: "dhcp", Protocol: "udp", SourcePorts: []PortRange{{67, 67}}, Ports: []PortRange{{68, 68}}},
+		{Name: "dhcp (IPv6)", Protocol: "udp", SourcePorts: []PortRange{{547, 547}}, Ports: []PortRange{{546, 546}}, From: []netip.Prefix{linkLocal}},
+	}
+}
+
+// clusterRules are what the fleet's hosts and the cluster's pods need of this
+// host. Every one of these ports asks for a client certificate or, WireGuard,
+// for a key; that the sources are named keeps strangers from even trying.
+//
+// Pods reach the API server and the kubelet (metrics) on the host's address.
+// What else they may reach of the host is for the spec to allow with "pods".
+func clusterRules(spec *hosts.Spec) []FirewallRule {
+	var rules []FirewallRule
+	add := func(name, protocol string, port int, from []netip.Prefix) {
+		if len(from) == 0 || port < 1 || port > 65535 {
+			return
+		}
+		rules = append(rules, byFamily(FirewallRule{
+			Name: name, Protocol: protocol, Ports: portRanges([]uint16{uint16(port)}), From: from,
+		})...)
+	}
+	anyone := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	var pods []netip.Prefix
+	if spec.Kubernetes.PodRange.IsValid() {
+		pods = []netip.Prefix{spec.Kubernetes.PodRange}
+	}
+	if wg := spec.Network.WireGuard; wg != nil {
+		// From anywhere: peers roam, and strangers get no answer.
+		add("wireguard", "udp", wg.Port, anyone)
+	}
+	if spec.Has(hosts.RoleEtcd) {
+		add("etcd peers", "tcp", spec.Etcd.PeerPort, fleet(spec, hosts.RoleEtcd))
+		add("etcd clients", "tcp", spec.Etcd.ClientPort, fleet(spec, hosts.RoleEtcd, hosts.RoleControlPlane))
+	}
+	if spec.Has(hosts.RoleControlPlane) {
+		add("api server", "tcp", spec.Kubernetes.APIPort, append(fleet(spec), pods...))
+	}
+	if spec.Has(hosts.RoleWorker) {
+		add("kubelet", "tcp", kubeletPortOf(spec), append(fleet(spec, hosts.RoleControlPlane), pods...))
+	}
+	return rules
+}
+
+// fleet returns the addresses of the peers with any of the roles, or of all
+// peers where none is given: each one's own and the one in the WireGuard range.
+func fleet(spec *hosts.Spec, roles ...hosts.Role) []netip.Prefix {
+	var from []netip.Prefix
+	add := func(a netip.Addr) {
+		if a.IsValid() {
+			from = append(from, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	for _, p := range spec.Peers {
+		if len(roles) > 0 && !slices.ContainsFunc(roles, p.Has) {
+			continue
+		}
+		add(p.Address)
+		if p.WireGuard != nil {
+			add(p.WireGuard.Address)
+		}
+	}
+	return from
+}
+
+// kubeletPortOf returns the port of KubeletConfiguration where the spec sets it.
+func kubeletPortOf(spec *hosts.Spec) int {
+	switch port := spec.Kubernetes.Config["kubelet"]["port"].(type) {
+	case int64: // as TOML has it
+		return int(port)
+	case int:
+		return port
+	}
+	return kubeletPort
+}
+
+// byFamily returns the rule with its sources in the shape that FirewallRule
+// wants, as two rules where they are of both families. A source of every
+// address of a family leaves the family as the only condition.
+func byFamily(r FirewallRule) []FirewallRule {
+	var v4, v6 []netip.Prefix
+	for _, p := range r.From {
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
+		if p.Addr().Is4() {
+			v4 = append(v4, p)
+		} else {
+			v6 = append(v6, p)
+		}
+	}
+	v4, v6 = prefixes(addrRanges(v4)), prefixes(addrRanges(v6))
+	everything := func(list []netip.Prefix) bool { return len(list) == 1 && list[0].Bits() == 0 }
+	if everything(v4) && everything(v6) {
+		v4, v6 = nil, nil
+	}
+	switch {
+	case len(v6) == 0:
+		r.From = v4
+		return []FirewallRule{r}
+	case len(v4) == 0:
+		r.From = v6
+		return []FirewallRule{r}
+	}
+	six := r
+	r.From, six.From = v4, v6
+	six.Name += " (IPv6)"
+	return []FirewallRule{r, six}
+}
+
+func sorted(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return slices.Compact(slices.Sorted(slices.Values(list)))
+}
+
+// maxName is how many bytes of a name the comment of a rule takes (the nft
+// command's own limit is 128).
+const maxName = 120
+
+// uniqueNames tells rules of one name apart by a number.
+func uniqueNames(rules []FirewallRule) []FirewallRule {
+	seen := map[string]bool{}
+	for i, r := range rules {
+		name := strings.Map(func(c rune) rune {
+			if c < ' ' {
+				return ' '
+			}
+			return c
+		}, r.Name)
+		if len(name) > maxName {
+			name = strings.ToValidUTF8(name[:maxName], "")
+		}
+		if name == "" {
+			name = "rule"
+		}
+		for n, base := 2, name; seen[name]; n++ {
+			name = fmt.Sprintf("%s #%d", base, n)
+		}
+		seen[name] = true
+		rules[i].Name = name
+	}
+	return rules
+}
