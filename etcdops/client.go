@@ -6,6 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/url"
 	"os"
 	"time"
 
@@ -43,9 +46,58 @@ func (t TLS) config() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, MinVersion: tls.VersionTLS13}, nil
 }
 
-// dial makes a client of exactly one member, so that no request is answered by
-// another one. The caller closes it; nothing stays open between operations.
+// dial makes a client of exactly one member that listens. The caller closes it;
+// nothing stays open between operations.
 func dial(ctx context.Context, files TLS, endpoint string) (*clientv3.Client, error) {
+	if err := reachable(ctx, files, endpoint); err != nil {
+		return nil, fmt.Errorf("connect to etcd %s: %w", endpoint, err)
+	}
+	return connect(ctx, files, endpoint)
+}
+
+// reachable makes one connection and closes it: a member that is not there is
+// told apart at once and with its reason, where gRPC would try until the time
+// is over.
+func reachable(ctx context.Context, files TLS, endpoint string) error {
+	address, err := url.Parse(endpoint)
+	if err != nil {
+		return err
+	}
+	cfg, err := files.config()
+	if err != nil {
+		return err
+	}
+	cfg.NextProtos = []string{"h2"}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	connection, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", address.Host)
+	if err != nil {
+		return err
+	}
+	err = greet(connection)
+	return errors.Join(err, connection.Close())
+}
+
+// greeting begins an HTTP/2 connection: preface and an empty SETTINGS frame
+// (RFC 9113, 3.4).
+const greeting = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+// greet waits for the server's first byte. In TLS 1.3 a server that refuses our
+// certificate says so only after our side of the handshake is done.
+func greet(connection net.Conn) error {
+	if err := connection.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(connection, greeting); err != nil {
+		return err
+	}
+	_, err := connection.Read(make([]byte, 1))
+	return err
+}
+
+// connect makes a client of exactly one member, so that no request is answered
+// by another one. It may not listen yet.
+func connect(ctx context.Context, files TLS, endpoint string) (*clientv3.Client, error) {
 	cfg, err := files.config()
 	if err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 )
 
 // VerifyOptions says how a snapshot is verified.
@@ -125,14 +124,4 @@ func copyWithProgress(ctx context.Context, w io.Writer, r io.Reader, total int64
 			return err
 		}
 	}
-}
-
-// sameFile tells whether the file is still the one that was stated, as far as
-// its inode, size and modification time tell.
-func sameFile(before os.FileInfo, path string) (bool, error) {
-	now, err := os.Stat(path)
-	if err != nil {
-		return false, err
-	}
-	return os.SameFile(before, now) && before.Size() == now.Size() && before.ModTime().Equal(now.ModTime()), nil
 }

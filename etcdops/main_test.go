@@ -1,0 +1,370 @@
+package etcdops
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// The test binary runs itself again as an etcd server, so that etcd is a process
+// of its own that outlives a restore which is killed, and as such a restore.
+const (
+	envEtcd    = "ETCDOPS_TEST_ETCD"
+	envRestore = "ETCDOPS_TEST_RESTORE"
+)
+
+func TestMain(m *testing.M) {
+	switch {
+	case os.Getenv(envEtcd) != "":
+		exit(runEtcd([]byte(os.Getenv(envEtcd))))
+	case os.Getenv(envRestore) != "":
+		exit(runRestore([]byte(os.Getenv(envRestore))))
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// server says how an etcd server is started.
+type server struct {
+	Name, Data            string
+	ClientPort, PeerPort  int
+	Cert, Key, CA         string
+	InitialCluster, Token string
+}
+
+func runEtcd(config []byte) error {
+	var s server
+	if err := json.Unmarshal(config, &s); err != nil {
+		return err
+	}
+	cfg := embed.NewConfig()
+	cfg.Name, cfg.Dir = s.Name, s.Data
+	tlsInfo := transport.TLSInfo{CertFile: s.Cert, KeyFile: s.Key, TrustedCAFile: s.CA, ClientCertAuth: true}
+	cfg.ClientTLSInfo, cfg.PeerTLSInfo = tlsInfo, tlsInfo
+	urls := func(port int) []url.URL {
+		return []url.URL{{Scheme: "https", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}}
+	}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = urls(s.ClientPort), urls(s.ClientPort)
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = urls(s.PeerPort), urls(s.PeerPort)
+	cfg.InitialCluster, cfg.InitialClusterToken = s.InitialCluster, s.Token
+	cfg.TickMs, cfg.ElectionMs = 10, 100
+	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
+	cfg.UnsafeNoFsync = true // the machine's power stays on
+	e, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return err
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	select {
+	case <-stop:
+		e.Close()
+		return nil
+	case err := <-e.Err():
+		return err
+	}
+}
+
+// host is a host with one real etcd member and, for the other components, real
+// processes that do nothing.
+type host struct {
+	Root    layout.Root
+	Files   TLS
+	Server  server
+	Members []Member
+	// RefuseRestored makes etcd fail to start with restored data.
+	RefuseRestored string
+}
+
+func (h host) endpoint() string { return h.Members[0].ClientURL }
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func newHost(t testing.TB) *host {
+	t.Helper()
+	dir := t.TempDir()
+	h := &host{Root: layout.Root(dir), Files: makeCerts(t, filepath.Join(dir, "certs"))}
+	client, peer := freePort(t), freePort(t)
+	h.Members = []Member{{Name: "m1", PeerURL: fmt.Sprintf("https://127.0.0.1:%d", peer), ClientURL: fmt.Sprintf("https://127.0.0.1:%d", client)}}
+	h.Server = server{
+		Name: "m1", Data: h.Root.EtcdData(), ClientPort: client, PeerPort: peer,
+		Cert: h.Files.Cert, Key: h.Files.Key, CA: h.Files.CA, InitialCluster: initialCluster(h.Members), Token: "first",
+	}
+	t.Cleanup(func() {
+		for _, component := range []string{layout.Etcd, layout.APIServer, layout.Kubelet} {
+			if err := h.Stop(context.Background(), component); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return h
+}
+
+func startHost(t testing.TB) *host {
+	t.Helper()
+	h := newHost(t)
+	if err := h.Start(t.Context(), layout.Etcd); err != nil {
+		t.Fatal(err)
+	}
+	h.waitHealthy(t)
+	return h
+}
+
+func (h *host) waitHealthy(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	client := h.client(t)
+	defer client.Close()
+	if _, err := waitHealthy(ctx, client, RestorePlan{Endpoint: h.endpoint(), HealthTimeout: 30 * time.Second}); err != nil {
+		log, _ := os.ReadFile(h.file("etcd.log"))
+		t.Fatalf("%v\n%s", err, log)
+	}
+}
+
+func (h *host) client(t testing.TB) *clientv3.Client {
+	t.Helper()
+	client, err := connect(context.Background(), h.Files, h.endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func (h *host) file(name string) string { return filepath.Join(string(h.Root), name) }
+
+// Start, Stop and Restart make host the Units of a restore. They work from any
+// process: what runs is kept in files.
+func (h *host) Start(_ context.Context, component string) error {
+	if err := h.note("start " + component); err != nil {
+		return err
+	}
+	if pid, err := h.pid(component); err != nil || pid != 0 {
+		return err
+	}
+	cmd := exec.Command("sleep", "infinity")
+	if component == layout.Etcd {
+		if h.RefuseRestored != "" && exists(markPath(h.Root.EtcdData())) {
+			return errors.New(h.RefuseRestored)
+		}
+		config, err := json.Marshal(h.Server)
+		if err != nil {
+			return err
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		cmd = exec.Command(self)
+		cmd.Env = append(os.Environ(), envEtcd+"="+string(config), envRestore+"=")
+	}
+	log, err := os.OpenFile(h.file(component+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd.Stderr = log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go cmd.Wait() // reaps it while this process lives
+	return os.WriteFile(h.file(component+".pid"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600)
+}
+
+func (h *host) Stop(ctx context.Context, component string) error {
+	if err := h.note("stop " + component); err != nil {
+		return err
+	}
+	pid, err := h.pid(component)
+	if err != nil || pid == 0 {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for running(pid) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not stop: %w", component, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return os.Remove(h.file(component + ".pid"))
+}
+
+func (h *host) Restart(ctx context.Context, component string) error {
+	return errors.Join(h.Stop(ctx, component), h.Start(ctx, component))
+}
+
+// note appends to the record of what was asked of the units.
+func (h *host) note(line string) error {
+	f, err := os.OpenFile(h.file("calls"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, line)
+	return errors.Join(err, f.Close())
+}
+
+// pid is the running process of a component, 0 if there is none.
+func (h *host) pid(component string) (int, error) {
+	text, err := os.ReadFile(h.file(component + ".pid"))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(string(text))
+	if err != nil || !running(pid) {
+		return 0, err
+	}
+	return pid, nil
+}
+
+// running tells whether the process exists and is no zombie.
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+// makeCerts makes a CA and one certificate for everybody.
+func makeCerts(t testing.TB, dir string) TLS {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files := TLS{Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key"), CA: filepath.Join(dir, "ca.crt")}
+	caKey, caCert := makeCert(t, nil, nil, &x509.Certificate{
+		Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	})
+	key, cert := makeCert(t, caKey, caCert, &x509.Certificate{
+		Subject: pkix.Name{CommonName: "m1"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	})
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, block := range map[string]*pem.Block{
+		files.CA:   {Type: "CERTIFICATE", Bytes: caCert.Raw},
+		files.Cert: {Type: "CERTIFICATE", Bytes: cert.Raw},
+		files.Key:  {Type: "PRIVATE KEY", Bytes: der},
+	} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
+
+func makeCert(t testing.TB, signer *ecdsa.PrivateKey, parent, cert *x509.Certificate) (*ecdsa.PrivateKey, *x509.Certificate) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert.SerialNumber = big.NewInt(time.Now().UnixNano())
+	cert.NotBefore, cert.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	if signer == nil {
+		signer, parent = key, cert
+	}
+	der, err := x509.CreateCertificate(rand.Reader, cert, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, made
+}
+
+// put writes keys with their own names as values.
+func put(t testing.TB, h *host, keys ...string) {
+	t.Helper()
+	client := h.client(t)
+	defer client.Close()
+	for _, key := range keys {
+		if _, err := client.Put(t.Context(), key, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// keysOf reads all keys of the live etcd.
+func keysOf(t testing.TB, h *host) []string {
+	t.Helper()
+	client := h.client(t)
+	defer client.Close()
+	response, err := client.Get(t.Context(), "\x00", clientv3.WithFromKey(), clientv3.WithKeysOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := []string{}
+	for _, kv := range response.Kvs {
+		keys = append(keys, string(kv.Key))
+	}
+	return keys
+}
+
+func save(t testing.TB, h *host) (Manifest, string) {
+	t.Helper()
+	m, err := Save(t.Context(), h.saveOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, m.Path(h.Root.Snapshots())
+}
+
+func (h *host) saveOptions() SaveOptions {
+	return SaveOptions{Dir: h.Root.Snapshots(), Cluster: "mercury", Host: "m1", Endpoints: []string{h.endpoint()}, TLS: h.Files, Version: "test"}
+}

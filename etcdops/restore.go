@@ -1,0 +1,258 @@
+package etcdops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/atomicfile"
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// Units starts and stops components by their layout names. Starting one that
+// runs and stopping one that does not are no errors. Start returns when the
+// component runs; it need not be ready.
+type Units interface {
+	Start(ctx context.Context, component string) error
+	Stop(ctx context.Context, component string) error
+	Restart(ctx context.Context, component string) error
+}
+
+// Event is what a restore tells while it runs.
+type Event struct {
+	// Step is one of the Step… constants.
+	Step string
+	// Text says what happens now; empty where only the progress moved.
+	Text string
+	// Done and Total are bytes, Total 0 where nothing is counted.
+	Done, Total int64
+}
+
+// Result is what a restore did.
+type Result struct {
+	Plan RestorePlan `json:"plan"`
+	// Revision and Keys are what the restored etcd answered.
+	Revision int64 `json:"revision"`
+	Keys     int64 `json:"keys"`
+	// KeptOld is where the old data lies, empty where there was none.
+	KeptOld string        `json:"keptOld,omitempty"`
+	Took    time.Duration `json:"took"`
+}
+
+// restorer carries out one restore.
+type restorer struct {
+	root   layout.Root
+	plan   RestorePlan
+	units  Units
+	report func(Event)
+	// resumed: what uses etcd may have been started since, with caches from
+	// before the exchange, so it is restarted rather than started.
+	resumed bool
+}
+
+func newRestorer(root layout.Root, plan RestorePlan, units Units, report func(Event)) *restorer {
+	if report == nil {
+		report = func(Event) {}
+	}
+	return &restorer{root: root, plan: plan, units: units, report: report}
+}
+
+// undoTimeout bounds what is done after the caller's context has ended, so that
+// an interrupt from the keyboard does not leave a host without etcd.
+const undoTimeout = 10 * time.Minute
+
+// Restore carries out the plan. Until the folders are exchanged a failure, or
+// the end of ctx, leaves everything as it was; after that, until the restored
+// etcd has proved itself, the old data goes back. Each step is in a journal
+// before it begins: after a crash [ResumeOrUndo] knows what to do. Once etcd has
+// proved itself the restore stands, and an error tells only what else did not
+// start.
+func Restore(ctx context.Context, root layout.Root, plan RestorePlan, units Units, report func(Event)) (_ Result, err error) {
+	began := time.Now()
+	r := newRestorer(root, plan, units, report)
+	if err := atomicfile.MkdirAll(etcdDir(root), 0o700); err != nil {
+		return Result{}, fmt.Errorf("restore: %w", err)
+	}
+	release, err := lock(restoreLock(root))
+	if err != nil {
+		return Result{}, fmt.Errorf("restore: %w", err)
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	if err := r.recheck(); err != nil {
+		return Result{}, fmt.Errorf("restore: %w; nothing was changed", err)
+	}
+	if err := r.untilSwap(ctx); err != nil {
+		return Result{}, r.undo(ctx, fmt.Errorf("restore: %w", err))
+	}
+	return r.afterSwap(ctx, began)
+}
+
+func restoreLock(root layout.Root) string { return filepath.Join(etcdDir(root), "restore.lock") }
+
+// recheck makes sure that what the plan was made from is still so.
+func (r *restorer) recheck() error {
+	if r.plan.DataDir != r.root.EtcdData() {
+		return fmt.Errorf("the plan is for %q, not for %q", r.plan.DataDir, r.root.EtcdData())
+	}
+	interrupted, err := RestoreInProgress(r.root)
+	if err != nil {
+		return err
+	}
+	if interrupted {
+		return ErrRestoreInterrupted
+	}
+	info, err := os.Stat(r.plan.Snapshot.Path)
+	if err != nil {
+		return err
+	}
+	if info.Size() != r.plan.Snapshot.Size || !info.ModTime().Equal(r.plan.Modified) {
+		return fmt.Errorf("snapshot %q was changed after it was verified: plan again", r.plan.Snapshot.Path)
+	}
+	data, err := hasData(r.plan.DataDir)
+	if err != nil {
+		return err
+	}
+	if data != r.plan.HadData {
+		return fmt.Errorf("the data in %q appeared or vanished since the restore was planned: plan again", r.plan.DataDir)
+	}
+	return nil
+}
+
+func (r *restorer) enter(p phase) error {
+	return writeJournal(r.root, journal{Phase: p, Plan: r.plan})
+}
+
+func (r *restorer) say(step, format string, args ...any) {
+	r.report(Event{Step: step, Text: fmt.Sprintf(format, args...)})
+}
+
+// untilSwap does everything that can be undone by leaving the live data alone.
+func (r *restorer) untilSwap(ctx context.Context) error {
+	if err := removeDoomed(r.root); err != nil {
+		return err
+	}
+	if err := r.enter(phaseStaging); err != nil {
+		return err
+	}
+	r.say(StepStage, "restoring into %s", r.plan.StagedDir)
+	progress := func(done, total int64) { r.report(Event{Step: StepStage, Done: done, Total: total}) }
+	if err := stage(ctx, r.plan, progress); err != nil {
+		return err
+	}
+	r.say(StepStage, "staged and verified")
+	if err := r.enter(phaseStopping); err != nil {
+		return err
+	}
+	for _, component := range append(append([]string{}, r.plan.Stop...), layout.Etcd) {
+		r.say(StepStop, "stopping %s", component)
+		if err := r.units.Stop(ctx, component); err != nil {
+			return fmt.Errorf("stop %s: %w", component, err)
+		}
+	}
+	if err := r.checkStopped(); err != nil {
+		return err
+	}
+	if err := r.enter(phaseSwapping); err != nil {
+		return err
+	}
+	r.say(StepSwap, "exchanging folders")
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return swapIn(r.plan)
+}
+
+// checkStopped makes sure that no etcd has the live data open, whoever started
+// it: bbolt holds a lock on its file while it is.
+func (r *restorer) checkStopped() error {
+	database := filepath.Join(r.plan.DataDir, "member", "snap", "db")
+	busy, err := held(database)
+	if err != nil {
+		return fmt.Errorf("see whether etcd has stopped: %w", err)
+	}
+	if busy {
+		return fmt.Errorf("a process still has %q open although etcd was stopped: stop it", database)
+	}
+	return nil
+}
+
+// afterSwap goes on from the moment at which the restored data is live.
+func (r *restorer) afterSwap(ctx context.Context, began time.Time) (Result, error) {
+	result, err := r.startAndProve(ctx)
+	if err != nil {
+		return Result{}, r.revert(ctx, fmt.Errorf("restore: %w", err))
+	}
+	result.Took = time.Since(began)
+	return result, r.startClients(ctx)
+}
+
+func (r *restorer) startAndProve(ctx context.Context) (Result, error) {
+	r.say(StepSwap, "exchanged; putting the old data aside")
+	if err := putAside(r.plan); err != nil {
+		return Result{}, err
+	}
+	if err := r.enter(phaseStarting); err != nil {
+		return Result{}, err
+	}
+	r.say(StepStart, "starting %s", layout.Etcd)
+	if err := r.units.Start(ctx, layout.Etcd); err != nil {
+		return Result{}, fmt.Errorf("start %s with the restored data: %w", layout.Etcd, err)
+	}
+	r.say(StepProve, "waiting for etcd to answer")
+	result, err := prove(ctx, r.plan)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := MarkInitialised(r.root, time.Now()); err != nil {
+		return Result{}, err
+	}
+	if err := r.enter(phaseProven); err != nil {
+		return Result{}, err
+	}
+	r.say(StepProve, "healthy at revision %d with %d keys", result.Revision, result.Keys)
+	if r.plan.HadData {
+		result.KeptOld = r.plan.AsideDir
+	}
+	return result, nil
+}
+
+// startClients starts what uses etcd. The restore stands whatever fails here.
+func (r *restorer) startClients(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	var failed []error
+	for _, component := range reversed(r.plan.Stop) {
+		r.say(StepClients, "starting %s", component)
+		start := r.units.Start
+		if r.resumed {
+			start = r.units.Restart
+		}
+		if err := start(ctx, component); err != nil {
+			failed = append(failed, fmt.Errorf("start %s: %w", component, err))
+		}
+	}
+	for _, component := range r.plan.Restart {
+		r.say(StepClients, "restarting %s", component)
+		if err := r.units.Restart(ctx, component); err != nil {
+			failed = append(failed, fmt.Errorf("restart %s: %w", component, err))
+		}
+	}
+	if err := r.finish(); err != nil {
+		failed = append(failed, err)
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("etcd is restored, but: %w", errors.Join(failed...))
+	}
+	return nil
+}
+
+// finish removes the journal: the restore is over, one way or the other.
+func (r *restorer) finish() error {
+	if err := atomicfile.Remove(journalPath(r.root)); err != nil {
+		return fmt.Errorf("remove journal of the restore: %w", err)
+	}
+	return nil
+}
