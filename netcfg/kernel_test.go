@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/plan"
@@ -125,7 +126,9 @@ func withoutDAD(t testing.TB) {
 }
 
 // dumpNetwork is every link, address, route of every table and rule of the
-// namespace, one a line, without counters and ages.
+// namespace, one a line, without counters and ages, and without what the kernel
+// itself adds and removes some time after a link was told to come up: the
+// running flag, IPv6 link-local addresses and IPv6 routes of its own.
 func dumpNetwork(t testing.TB) string {
 	t.Helper()
 	var lines []string
@@ -136,7 +139,7 @@ func dumpNetwork(t testing.TB) string {
 		a := l.Attrs()
 		names[a.Index] = a.Name
 		lines = append(lines, fmt.Sprintf("link %s %s index %d mtu %d master %d alias %q group %d flags %s mac %s parent %d",
-			a.Name, l.Type(), a.Index, a.MTU, a.MasterIndex, a.Alias, a.Group, a.Flags, a.HardwareAddr, a.ParentIndex))
+			a.Name, l.Type(), a.Index, a.MTU, a.MasterIndex, a.Alias, a.Group, a.Flags&^net.FlagRunning, a.HardwareAddr, a.ParentIndex))
 	}
 	sys, err := Open()
 	must(t, err)
@@ -144,13 +147,20 @@ func dumpNetwork(t testing.TB) string {
 	addresses, err := sys.listAddresses()
 	must(t, err)
 	for _, a := range addresses {
+		const linkLocal = 3 // IFAPROT_KERNEL_LL
+		if a.protocol == linkLocal {
+			continue
+		}
 		a.tentative = false
 		lines = append(lines, fmt.Sprintf("address %s on %s: %+v", a.prefix, names[a.index], a))
 	}
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
 	must(t, err)
 	for _, r := range routes {
-		r.Flags &^= 16 // linkdown, which follows the carrier some time after a change
+		if r.Family == netlink.FAMILY_V6 && r.Protocol == unix.RTPROT_KERNEL {
+			continue
+		}
+		r.Flags &^= unix.RTNH_F_LINKDOWN
 		lines = append(lines, fmt.Sprintf("route %s dev %s table %d", r, names[r.LinkIndex], r.Table))
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,9 +30,21 @@ func waitSignal(t testing.TB, signal <-chan struct{}, what string) {
 }
 
 // settled takes signals until the kernel has nothing more to say, and returns
-// what the network looks like then: links come up a moment after they were told.
+// what the network looks like then: links have their carrier up to a second
+// after they were told to come up. Every link that is up must be able to.
 func settled(t testing.TB, signal <-chan struct{}) string {
 	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for waiting := true; waiting; {
+		links, err := netlink.LinkList()
+		must(t, err)
+		waiting = slices.ContainsFunc(links, func(l netlink.Link) bool {
+			return l.Attrs().Flags&net.FlagUp != 0 && l.Attrs().Flags&net.FlagRunning == 0
+		})
+		if time.Now().After(deadline) {
+			t.Fatal("a link does not get its carrier")
+		}
+	}
 	for {
 		select {
 		case <-signal:
