@@ -1,0 +1,275 @@
+package hosts
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// checkHost checks one host, as far as it can be judged by itself.
+func (d *draft) checkHost(f facts) {
+	d.checkIdentity()
+	d.checkWireGuard(f)
+	d.checkKernel()
+	d.checkLinks()
+	d.checkRoutes()
+	d.checkFirewall()
+	d.checkLifetimes()
+	d.checkPodRange(f)
+	d.checkAddress()
+	if d.spec.Etcd.Existing && len(f.members) == 1 && d.spec.Has(RoleEtcd) && d.ok("etcd.existing") {
+		d.at(d.tree.get("etcd.existing"), "the fleet has no other etcd member that this one could join")
+	}
+}
+
+func (d *draft) checkIdentity() {
+	names := []string{"roles", "address"}
+	if d.has("wireguard") {
+		names = names[:1] // the address is the one in the mesh by default
+	}
+	d.require(d.file, d.tree, "host", "every host needs it (roles = [] for a host without any)", names...)
+}
+
+func (d *draft) checkWireGuard(f facts) {
+	mesh, own := d.tree.get("network.wireguard"), d.tree.get("wireguard")
+	switch {
+	case mesh == nil && own == nil:
+		return
+	case mesh == nil:
+		d.at(own, "the fleet has no WireGuard network: write [network.wireguard] with its range in %s", clusterTOML)
+		return
+	case mesh.get("range") == nil && !mesh.bad:
+		d.missing(clusterTOML, mesh, "network.wireguard.range", "is missing: the hosts' WireGuard addresses are taken from it")
+	}
+	if own == nil {
+		if len(d.spec.Roles) > 0 {
+			d.missing(d.file, nil, "wireguard", "is missing: the hosts of the fleet are joined by WireGuard (%s), so this one needs an address and a public key", mesh.place())
+		}
+		return
+	}
+	d.require(d.file, d.tree, "wireguard", "it is the host's own within network.wireguard.range", "address")
+	if own.get("public_key") == nil && !own.bad {
+		d.warn(d.file, own, "wireguard.public_key", "is missing: the other hosts cannot let this one in before it is written here")
+	}
+	d.checkMeshAddress()
+}
+
+func (d *draft) checkMeshAddress() {
+	n := d.tree.get("wireguard.address")
+	meshRange := value[netip.Prefix](d, "network.wireguard.range")
+	address := value[netip.Addr](d, "wireguard.address")
+	if !meshRange.IsValid() || !address.IsValid() {
+		return
+	}
+	switch {
+	case !meshRange.Contains(address):
+		d.at(n, "%s is not in network.wireguard.range %s", address, meshRange)
+	case isNetworkOrBroadcast(address, meshRange):
+		d.at(n, "%s is the first or last address of network.wireguard.range %s, which no host can have", address, meshRange)
+	}
+}
+
+// isNetworkOrBroadcast tells whether an IPv4 address is the first or the last
+// of its range, where these have a meaning.
+func isNetworkOrBroadcast(a netip.Addr, p netip.Prefix) bool {
+	if !a.Is4() || p.Bits() > 30 {
+		return false
+	}
+	next := a.Next()
+	return a == p.Masked().Addr() || !next.IsValid() || !p.Contains(next)
+}
+
+// checkKernel looks for parameters of modules that the host does not load, and
+// for one module's parameters under two spellings.
+func (d *draft) checkKernel() {
+	parameters := d.tree.get("kernel.parameters")
+	seen := map[string]*node{}
+	for _, spelled := range parameters.names() {
+		n := parameters.table[spelled]
+		name, err := parseModule(spelled)
+		if err != nil || n.bad {
+			continue
+		}
+		if other := seen[name]; other != nil {
+			d.at(n, "is the same module as %s (%s)", other.path, other.place())
+			continue
+		}
+		seen[name] = n
+		loaded := slices.ContainsFunc(d.spec.Kernel.Modules, func(m Module) bool { return m.Name == name })
+		if !loaded && d.ok("kernel.modules") {
+			d.at(n, "the module is not in kernel.modules")
+		}
+	}
+}
+
+func (d *draft) checkRoutes() {
+	n := d.tree.get("network.route")
+	if n == nil || n.bad {
+		return
+	}
+	type identity struct {
+		to     netip.Prefix
+		metric int
+	}
+	seen := map[identity]*node{}
+	for i, route := range n.list {
+		if !d.checkRoute(route, d.spec.Network.Routes[i]) {
+			continue
+		}
+		r := d.spec.Network.Routes[i]
+		id := identity{r.Destination, r.Metric}
+		if other := seen[id]; other != nil {
+			d.at(route, "is a second route to %s with the same metric: the first is at %s", r.Destination, other.place())
+		}
+		seen[id] = route
+	}
+}
+
+// checkRoute checks one route and tells whether it is complete.
+func (d *draft) checkRoute(n *node, r Route) bool {
+	if n.broken() {
+		return false
+	}
+	to := n.get("destination")
+	switch {
+	case to == nil:
+		d.missing(n.file, n, "network.route.destination", "is missing: a prefix or \"default\"")
+		return false
+	case n.get("via") == nil && n.get("device") == nil:
+		d.missing(n.file, n, "network.route", "needs via (a gateway), device (a link), or both")
+		return false
+	case r.Via.IsValid() && r.Via.Is4() != r.Destination.Addr().Is4():
+		d.at(n.get("via"), "%s is not of the same family as the destination %s", r.Via, r.Destination)
+	case r.Source.IsValid() && r.Source.Is4() != r.Destination.Addr().Is4():
+		d.at(n.get("source"), "%s is not of the same family as the destination %s", r.Source, r.Destination)
+	case r.Device != "" && !d.knowsLink(r.Device):
+		d.at(n.get("device"), "%s is not a link of this host: write [network.link.%s], which names a physical link by default%s", quote(r.Device), r.Device, didYouMean(r.Device, d.linkNames()))
+	case r.Source.IsValid() && !slices.Contains(d.ownAddresses(), r.Source) && d.ok("network.link", "host.address", "wireguard.address"):
+		d.at(n.get("source"), "%s is not an address of this host", r.Source)
+	default:
+		return true
+	}
+	return false
+}
+
+// checkFirewall checks what a rule needs beyond its values.
+func (d *draft) checkFirewall() {
+	rules := d.tree.get("firewall.allow")
+	ssh := false
+	for _, name := range rules.names() {
+		n := rules.table[name]
+		if n.bad {
+			continue
+		}
+		ssh = ssh || name == "ssh" || slices.ContainsFunc(values[int](n.get("ports")), func(port int) bool { return port == 22 })
+		if ports := n.get("ports"); ports == nil || ports.list != nil && len(ports.list) == 0 {
+			d.missing(n.file, n, n.path+".ports", "is missing: a rule names the ports that it opens")
+		}
+		d.checkSources(n.get("from"))
+	}
+	if d.spec.Firewall.Enabled && !ssh && d.ok("firewall") {
+		d.warn(d.file, d.tree.get("firewall"), "firewall", "no rule is for ssh (port 22): make sure that there is another way into the host %s", d.spec.Name)
+	}
+}
+
+func (d *draft) checkSources(from *node) {
+	if from == nil || from.bad {
+		return
+	}
+	if from.list != nil && len(from.list) == 0 {
+		d.at(from, "is empty: leave it out to accept from anywhere, or write \"any\"")
+	}
+	for _, item := range from.list {
+		switch word := parsed[source](item).word; {
+		case word == fromAny && len(from.list) > 1:
+			d.at(item, "\"any\" stands alone: beside it the other sources mean nothing")
+		case word == fromPods && !d.has("kubernetes.pod_range"):
+			d.at(item, "\"pods\" stands for kubernetes.pod_range, which the fleet does not have")
+		case word == fromWireGuard && !d.has("network.wireguard"):
+			d.at(item, "\"wireguard\" stands for network.wireguard.range, which the fleet does not have")
+		}
+	}
+}
+
+// checkLifetimes compares the lifetimes of certificates.
+func (d *draft) checkLifetimes() {
+	p := d.spec.PKI
+	said := func(path string) string {
+		if d.has(path) {
+			return path
+		}
+		return path + ", by default"
+	}
+	if d.ok("pki.renew_before", "pki.lifetime") && p.RenewBefore >= p.Lifetime {
+		d.at(d.firstOf("pki.renew_before", "pki.lifetime"), "certificates would be due as soon as they are made: %s is the lifetime (%s), %s the time left at renewal (%s)",
+			p.Lifetime, said("pki.lifetime"), p.RenewBefore, said("pki.renew_before"))
+		return
+	}
+	for _, leaf := range []struct {
+		path     string
+		lifetime any
+		longer   bool
+	}{
+		{"pki.lifetime", p.Lifetime, p.Lifetime > p.CALifetime},
+		{"pki.admin_lifetime", p.AdminLifetime, p.AdminLifetime > p.CALifetime},
+	} {
+		if leaf.longer && d.ok(leaf.path, "pki.ca_lifetime") {
+			d.at(d.firstOf(leaf.path, "pki.ca_lifetime"), "a certificate (%s: %s) would outlive its CA (%s: %s)", leaf.path, leaf.lifetime, said("pki.ca_lifetime"), p.CALifetime)
+		}
+	}
+}
+
+// checkPodRange checks the host's own part of the cluster's pod range.
+func (d *draft) checkPodRange(f facts) {
+	n := d.tree.get("host.pod_range")
+	if !d.ok("kubernetes.cni", "host.roles") || !d.has("host.roles") {
+		return
+	}
+	pods, own := value[netip.Prefix](d, "kubernetes.pod_range"), value[netip.Prefix](d, "host.pod_range")
+	switch {
+	case n == nil && d.ownsPodRange() && len(f.workers) > 1:
+		d.missing(d.file, d.tree.get("host"), "host.pod_range", "is missing: with %d workers each states its own part of kubernetes.pod_range; were it derived by position, a new host would move the ranges of others", len(f.workers))
+	case n == nil || n.bad:
+	case d.spec.Kubernetes.CNI != cniBridge:
+		d.at(n, "has no effect: kubernetes.cni is %q, so nodeagent hands out no pod addresses", d.spec.Kubernetes.CNI)
+	case !d.spec.Has(RoleWorker):
+		d.at(n, "has no effect: the host is not a worker")
+	case pods.IsValid() && (!pods.Contains(own.Addr()) || own.Bits() < pods.Bits()):
+		d.at(n, "%s is not within kubernetes.pod_range %s", own, pods)
+	case own.Addr().BitLen()-own.Bits() < 2:
+		d.at(n, "%s has no room for pods", own)
+	}
+}
+
+// checkAddress keeps the node address, and the links' networks, out of the
+// cluster's ranges.
+func (d *draft) checkAddress() {
+	mesh := value[netip.Addr](d, "wireguard.address")
+	if n := d.tree.get("host.address"); n != nil && !n.bad {
+		for _, r := range d.clusterRanges() {
+			if r.prefix.Contains(d.spec.Address) && d.spec.Address != mesh {
+				d.at(n, "%s is within %s %s (%s)", d.spec.Address, r.path, r.prefix, r.node.place())
+				break
+			}
+		}
+	}
+	services := value[netip.Prefix](d, "kubernetes.service_range")
+	if n := d.firstOf("host.address", "wireguard.address"); n != nil && !n.bad && services.IsValid() && d.spec.Address.IsValid() && len(d.spec.Roles) > 0 &&
+		d.spec.Address.Is4() != services.Addr().Is4() {
+		d.at(n, "the node address %s is not of the same family as kubernetes.service_range %s", d.spec.Address, services)
+	}
+	if n := d.tree.get("wireguard.endpoint"); n != nil && !n.bad {
+		meshRange := value[netip.Prefix](d, "network.wireguard.range")
+		if a, err := netip.ParseAddr(endpointHost(n.parsed.(string))); err == nil && meshRange.IsValid() && meshRange.Contains(a) {
+			d.at(n, "%s is within network.wireguard.range %s: an endpoint is where the host is reached from outside", a, meshRange)
+		}
+	}
+}
+
+// place names where a path is written, for reasons.
+func (d *draft) place(path string) string {
+	if n := d.tree.get(path); n != nil {
+		return n.place()
+	}
+	return fmt.Sprintf("%s, by default", path)
+}

@@ -1,0 +1,294 @@
+package hosts
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The issuers and kinds of pod network.
+const (
+	issuerLocal = "local"
+	issuerVault = "vault"
+	cniBridge   = "bridge"
+	cniNone     = "none"
+)
+
+// draft is a host on its way to a Spec: its joined tree, and the spec as far
+// as it is read. Nothing outside this package sees a spec before every check
+// has passed.
+type draft struct {
+	*findings
+	file string // the host's own file
+	tree *node  // cluster.toml joined with the host's file
+	spec *Spec
+
+	addresses []heldAddress // all that the host holds, see hold
+}
+
+// value returns the value at a dotted path, the zero value where there is none
+// or a bad one.
+func value[T any](d *draft, path string) T { return parsed[T](d.tree.get(path)) }
+
+func parsed[T any](n *node) T {
+	var zero T
+	if n == nil || n.bad || n.parsed == nil {
+		return zero
+	}
+	return n.parsed.(T)
+}
+
+// values returns the values of a list, bad items left out.
+func values[T any](n *node) []T {
+	if n == nil || n.bad {
+		return nil
+	}
+	var vs []T
+	for _, item := range n.list {
+		if !item.bad && item.parsed != nil {
+			vs = append(vs, item.parsed.(T))
+		}
+	}
+	return vs
+}
+
+// has tells whether the file says anything at the path, be it good or bad.
+func (d *draft) has(path string) bool { return d.tree.get(path) != nil }
+
+// ok tells whether none of the paths holds a bad value, so that a check may
+// build on them.
+func (d *draft) ok(paths ...string) bool {
+	return !slices.ContainsFunc(paths, func(path string) bool {
+		// A bad table stands for everything that would be below it.
+		for n, rest := d.tree, path; n != nil; {
+			if n.bad {
+				return true
+			}
+			if rest == "" {
+				return n.broken()
+			}
+			var key string
+			key, rest = cutPath(rest)
+			n = n.table[key]
+		}
+		return false
+	})
+}
+
+func cutPath(path string) (first, rest string) {
+	for i := range len(path) {
+		if path[i] == '.' {
+			return path[:i], path[i+1:]
+		}
+	}
+	return path, ""
+}
+
+// read translates the joined tree; it decides nothing.
+func (d *draft) read() {
+	s := d.spec
+	s.Cluster = value[string](d, "cluster.name")
+	s.Domain = value[string](d, "cluster.domain")
+	for _, role := range values[string](d.tree.get("host.roles")) {
+		s.Roles = append(s.Roles, Role(role))
+	}
+	slices.Sort(s.Roles)
+	s.Roles = slices.Compact(s.Roles)
+	s.Address = value[netip.Addr](d, "host.address")
+	d.readKernel()
+	d.readNetwork()
+	d.readFirewall()
+	d.readPKI()
+	d.readKubernetes()
+	s.Etcd = Etcd{
+		QuotaBytes:        value[int64](d, "etcd.quota"),
+		ClientPort:        value[int](d, "etcd.client_port"),
+		PeerPort:          value[int](d, "etcd.peer_port"),
+		HeartbeatInterval: value[time.Duration](d, "etcd.heartbeat_interval"),
+		ElectionTimeout:   value[time.Duration](d, "etcd.election_timeout"),
+		Existing:          value[bool](d, "etcd.existing"),
+	}
+	s.Snapshots = Snapshots{
+		Schedule:    value[string](d, "snapshots.schedule"),
+		Keep:        value[int](d, "snapshots.keep"),
+		Destination: value[string](d, "snapshots.destination"),
+	}
+}
+
+func (d *draft) readKernel() {
+	parameters := d.tree.get("kernel.parameters")
+	for _, name := range values[string](d.tree.get("kernel.modules")) {
+		d.addModule(name, parameters)
+	}
+	d.spec.Kernel.Sysctls = map[string]string{}
+	sysctls := d.tree.get("kernel.sysctl")
+	for _, name := range sysctls.names() {
+		if v := parsed[sysctlValue](sysctls.table[name]); v.value != "" {
+			d.spec.Kernel.Sysctls[name] = v.value
+		}
+	}
+}
+
+// addModule adds a module once, with the parameters that are written for it
+// under either spelling of its name.
+func (d *draft) addModule(name string, parameters *node) {
+	modules := &d.spec.Kernel.Modules
+	i, found := slices.BinarySearchFunc(*modules, name, func(m Module, name string) int {
+		return strings.Compare(m.Name, name)
+	})
+	if found {
+		return
+	}
+	module := Module{Name: name}
+	for _, spelled := range parameters.names() {
+		if canonical, err := parseModule(spelled); err != nil || canonical != name {
+			continue
+		}
+		set := parameters.table[spelled]
+		for _, key := range set.names() {
+			if module.Parameters == nil {
+				module.Parameters = map[string]string{}
+			}
+			module.Parameters[key] = parsed[string](set.table[key])
+		}
+	}
+	*modules = slices.Insert(*modules, i, module)
+}
+
+func (d *draft) readNetwork() {
+	links := d.tree.get("network.link")
+	for _, name := range links.names() {
+		n := links.table[name]
+		d.spec.Network.Links = append(d.spec.Network.Links, Link{
+			Name:      name,
+			Kind:      LinkKind(parsed[string](n.get("kind"))),
+			MTU:       parsed[int](n.get("mtu")),
+			Master:    parsed[string](n.get("master")),
+			Peer:      parsed[string](n.get("peer")),
+			Addresses: values[netip.Prefix](n.get("addresses")),
+		})
+	}
+	if routes := d.tree.get("network.route"); routes != nil {
+		for _, n := range routes.list {
+			d.spec.Network.Routes = append(d.spec.Network.Routes, readRoute(n))
+		}
+	}
+	if d.tree.get("network.wireguard") == nil || d.tree.get("wireguard") == nil {
+		return
+	}
+	d.spec.Network.WireGuard = &WireGuard{
+		Interface: value[string](d, "network.wireguard.interface"),
+		Port:      value[int](d, "network.wireguard.port"),
+		MTU:       value[int](d, "network.wireguard.mtu"),
+		Keepalive: value[time.Duration](d, "network.wireguard.keepalive"),
+		PublicKey: value[string](d, "wireguard.public_key"),
+	}
+	address, meshRange := value[netip.Addr](d, "wireguard.address"), value[netip.Prefix](d, "network.wireguard.range")
+	if address.IsValid() && meshRange.IsValid() {
+		d.spec.Network.WireGuard.Address = netip.PrefixFrom(address, meshRange.Bits())
+	}
+}
+
+func readRoute(n *node) Route {
+	r := Route{
+		Via:    parsed[netip.Addr](n.get("via")),
+		Device: parsed[string](n.get("device")),
+		Metric: parsed[int](n.get("metric")),
+		Source: parsed[netip.Addr](n.get("source")),
+	}
+	to := parsed[destination](n.get("destination"))
+	r.Destination = to.prefix
+	if to.isDefault {
+		// A default route is of the family of its gateway, or of its source.
+		r.Destination = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if r.Via.Is6() || !r.Via.IsValid() && r.Source.Is6() {
+			r.Destination = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+	}
+	return r
+}
+
+// readFirewall leaves From empty: its words need the other hosts, see
+// derive.go.
+func (d *draft) readFirewall() {
+	d.spec.Firewall.Enabled = d.has("firewall")
+	rules := d.tree.get("firewall.allow")
+	for _, name := range rules.names() {
+		n := rules.table[name]
+		rule := Allow{
+			Name:       name,
+			Protocol:   parsed[string](n.get("protocol")),
+			Interfaces: unique(values[string](n.get("interfaces"))),
+		}
+		for _, port := range values[int](n.get("ports")) {
+			rule.Ports = append(rule.Ports, uint16(port))
+		}
+		slices.Sort(rule.Ports)
+		rule.Ports = slices.Compact(rule.Ports)
+		d.spec.Firewall.Allow = append(d.spec.Firewall.Allow, rule)
+	}
+}
+
+func (d *draft) readPKI() {
+	d.spec.PKI = PKI{
+		Issuer:        value[string](d, "pki.issuer"),
+		Lifetime:      value[time.Duration](d, "pki.lifetime"),
+		RenewBefore:   value[time.Duration](d, "pki.renew_before"),
+		CALifetime:    value[time.Duration](d, "pki.ca_lifetime"),
+		AdminLifetime: value[time.Duration](d, "pki.admin_lifetime"),
+		KeyType:       value[string](d, "pki.key_type"),
+		ExtraNames:    unique(values[string](d.tree.get("pki.extra_names"))),
+	}
+	if d.has("pki.vault") {
+		d.spec.PKI.Vault = &Vault{
+			Address: value[string](d, "pki.vault.address"),
+			Mount:   value[string](d, "pki.vault.mount"),
+			CAFile:  value[string](d, "pki.vault.ca_file"),
+		}
+	}
+}
+
+func (d *draft) readKubernetes() {
+	k := &d.spec.Kubernetes
+	*k = Kubernetes{
+		Version:      value[string](d, "kubernetes.version"),
+		PodRange:     value[netip.Prefix](d, "kubernetes.pod_range"),
+		ServiceRange: value[netip.Prefix](d, "kubernetes.service_range"),
+		HostPodRange: value[netip.Prefix](d, "host.pod_range"),
+		PodMTU:       value[int](d, "kubernetes.pod_mtu"),
+		Endpoint:     value[string](d, "kubernetes.endpoint"),
+		APIPort:      value[int](d, "kubernetes.api_port"),
+		CNI:          value[string](d, "kubernetes.cni"),
+		Binaries:     value[string](d, "kubernetes.binaries"),
+		CNIBinaries:  value[string](d, "kubernetes.cni_binaries"),
+		PauseImage:   value[string](d, "kubernetes.pause_image"),
+		ExtraArgs:    map[string]map[string]string{},
+		Config:       map[string]map[string]any{},
+	}
+	args := d.tree.get("kubernetes.extra_args")
+	for _, component := range args.names() {
+		flags := map[string]string{}
+		for _, flag := range args.table[component].names() {
+			flags[flag] = parsed[string](args.table[component].table[flag])
+		}
+		k.ExtraArgs[component] = flags
+	}
+	config := d.tree.get("kubernetes.config")
+	for _, component := range config.names() {
+		if values, ok := config.table[component].free().(map[string]any); ok {
+			k.Config[component] = values
+		}
+	}
+}
+
+// unique removes repetitions and keeps the order.
+func unique(words []string) []string {
+	var once []string
+	for _, w := range words {
+		if !slices.Contains(once, w) {
+			once = append(once, w)
+		}
+	}
+	return once
+}

@@ -1,0 +1,193 @@
+package hosts
+
+import (
+	"sync"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// form is how a part of a file is laid out.
+type form int
+
+const (
+	formLeaf  form = iota // one value
+	formTable             // a table with known keys
+	formNamed             // a table whose keys are names
+	formFlat              // the same, nested tables being dotted names
+	formList              // a list
+	formFree              // anything: handed to a component as it is
+)
+
+// scope is the files that may hold a key.
+type scope int
+
+const (
+	anyFile scope = iota
+	clusterFile
+	hostFile
+)
+
+// rule is what the files may hold at one place. The tree of rules is the one
+// place that knows every key.
+type rule struct {
+	form form
+	keys map[string]*rule // of a table
+	each *rule            // of named tables and lists
+	name func(string) error
+	leaf leaf
+	only scope
+}
+
+type keys = map[string]*rule
+
+func table(k keys) *rule { return &rule{form: formTable, keys: k} }
+func named(name func(string) error, each *rule) *rule {
+	return &rule{form: formNamed, name: name, each: each}
+}
+func flat(name func(string) error, each *rule) *rule {
+	return &rule{form: formFlat, name: name, each: each}
+}
+func listOf(each *rule) *rule                             { return &rule{form: formList, each: each} }
+func one(l leaf) *rule                                    { return &rule{leaf: l} }
+func scalar(shape string, f func(any) (any, error)) *rule { return one(leaf{"scalar", shape, f}) }
+func free() *rule                                         { return &rule{form: formFree} }
+func perCluster(r *rule) *rule                            { r.only = clusterFile; return r }
+func perHost(r *rule) *rule                               { r.only = hostFile; return r }
+
+// components are those that extra_args may name; configurable are those whose
+// configuration file kubernetes.config may change.
+var (
+	components = []string{
+		layout.Etcd, layout.Containerd, layout.APIServer, layout.ControllerManager,
+		layout.Scheduler, layout.Kubelet, layout.KubeProxy,
+	}
+	configurable = []string{layout.Kubelet, layout.KubeProxy, layout.Containerd}
+)
+
+// Limits of MTUs in bytes: IPv4 asks for 68 of every link (RFC 791), IPv6 and
+// so everything that carries pods for 1280 (RFC 8200).
+const (
+	minLinkMTU = 68
+	minIPv6MTU = 1280
+	maxMTU     = 65535
+)
+
+// schema returns the rules of a fleet's files.
+var schema = sync.OnceValue(func() *rule {
+	port := integer("port", 1, 65535)
+	return table(keys{
+		"cluster": perCluster(table(keys{
+			"name":   one(text("label", parseLabel)),
+			"domain": one(text("DNS name", parseDomain)),
+		})),
+		"host": perHost(table(keys{
+			"roles":     listOf(one(word(string(RoleControlPlane), string(RoleEtcd), string(RoleWorker)))),
+			"address":   one(text("address", parseHostAddr)),
+			"pod_range": one(text("range", parseRange)),
+		})),
+		"wireguard": perHost(table(keys{
+			"address":    one(text("address", parseHostAddr)),
+			"public_key": one(text("WireGuard key", parseWireGuardKey)),
+			"endpoint":   one(text("host:port", parseHostPort)),
+		})),
+		"kernel":     kernelSchema(),
+		"network":    networkSchema(),
+		"firewall":   firewallSchema(port),
+		"pki":        pkiSchema(),
+		"kubernetes": kubernetesSchema(port),
+		"etcd": table(keys{
+			"quota":              perCluster(one(text("size", parseBytes))),
+			"client_port":        perCluster(one(port)),
+			"peer_port":          perCluster(one(port)),
+			"heartbeat_interval": perCluster(one(duration(time.Millisecond))),
+			"election_timeout":   perCluster(one(duration(time.Millisecond))),
+			"existing":           one(boolean),
+		}),
+		"snapshots": table(keys{
+			"schedule":    one(text("calendar expression", parseSchedule)),
+			"keep":        one(integer("integer", 1, 100000)),
+			"destination": one(text("path", parseFolder)),
+		}),
+	})
+})
+
+func kernelSchema() *rule {
+	return table(keys{
+		"defaults":   one(boolean),
+		"modules":    listOf(one(text("module name", parseModule))),
+		"parameters": named(checkModuleName, named(checkParameterName, scalar("string, integer or boolean", parseParameter))),
+		"sysctl":     flat(checkSysctlName, scalar("string, integer or false", parseSysctlValue)),
+	})
+}
+
+func networkSchema() *rule {
+	return table(keys{
+		"wireguard": perCluster(table(keys{
+			"interface": one(text("link name", parseLinkName)),
+			"range":     one(text("range", parseRange)),
+			"port":      one(integer("port", 1, 65535)),
+			"keepalive": one(duration(0)),
+			"mtu":       one(integer("integer", minIPv6MTU, maxMTU)),
+		})),
+		"link": named(checkLinkName, table(keys{
+			"kind":      one(word(string(LinkPhysical), string(LinkBridge), string(LinkVeth))),
+			"mtu":       one(integer("integer", minLinkMTU, maxMTU)),
+			"master":    one(text("link name", parseLinkName)),
+			"peer":      one(text("link name", parseLinkName)),
+			"addresses": listOf(one(text("address with prefix length", parseLinkAddress))),
+		})),
+		"route": listOf(table(keys{
+			"destination": one(text("range or \"default\"", parseDestination)),
+			"via":         one(text("address", parseAddr)),
+			"device":      one(text("link name", parseLinkName)),
+			"metric":      one(integer("integer", 1, 1<<32-1)),
+			"source":      one(text("address", parseAddr)),
+		})),
+	})
+}
+
+func firewallSchema(port leaf) *rule {
+	return table(keys{
+		"allow": named(checkRuleName, table(keys{
+			"ports":      listOf(one(port)),
+			"protocol":   one(word("tcp", "udp")),
+			"from":       listOf(one(text("source", parseSource))),
+			"interfaces": listOf(one(text("link name", parseLinkName))),
+		})),
+	})
+}
+
+func pkiSchema() *rule {
+	return table(keys{
+		"issuer":         perCluster(one(word(issuerLocal, issuerVault))),
+		"lifetime":       one(duration(time.Hour)),
+		"renew_before":   one(duration(time.Minute)),
+		"ca_lifetime":    perCluster(one(duration(time.Hour))),
+		"admin_lifetime": one(duration(time.Minute)),
+		"key_type":       one(word("ecdsa-p256", "ecdsa-p384", "rsa-2048")),
+		"extra_names":    listOf(one(text("DNS name or address", parseExtraName))),
+		"vault": perCluster(table(keys{
+			"address": one(text("URL", parseVaultAddress)),
+			"mount":   one(text("mount path", parseMount)),
+			"ca_file": one(text("path", parsePath)),
+		})),
+	})
+}
+
+func kubernetesSchema(port leaf) *rule {
+	return table(keys{
+		"version":       perCluster(one(text("version", parseVersion))),
+		"pod_range":     perCluster(one(text("range", parseRange))),
+		"service_range": perCluster(one(text("range", parseRange))),
+		"endpoint":      perCluster(one(text("host:port", parseHostPort))),
+		"api_port":      perCluster(one(port)),
+		"cni":           perCluster(one(word(cniBridge, cniNone))),
+		"pod_mtu":       one(integer("integer", minIPv6MTU, maxMTU)),
+		"binaries":      one(text("path", parseFolder)),
+		"cni_binaries":  one(text("path", parseFolder)),
+		"pause_image":   one(text("image", parseImage)),
+		"extra_args":    named(oneOf("component", components), named(checkFlagName, scalar("string, number or boolean", parseFlagValue))),
+		"config":        named(oneOf("component with a configuration file", configurable), free()),
+	})
+}
