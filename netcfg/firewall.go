@@ -48,8 +48,6 @@ type FirewallRule struct {
 	Types []uint8
 	// SourcePorts and Ports are merged and sorted.
 	SourcePorts, Ports []PortRange
-	// Limit is how many packets a second match at most, and at once; 0 for any.
-	Limit uint32
 	// Drop tells that the rule drops; it accepts otherwise.
 	Drop bool
 	// Other is what the kernel has where it is no rule that nodeagent makes.
@@ -93,9 +91,6 @@ func (r FirewallRule) String() string {
 	add("from port %s", join(r.SourcePorts))
 	add("from %s", join(r.From))
 	add("on %s", strings.Join(r.Interfaces, ", "))
-	if r.Limit > 0 {
-		words = append(words, fmt.Sprintf("at most %d a second", r.Limit))
-	}
 	return strings.Join(words, " ")
 }
 
@@ -110,7 +105,7 @@ func join[T any](list []T) string {
 // same tells whether two rules have the same name and do the same.
 func (r FirewallRule) same(o FirewallRule) bool {
 	return r.Name == o.Name && r.Drop == o.Drop && r.Other == o.Other &&
-		r.Protocol == o.Protocol && r.Limit == o.Limit &&
+		r.Protocol == o.Protocol &&
 		slices.Equal(r.Interfaces, o.Interfaces) && slices.Equal(r.From, o.From) &&
 		slices.Equal(r.States, o.States) && slices.Equal(r.Types, o.Types) &&
 		slices.Equal(r.SourcePorts, o.SourcePorts) && slices.Equal(r.Ports, o.Ports)

@@ -75,9 +75,6 @@ func compileRule(r FirewallRule, makeSet setMaker) ([]expr.Any, error) {
 	lookup(&icmp, typeKey(r.Protocol), false, typeElements(r.Types))
 	lookup(&source, nftables.TypeInetService, true, portElements(r.SourcePorts))
 	lookup(&dest, nftables.TypeInetService, true, portElements(r.Ports))
-	if r.Limit > 0 {
-		exprs = append(exprs, &expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(r.Limit), Unit: expr.LimitTimeSecond, Burst: r.Limit})
-	}
 	verdict := expr.VerdictAccept
 	if r.Drop {
 		verdict = expr.VerdictDrop

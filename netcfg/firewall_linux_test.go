@@ -86,7 +86,7 @@ func randomRule(random *rand.Rand, n int) FirewallRule {
 	case 1:
 		r.Protocol, r.SourcePorts = "udp", portRanges(ports)
 	case 2:
-		r.Protocol, r.Types, r.Limit = "icmpv6", []uint8{1, 128, 255}[:random.IntN(4)], uint32(random.IntN(1000))
+		r.Protocol, r.Types = "icmpv6", []uint8{1, 128, 255}[:random.IntN(4)]
 		if len(r.Types) == 0 {
 			r.Types = nil
 		}

@@ -49,7 +49,6 @@ func (e rawExpr) is(name string, attrs map[int]string) bool {
 }
 
 func u32(v uint32) string { return string(binary.BigEndian.AppendUint32(nil, v)) }
-func u64(v uint64) string { return string(binary.BigEndian.AppendUint64(nil, v)) }
 
 // firewallSet is an anonymous constant set, the only kind that nodeagent makes:
 // nobody can change its elements while it lives.
@@ -112,7 +111,6 @@ func (p *ruleParser) parse(r *FirewallRule) {
 	}
 	r.SourcePorts = portsOf(p.lookup(loadPayload(sourcePort), true, 2))
 	r.Ports = portsOf(p.lookup(loadPayload(destPort), true, 2))
-	r.Limit = p.limit()
 	r.Drop = p.verdict()
 	slices.Sort(r.Interfaces)
 	slices.Sort(r.States)
@@ -285,27 +283,6 @@ func (p *ruleParser) protocol(number byte) string {
 	}
 	p.bad = true
 	return ""
-}
-
-func (p *ruleParser) limit() uint32 {
-	if len(p.rest) < 2 || p.rest[0].name != "limit" {
-		return 0
-	}
-	e := p.rest[0]
-	p.rest = p.rest[1:]
-	burst := e.attrs[unix.NFTA_LIMIT_BURST]
-	if len(burst) != 4 {
-		p.bad = true
-		return 0
-	}
-	rate := binary.BigEndian.Uint32([]byte(burst))
-	if rate == 0 || !e.is("limit", map[int]string{
-		unix.NFTA_LIMIT_RATE: u64(uint64(rate)), unix.NFTA_LIMIT_UNIT: u64(1), unix.NFTA_LIMIT_BURST: u32(rate),
-		unix.NFTA_LIMIT_TYPE: u32(unix.NFT_LIMIT_PKTS), unix.NFTA_LIMIT_FLAGS: u32(0),
-	}) {
-		p.bad = true
-	}
-	return rate
 }
 
 // verdict reads the last expression and tells whether it is a drop.

@@ -12,9 +12,6 @@ import (
 // kubeletPort is the port on which a kubelet serves by default.
 const kubeletPort = 10250
 
-// pingLimit is how many pings a second are answered.
-const pingLimit = 100
-
 // linkLocal is where neighbours on the same link speak from (RFC 4291, 2.5.6).
 var linkLocal = netip.MustParsePrefix("fe80::/10")
 
@@ -44,13 +41,12 @@ func basicRules() []FirewallRule {
 	return []FirewallRule{
 		{Name: "loopback", Interfaces: []string{"lo"}},
 		{Name: "replies", States: []string{"established", "related"}},
-		{Name: "invalid", States: []string{"invalid"}, Drop: true},
 		// Destination unreachable (path MTU), time exceeded, parameter problem.
 		{Name: "icmp errors", Protocol: "icmp", Types: []uint8{3, 11, 12}},
-		{Name: "ping", Protocol: "icmp", Types: []uint8{8}, Limit: pingLimit},
+		{Name: "ping", Protocol: "icmp", Types: []uint8{8}},
 		// Destination unreachable, packet too big, time exceeded, parameter problem.
 		{Name: "icmpv6 errors", Protocol: "icmpv6", Types: []uint8{1, 2, 3, 4}},
-		{Name: "ping (IPv6)", Protocol: "icmpv6", Types: []uint8{128}, Limit: pingLimit},
+		{Name: "ping (IPv6)", Protocol: "icmpv6", Types: []uint8{128}},
 		// Router advertisement, neighbour solicitation and advertisement. The
 		// kernel itself refuses those that have passed a router.
 		{Name: "neighbour discovery", Protocol: "icmpv6", Types: []uint8{134, 135, 136}},
@@ -60,6 +56,10 @@ func basicRules() []FirewallRule {
 		// Answers to a broadcast are not replies to conntrack.
 		{Name: "dhcp", Protocol: "udp", SourcePorts: []PortRange{{67, 67}}, Ports: []PortRange{{68, 68}}},
 		{Name: "dhcp (IPv6)", Protocol: "udp", SourcePorts: []PortRange{{547, 547}}, Ports: []PortRange{{546, 546}}, From: []netip.Prefix{linkLocal}},
+		// After the ICMP errors, which are invalid to conntrack where it does not
+		// know the flow that they are about: one through a tunnel, one that is not
+		// tracked. The kernel checks them against its sockets.
+		{Name: "invalid", States: []string{"invalid"}, Drop: true},
 	}
 }
 
