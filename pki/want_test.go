@@ -75,8 +75,10 @@ func TestWantByRoles(t *testing.T) {
 		{[]hosts.Role{hosts.RoleControlPlane}, control, []string{layout.CAEtcdServer, layout.CAK8sServer, layout.CAK8sClient, layout.CAFrontProxy}, 2},
 		{[]hosts.Role{hosts.RoleWorker}, worker, []string{layout.CAK8sServer, layout.CAK8sClient}, 0},
 		{
-			[]hosts.Role{hosts.RoleControlPlane, hosts.RoleEtcd, hosts.RoleWorker}, slices.Concat(etcd, control, worker),
-			[]string{layout.CAEtcdServer, layout.CAEtcdPeer, layout.CAK8sServer, layout.CAK8sClient, layout.CAFrontProxy}, 2,
+			[]hosts.Role{hosts.RoleControlPlane, hosts.RoleEtcd, hosts.RoleWorker},
+			slices.Concat(etcd, control, worker),
+			[]string{layout.CAEtcdServer, layout.CAEtcdPeer, layout.CAK8sServer, layout.CAK8sClient, layout.CAFrontProxy},
+			2,
 		},
 	} {
 		t.Run(fmt.Sprint(tc.roles), func(t *testing.T) {
