@@ -19,7 +19,7 @@ const effectiveTimeout = 30 * time.Second
 
 // readyTimeout is how long Apply waits for the API server, which may just have
 // been started, to be ready.
-const readyTimeout = 3 * time.Minute
+const readyTimeout = time.Minute
 
 // Apply carries out the changes of Diff with a client that holds the
 // superuser's certificate. It waits for the API server to be ready first. Each

@@ -69,27 +69,30 @@ func scheduler(spec *hosts.Spec, root layout.Root) component {
 func controller(spec *hosts.Spec, root layout.Root, name string, port int, clientCert, serverCert string) component {
 	config := root.Kubeconfig(name)
 	serving := root.Certificate(serverCert)
+	own := flags{
+		{"kubeconfig", config},
+		{"authentication-kubeconfig", config},
+		{"authorization-kubeconfig", config},
+		{"bind-address", loopback.String()},
+		{"secure-port", strconv.Itoa(port)},
+		{"tls-cert-file", serving.Cert},
+		{"tls-private-key-file", serving.Key},
+		{"tls-min-version", "VersionTLS13"},
+		{"profiling", "false"},
+		{"leader-elect", "true"},
+	}
+	// The probe follows what the fleet puts over these flags.
+	final := own.with(spec.Kubernetes.ExtraArgs[name])
 	return component{
-		name: name,
-		flags: flags{
-			{"kubeconfig", config},
-			{"authentication-kubeconfig", config},
-			{"authorization-kubeconfig", config},
-			{"bind-address", loopback.String()},
-			{"secure-port", strconv.Itoa(port)},
-			{"tls-cert-file", serving.Cert},
-			{"tls-private-key-file", serving.Key},
-			{"tls-min-version", "VersionTLS13"},
-			{"profiling", "false"},
-			{"leader-elect", "true"},
-		},
+		name:      name,
+		flags:     own,
 		files:     []units.File{kubeconfig(spec, root, name, clientCert)},
 		hardening: hardening{on: true},
 		service:   []string{"Type=exec", "TimeoutStopSec=30s"},
 		after:     []string{layout.APIServer},
 		needs:     []string{layout.APIServer},
 		ready: &units.Probe{
-			URL:     "https://" + net.JoinHostPort(loopback.String(), strconv.Itoa(port)) + "/healthz",
+			URL:     "https://" + net.JoinHostPort(reachable(final.value("bind-address")), final.value("secure-port")) + "/healthz",
 			CA:      root.Trust(layout.CAK8sServer),
 			Timeout: 2 * time.Minute,
 		},

@@ -64,6 +64,13 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 			"IOSchedulingPriority=0",
 			"LimitNOFILE=65536",
 		),
+		// Lost data must not become an empty cluster, whoever starts the unit:
+		// systemd after a kill, at boot, or a person. Of assertions with a bar
+		// one has to hold (systemd.unit(5)).
+		unitSettings: []string{
+			"AssertPathExistsGlob=|" + filepath.Join(root.EtcdData(), "member", "wal", "*.wal"),
+			"AssertPathExists=|!" + root.EtcdMarker(),
+		},
 		effect: plan.Quorum,
 		ready: &units.Probe{
 			URL:     local + "/health",

@@ -27,6 +27,16 @@ func (f flags) with(extra map[string]string) flags {
 	return merged
 }
 
+// value returns the value of a flag, empty where it is not among them.
+func (f flags) value(name string) string {
+	for _, o := range f {
+		if o.name == name {
+			return o.value
+		}
+	}
+	return ""
+}
+
 // args returns the flags as a process gets them.
 func (f flags) args() []string {
 	args := make([]string, len(f))

@@ -43,17 +43,18 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 // component is one program before it is written down as a unit.
 type component struct {
-	name        string
-	description string
-	flags       flags
-	files       []units.File
-	hardening   hardening
-	service     []string // further lines of the unit's [Service] section
-	after       []string // components that start earlier at boot
-	needs       []string // components that must be ready first
-	ready       *units.Probe
-	effect      plan.Effect
-	restart     []string // restart files
+	name         string
+	description  string
+	flags        flags
+	files        []units.File
+	hardening    hardening
+	unitSettings []string // further lines of the unit's [Unit] section
+	service      []string // further lines of the unit's [Service] section
+	after        []string // components that start earlier at boot
+	needs        []string // components that must be ready first
+	ready        *units.Probe
+	effect       plan.Effect
+	restart      []string // restart files
 }
 
 // Render returns the units and files of the host's roles. Units are in the

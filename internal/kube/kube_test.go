@@ -319,3 +319,38 @@ func TestPure(t *testing.T) {
 		t.Errorf("the spec was changed:\n%s", diff)
 	}
 }
+
+// TestProbesFollow: what the fleet puts over an address moves the probe.
+func TestProbesFollow(t *testing.T) {
+	spec := single()
+	probes := func() map[string]string {
+		urls := map[string]string{}
+		for _, unit := range Render(spec, "", Facts{}).Units {
+			if unit.Ready != nil {
+				urls[unit.Name] = unit.Ready.URL
+			}
+		}
+		return urls
+	}
+	if diff := cmp.Diff(map[string]string{
+		layout.Unit(layout.Etcd):              "https://127.0.0.1:2379/health",
+		layout.Unit(layout.APIServer):         "https://127.0.0.1:6443/readyz",
+		layout.Unit(layout.ControllerManager): "https://127.0.0.1:10257/healthz",
+		layout.Unit(layout.Scheduler):         "https://127.0.0.1:10259/healthz",
+		layout.Unit(layout.Kubelet):           "http://127.0.0.1:10248/healthz",
+		layout.Unit(layout.KubeProxy):         "http://127.0.0.1:10256/livez",
+	}, probes()); diff != "" {
+		t.Error(diff)
+	}
+	spec.Kubernetes.ExtraArgs["kube-scheduler"] = map[string]string{"secure-port": "1", "bind-address": "0.0.0.0"}
+	spec.Kubernetes.Config["kubelet"]["healthzPort"] = int64(0)
+	spec.Kubernetes.Config["kube-proxy"]["healthzBindAddress"] = "[::]:2"
+	got := probes()
+	for name, want := range map[string]string{
+		layout.Scheduler: "https://127.0.0.1:1/healthz", layout.Kubelet: "", layout.KubeProxy: "http://[::1]:2/livez",
+	} {
+		if got[layout.Unit(name)] != want {
+			t.Errorf("%s is asked at %q, want %q", name, got[layout.Unit(name)], want)
+		}
+	}
+}

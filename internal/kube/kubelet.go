@@ -12,7 +12,8 @@ import (
 )
 
 func kubelet(spec *hosts.Spec, root layout.Root) component {
-	config := yamlFile(filepath.Join(root.Component(layout.Kubelet), "config.yaml"), 0o600, kubeletConfig(spec, root))
+	settings := kubeletConfig(spec, root)
+	config := yamlFile(filepath.Join(root.Component(layout.Kubelet), "config.yaml"), 0o600, settings)
 	return component{
 		name:        layout.Kubelet,
 		description: "Kubernetes node agent of " + spec.Name,
@@ -33,12 +34,9 @@ func kubelet(spec *hosts.Spec, root layout.Root) component {
 			"MemoryAccounting=yes",
 			"TasksMax=infinity",
 		},
-		after: []string{layout.Containerd},
-		needs: []string{layout.Containerd},
-		ready: &units.Probe{
-			URL:     "http://127.0.0.1:10248/healthz",
-			Timeout: 3 * time.Minute,
-		},
+		after:   []string{layout.Containerd},
+		needs:   []string{layout.Containerd},
+		ready:   plainProbe(settings["healthzBindAddress"], settings["healthzPort"], "/healthz", 3*time.Minute),
 		effect:  plan.Restart,
 		restart: clientTrust(spec, root),
 	}

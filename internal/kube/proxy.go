@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"fmt"
+	"net"
 	"path/filepath"
 	"time"
 
@@ -11,7 +13,12 @@ import (
 )
 
 func kubeProxy(spec *hosts.Spec, root layout.Root) component {
-	config := yamlFile(filepath.Join(root.Component(layout.KubeProxy), "config.yaml"), 0o600, proxyConfig(spec, root))
+	settings := proxyConfig(spec, root)
+	config := yamlFile(filepath.Join(root.Component(layout.KubeProxy), "config.yaml"), 0o600, settings)
+	host, port, err := net.SplitHostPort(fmt.Sprint(settings["healthzBindAddress"]))
+	if err != nil { // an address alone: the port is kube-proxy's default
+		host, port = fmt.Sprint(settings["healthzBindAddress"]), "10256"
+	}
 	return component{
 		name:        layout.KubeProxy,
 		description: "Kubernetes service proxy of " + spec.Name,
@@ -27,11 +34,8 @@ func kubeProxy(spec *hosts.Spec, root layout.Root) component {
 		service: []string{"Type=exec", "TimeoutStopSec=30s", "OOMScoreAdjust=-999"},
 		// It waits for the node, which the kubelet registers.
 		after: []string{layout.Kubelet},
-		ready: &units.Probe{
-			// /healthz would also say whether the node is about to be removed.
-			URL:     "http://127.0.0.1:10256/livez",
-			Timeout: 2 * time.Minute,
-		},
+		// /healthz would also say whether the node is about to be removed.
+		ready:   plainProbe(host, port, "/livez", 2*time.Minute),
 		effect:  plan.Restart,
 		restart: clientTrust(spec, root),
 	}

@@ -35,6 +35,9 @@ func (c component) unitText(spec *hosts.Spec, binary, path string) string {
 	// A component that fails for an hour, because another host is down, must
 	// still be started again when it can run.
 	line("StartLimitIntervalSec=0")
+	for _, setting := range c.unitSettings {
+		line("%s", setting)
+	}
 	line("")
 	line("[Service]")
 	line("Environment=%s", quote("PATH="+path, specifiers))
