@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -138,6 +139,28 @@ func TestWhatIsSomebodysStays(t *testing.T) {
 	}
 }
 
+// TestFirewallAmongTheRest: up before anything is deleted, gone when the spec
+// drops it.
+func TestFirewallAmongTheRest(t *testing.T) {
+	newNamespace(t)
+	somebodysVeth(t, "lan0", "wire0")
+	sys := open(t)
+	converge(t, sys, Want(mercury()))
+	spec := mercury()
+	spec.Firewall.Enabled = true
+	spec.Network.Links = spec.Network.Links[1:2]
+	spec.Network.Routes = spec.Network.Routes[1:2]
+	changes := converge(t, sys, Want(spec))
+	firewall := slices.IndexFunc(changes, func(c plan.Change) bool { return c.Key == "firewall" })
+	deletion := slices.IndexFunc(changes, func(c plan.Change) bool { return c.Action == plan.ActionDelete })
+	if firewall < 0 || deletion < firewall {
+		t.Errorf("want the firewall before deletions, got\n%s", printed(changes))
+	}
+	if changes := converge(t, sys, State{}); changes[0].Key != "firewall" {
+		t.Errorf("plan is\n%s", printed(changes))
+	}
+}
+
 // TestKilledBetweenAnyTwoWrites stops Apply after each number of steps, on the
 // way from one spec to another that changes all sorts of things, and then lets
 // a fresh converge finish.
@@ -267,8 +290,15 @@ func TestWithoutPrivilegesObserveWorksAndApplySaysRoot(t *testing.T) {
 	var none [2]unix.CapUserData
 	must(t, unix.Capset(&header, &none[0]))
 
-	changes := diffNow(t, sys, want)
-	err := sys.Apply(t.Context(), changes, plan.Silent{})
+	have, err := sys.Observe(t.Context(), want)
+	if err == nil || !strings.Contains(err.Error(), "firewall") || strings.Contains(err.Error(), "route") {
+		t.Errorf("observe without privileges: %v, want an error that names the firewall alone", err)
+	}
+	if _, found := have.link("lan0"); !found {
+		t.Error("observe without privileges did not see lan0")
+	}
+	changes := Diff(have, want)
+	err = sys.Apply(t.Context(), changes, plan.Silent{})
 	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "changing the network needs root (CAP_NET_ADMIN") {
 		t.Errorf("apply without privileges: %v", err)
 	}

@@ -91,9 +91,10 @@ func routeHints(r Route) []hint {
 	}
 }
 
-// sourceTimeout is longer than duplicate address detection takes (RFC 4862:
+// sourceTimeout is longer than duplicate address detection takes once the link
+// has its carrier, which itself comes a second after it was brought up (RFC 4862:
 // up to 1 s of delay, then 1 s for each probe, one by default).
-const sourceTimeout = 4 * time.Second
+const sourceTimeout = 10 * time.Second
 
 // waitForSource waits until an IPv6 source address may be used: the kernel
 // refuses routes that prefer one whose duplicate address detection is under way.

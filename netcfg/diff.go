@@ -10,7 +10,8 @@ import (
 //
 // The order: links that must be made anew are deleted; links are made, masters
 // before ports; addresses are added; routes are added or replaced, those
-// without a gateway first, since they may lead to the gateways of others. Only
+// without a gateway first, since they may lead to the gateways of others; the
+// firewall is replaced in one transaction, which needs no links to exist. Only
 // then is deleted what is no longer wanted: routes, addresses, links. Adding
 // before deleting keeps the host reachable all the time while its address and
 // gateway change, by the old ones until the new ones stand.
@@ -33,7 +34,7 @@ func Diff(have, want State) []plan.Change {
 	var changes []plan.Change
 	for _, part := range [][]plan.Change{
 		links.remake, links.make, addresses.add, addresses.deleteFirst,
-		routes.put, routes.delete,
+		routes.put, diffFirewall(have.Firewall, want.Firewall), routes.delete,
 		addresses.delete, links.drop,
 	} {
 		changes = append(changes, part...)

@@ -161,6 +161,14 @@ delete address 192.0.2.10/24 on lan0 [disconnect] "192.0.2.10/24" -> "": nodeage
 `,
 		},
 		{
+			name: "a route without a wanted device leaves a link that goes",
+			have: State{Links: []Link{bridge("br0")}, Routes: []Route{route("10.9.0.0/16", "172.16.0.9", "br0", 0, RouteProtocol)}},
+			want: State{Routes: []Route{route("10.9.0.0/16", "172.16.0.9", "", 0, RouteProtocol)}},
+			plan: `update route 10.9.0.0/16 [disconnect] "10.9.0.0/16 via 172.16.0.9 dev br0" -> "10.9.0.0/16 via 172.16.0.9": its link or its source address is about to go
+delete link br0 [disconnect] "bridge, mtu 1500, up" -> "": nodeagent made it and the spec no longer names it
+`,
+		},
+		{
 			name: "the same destination with two metrics is two routes",
 			have: State{Links: []Link{hardware("lan0", "192.0.2.10/24")}, Routes: []Route{route("0.0.0.0/0", "192.0.2.1", "lan0", 10, RouteProtocol)}},
 			want: State{Links: []Link{hardware("lan0", "192.0.2.10/24")}, Routes: []Route{route("0.0.0.0/0", "192.0.2.1", "lan0", 10, RouteProtocol), route("0.0.0.0/0", "192.0.2.2", "lan0", 20, RouteProtocol)}},

@@ -14,9 +14,9 @@ import (
 )
 
 // Observe returns the part of the host's network that the wanted state names,
-// and everything that nodeagent made before. It writes nothing and needs no
-// privileges. Where a part cannot be read the others are returned with an error
-// that names it.
+// and everything that nodeagent made before. It writes nothing. Where a part
+// cannot be read the others are returned with an error that names it: without
+// CAP_NET_ADMIN that is the firewall, everything else is readable by all.
 func (sys *System) Observe(ctx context.Context, want State) (State, error) {
 	if err := ctx.Err(); err != nil {
 		return State{}, err
@@ -36,7 +36,8 @@ func (sys *System) Observe(ctx context.Context, want State) (State, error) {
 	if err != nil {
 		failed = append(failed, fmt.Errorf("list routes: %w", explain(err)))
 	}
-	return have, errors.Join(failed...)
+	have.Firewall, err = observeFirewall(ctx)
+	return have, errors.Join(append(failed, err)...)
 }
 
 // kernelLinks are the links of the host as the kernel lists them.

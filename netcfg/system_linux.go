@@ -21,8 +21,9 @@ type System struct {
 	sockets map[int]*nl.SocketHandle
 }
 
-// Open opens the network of the calling thread's network namespace. It needs no
-// privileges; Apply needs CAP_NET_ADMIN.
+// Open opens the network of the calling thread's network namespace. Opening
+// needs no privileges; Apply needs CAP_NET_ADMIN. The other methods are to be
+// called in the same namespace.
 func Open() (*System, error) {
 	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 func Want(spec *hosts.Spec) State {
 	links := wantLinks(spec.Network.Links)
 	return State{
-		Links:  links,
-		Routes: wantRoutes(spec, links),
+		Links:    links,
+		Routes:   wantRoutes(spec, links),
+		Firewall: wantFirewall(spec),
 	}
 }
 
