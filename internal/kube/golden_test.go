@@ -16,7 +16,12 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // TestGolden compares every rendered byte with testdata. Run with -update after
 // a change that is meant, and read the difference.
 func TestGolden(t *testing.T) {
-	for name, spec := range map[string]*hosts.Spec{"single": single(), "mesh": mesh()} {
+	// "settings" is a fleet that puts its own settings over nodeagent's.
+	for name, spec := range map[string]*hosts.Spec{
+		"settings": single(),
+		"mercury":  shipped(t, "mercury", "mercury"),
+		"soarin":   shipped(t, "k8s-235", "soarin"),
+	} {
 		t.Run(name, func(t *testing.T) {
 			state := Render(spec, "", Facts{})
 			got := map[string]string{}
@@ -35,6 +40,22 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// shipped loads a host of a fleet that comes with nodeagent.
+func shipped(t *testing.T, fleet, host string) *hosts.Spec {
+	t.Helper()
+	loaded, err := hosts.Load(filepath.Join("..", "..", "hosts", "fleets", fleet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range loaded.Hosts {
+		if spec.Name == host {
+			return spec
+		}
+	}
+	t.Fatalf("fleet %s has no host %s", fleet, host)
+	return nil
 }
 
 func writeGolden(t *testing.T, dir string, files map[string]string) {
