@@ -352,7 +352,7 @@ func TestPlanRestoreRefuses(t *testing.T) {
 		"other cluster":        {func(o *RestoreOptions) { o.Cluster = "venus" }, `of cluster "mercury"`},
 		"members, no token":    {func(o *RestoreOptions) { o.Members = two }, "on each of them"},
 		"another member lives": {func(o *RestoreOptions) { o.Members, o.Token = two, "t" }, "still answers"},
-		"older etcd":           {func(o *RestoreOptions) { o.EtcdBinary = fake }, "data format of etcd 3."},
+		"older etcd":           {func(o *RestoreOptions) { o.Snapshot, o.EtcdBinary = writeFile(t, withTrailer(makeDB(t, 1, false))), fake }, "data format of etcd 3.7"},
 		"no etcd":              {func(o *RestoreOptions) { o.EtcdBinary = "/nonexistent/etcd" }, "ask \"/nonexistent/etcd\""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -422,6 +422,9 @@ func TestRestoreNoticesAnEtcdOfSomebodyElse(t *testing.T) {
 	_, err := Restore(t.Context(), h.Root, plan, noStart{h}, nil)
 	if err == nil || !strings.Contains(err.Error(), "still has") {
 		t.Errorf("error %v", err)
+	}
+	if exists(plan.StagedDir) {
+		t.Error("staged data is left")
 	}
 	if err := os.Rename(h.file("hidden.pid"), h.file("etcd.pid")); err != nil {
 		t.Fatal(err)
@@ -571,7 +574,7 @@ func TestRestoreKilledAnywhere(t *testing.T) {
 				if strings.HasPrefix(event, allEventsSeen) {
 					break
 				}
-				h.reset(t, plan, path)
+				h.reset(t, plan)
 			}
 			if n < tc.least {
 				t.Errorf("only %d events", n)
@@ -632,7 +635,7 @@ func (h *host) checkResumed(t *testing.T, event string, plan RestorePlan, wiped 
 }
 
 // reset brings the host back to keys a and b after a restore.
-func (h *host) reset(t *testing.T, plan RestorePlan, _ string) {
+func (h *host) reset(t *testing.T, plan RestorePlan) {
 	t.Helper()
 	if err := os.RemoveAll(plan.AsideDir); err != nil {
 		t.Fatal(err)

@@ -50,7 +50,11 @@ func makeDB(t testing.TB, n int, syncFreelist bool) []byte {
 					return err
 				}
 			}
-			return tx.Bucket(schema.Meta.Name()).Put(schema.MetaConsistentIndexKeyName, binary.BigEndian.AppendUint64(nil, 7))
+			meta := tx.Bucket(schema.Meta.Name())
+			if err := meta.Put(schema.MetaStorageVersionName, []byte("3.7.0")); err != nil {
+				return err
+			}
+			return meta.Put(schema.MetaConsistentIndexKeyName, binary.BigEndian.AppendUint64(nil, 7))
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -156,7 +160,7 @@ func TestVerifyAcceptsAGoodOne(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !report.Trailer || report.Keys != 300 || report.Revision != 900 || report.RaftIndex != 7 || report.Objects["pods"] != 300 || report.Manifest != nil {
+		if !report.Trailer || report.Keys != 300 || report.Revision != 900 || report.RaftIndex != 7 || report.StorageVersion != "3.7.0" || report.Objects["pods"] != 300 || report.Manifest != nil {
 			t.Errorf("report %+v", report)
 		}
 		bare, err := Verify(t.Context(), writeFile(t, db), VerifyOptions{SkipHash: true})
