@@ -162,7 +162,7 @@ func (d *tour) look(ctx context.Context) error {
 	fmt.Printf(`
 Done after %s. The host goes on running.
   make demo-shell    look around on it: nodeagent status, kubectl get pods -A, journalctl -u nodeagent.
-                     Break something, such as: ip address flush dev lan0; systemctl stop nodeagent-etcd;
+                     Break something, such as: ip address flush dev eth0; systemctl stop nodeagent-etcd;
                      and see it repaired: journalctl -fu nodeagent
   make demo          go through the steps again, with nodeagent built anew
   make demo-clean    remove the host and all it left

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"strings"
 	"testing"
@@ -27,6 +28,7 @@ func TestMercury(t *testing.T) {
 		{"a plan shows changes and writes nothing", planWritesNothing},
 		{"apply makes the node ready", applyMakesReady},
 		{"a pod runs and answers HTTP", podAnswers},
+		{"the firewall opens what the fleet names", firewallOpens},
 		{"a second plan is empty and a second apply changes nothing", secondApplyChangesNothing},
 		{"status tells how the host is", statusTells},
 		{"run repairs a killed component", runRepairsComponents},
@@ -245,6 +247,27 @@ func podAnswers(t *testing.T, h *host) {
 	// that road is nodeagent's.
 	if out, err := h.Kubectl(h.ctx, "logs", "deployment/hello"); err != nil {
 		t.Errorf("kubectl logs: %v %s", err, out)
+	}
+}
+
+// firewallOpens knocks from outside, as a stranger on the provider's network.
+func firewallOpens(t *testing.T, h *host) {
+	for port, open := range map[string]bool{
+		"6443": true, "22": false, "2379": false, "2380": false, "10250": false, "10256": false,
+	} {
+		address := net.JoinHostPort("203.0.113.10", port)
+		// What is dropped never answers, so the wait is the answer.
+		ctx, cancel := context.WithTimeout(h.ctx, 3*time.Second)
+		conn, err := h.DialOutside(ctx, "tcp", address)
+		cancel()
+		if err == nil {
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if got := err == nil; got != open {
+			t.Errorf("connecting to %s from outside: %v, want open to be %t", address, err, open)
+		}
 	}
 }
 

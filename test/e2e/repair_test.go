@@ -83,13 +83,13 @@ func (h *host) settled() {
 func runRepairsAddress(t *testing.T, h *host) {
 	addresses := h.addresses()
 	if len(addresses) == 0 {
-		t.Fatal("lan0 has no address to delete")
+		t.Fatal("eth0 has no address to delete")
 	}
 	start := time.Now()
-	h.must("ip", "address", "del", addresses[0], "dev", "lan0")
-	h.until(repairLimit, "address "+addresses[0]+" on lan0", func() error {
+	h.must("ip", "address", "del", addresses[0], "dev", "eth0")
+	h.until(repairLimit, "address "+addresses[0]+" on eth0", func() error {
 		if now := h.addresses(); len(now) == 0 || now[0] != addresses[0] {
-			return fmt.Errorf("lan0 has %q", now)
+			return fmt.Errorf("eth0 has %q", now)
 		}
 		return nil
 	})
@@ -97,11 +97,11 @@ func runRepairsAddress(t *testing.T, h *host) {
 	h.settled()
 }
 
-// addresses of lan0, IPv4 and with their prefix lengths.
+// addresses of eth0, IPv4 and with their prefix lengths.
 func (h *host) addresses() []string {
 	h.t.Helper()
 	var addresses []string
-	for line := range strings.Lines(h.must("ip", "-o", "-4", "address", "show", "dev", "lan0", "scope", "global")) {
+	for line := range strings.Lines(h.must("ip", "-o", "-4", "address", "show", "dev", "eth0", "scope", "global")) {
 		if fields := strings.Fields(line); len(fields) > 3 {
 			addresses = append(addresses, fields[3])
 		}

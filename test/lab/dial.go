@@ -35,6 +35,11 @@ func (l *Lab) DialWire(ctx context.Context, network, address string) (net.Conn, 
 	return dialIn(ctx, l.wirePath(), network, address)
 }
 
+// DialOutside is DialWire on the host's own lab.
+func (h *Host) DialOutside(ctx context.Context, network, address string) (net.Conn, error) {
+	return h.lab.DialWire(ctx, network, address)
+}
+
 // HTTP is a client whose connections start inside the host.
 func (h *Host) HTTP() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}

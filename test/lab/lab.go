@@ -153,7 +153,7 @@ func Sweep(ctx context.Context, log io.Writer) error {
 		return fmt.Errorf("look for abandoned labs: %w", err)
 	}
 	defer unlock()
-	dirs, err := filepath.Glob(filepath.Join(labs, "*"))
+	dirs, err := filepath.Glob(filepath.Join(labs, "[^.]*")) // not the lock
 	if err != nil {
 		return fmt.Errorf("look for abandoned labs: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -43,12 +44,14 @@ func (l *Lab) AddMercury(ctx context.Context) (*Mercury, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.AddSwitch(ctx, "lan"); err != nil {
+	// The wire plays the provider's router, the gateway of the host's only
+	// route; it leads nowhere.
+	if err := l.AddSwitch(ctx, "lan", netip.MustParsePrefix("203.0.113.1/24")); err != nil {
 		return nil, err
 	}
 	host, err := l.AddHost(ctx, HostOptions{
 		Name:  "mercury",
-		Links: []Link{{Name: "lan0", Switch: "lan"}},
+		Links: []Link{{Name: "eth0", Switch: "lan"}},
 		// Seen and not copied: 270 MB that never change.
 		Binds: []Bind{{From: programs, To: programsPath}, {From: filepath.Dir(images), To: imagesPath}},
 	})
