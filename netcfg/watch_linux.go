@@ -1,9 +1,13 @@
 package netcfg
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
+	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -20,47 +24,81 @@ var watchedGroups = []uint{
 }
 
 // Watch signals that links, addresses, routes or rules of the calling thread's
-// network namespace have changed since the last signal was taken, whoever
-// changed them: own changes signal too. Any number of events is one signal, and
-// so are events that the kernel had to throw away (ENOBUFS): observe anew upon
-// each. WireGuard devices have no events.
+// network namespace have changed since the last signal was taken, or
+// nodeagent's nftables table, whoever changed them: own changes signal too. Any
+// number of events is one signal, and so are events that the kernel had to
+// throw away (ENOBUFS): observe anew upon each. WireGuard devices have no
+// events, and without CAP_NET_ADMIN the firewall has none.
 //
-// The channel is closed when ctx is done, or when the subscription breaks; with
+// The channel is closed when ctx is done, or when a subscription breaks; with
 // ctx not done that means to watch again. No goroutine outlives ctx by more
 // than a moment.
 func (sys *System) Watch(ctx context.Context) (<-chan struct{}, error) {
-	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, watchedGroups...)
+	network, err := nl.Subscribe(unix.NETLINK_ROUTE, watchedGroups...)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to network events: %w", explain(err))
 	}
-	// Closing the socket ends a Receive that waits.
-	stop := context.AfterFunc(ctx, socket.Close)
+	ctx, cancel := context.WithCancel(ctx)
 	signal := make(chan struct{}, 1)
+	var receivers sync.WaitGroup
+	start := func(socket *nl.NetlinkSocket, matters func(syscall.NetlinkMessage) bool) {
+		// Closing the socket ends a Receive that waits.
+		context.AfterFunc(ctx, socket.Close)
+		receivers.Go(func() {
+			defer cancel() // one that breaks ends the others
+			receive(ctx, socket, matters, signal)
+		})
+	}
+	start(network, func(syscall.NetlinkMessage) bool { return true })
+	if firewall, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err == nil {
+		start(firewall, ofOurTable)
+	}
 	go func() {
-		defer close(signal)
-		defer func() {
-			if stop() {
-				socket.Close()
-			}
-		}()
-		receive(ctx, socket, signal)
+		receivers.Wait()
+		close(signal)
 	}()
 	return signal, nil
 }
 
-// receive turns messages into signals until the socket fails or is closed.
-func receive(ctx context.Context, socket *nl.NetlinkSocket, signal chan<- struct{}) {
+// receive turns messages that matter into signals until the socket fails or is
+// closed.
+func receive(ctx context.Context, socket *nl.NetlinkSocket, matters func(syscall.NetlinkMessage) bool, signal chan<- struct{}) {
 	for {
-		_, _, err := socket.Receive()
+		messages, _, err := socket.Receive()
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
+		missed := errors.Is(err, unix.ENOBUFS)
+		if err != nil && !missed && !errors.Is(err, unix.EINTR) {
 			return
+		}
+		if !missed && !slices.ContainsFunc(messages, matters) {
+			continue
 		}
 		select {
 		case signal <- struct{}{}:
 		default: // one is waiting to be taken; it stands for this event too
 		}
 	}
+}
+
+// ofOurTable tells whether a message of nf_tables is about nodeagent's table.
+// kube-proxy writes its own tables all the time, which is nothing to wake up
+// for. Tables, chains, rules and sets all have the table's name as attribute 1
+// (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, …) behind a head of four bytes.
+func ofOurTable(m syscall.NetlinkMessage) bool {
+	const head, tableName = nl.SizeofNfgenmsg, unix.NFTA_TABLE_NAME
+	if len(m.Data) < head {
+		return false
+	}
+	attributes, err := nl.ParseRouteAttr(m.Data[head:])
+	if err != nil {
+		return true // rather once too often
+	}
+	for _, a := range attributes {
+		if a.Attr.Type == tableName {
+			return string(bytes.TrimRight(a.Value, "\x00")) == FirewallTable
+		}
+	}
+	return false
 }

@@ -7,10 +7,15 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/hosts"
 )
@@ -122,25 +127,57 @@ func stacks() string {
 	return string(buffer[:runtime.Stack(buffer, true)])
 }
 
-// TestWatchSurvivesMissedEvents makes far more events than a socket's buffer
-// holds while nobody takes signals, and expects the watch to live on.
+// TestWatchSurvivesMissedEvents makes far more events than the socket's buffer
+// holds before anybody reads, and expects a signal for them and for later ones.
 func TestWatchSurvivesMissedEvents(t *testing.T) {
 	newNamespace(t)
 	somebodysVeth(t, "lan0", "wire0")
 	sys := open(t)
-	signal, err := sys.Watch(t.Context())
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, watchedGroups...)
 	must(t, err)
+	must(t, socket.SetReceiveBufferSize(1, false)) // the kernel gives its minimum
 	var prefixes []netip.Prefix
-	for i := range 250 {
+	for i := range 50 {
 		prefixes = append(prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 1}), 24))
 	}
-	busy := Want(&hosts.Spec{Network: hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: prefixes}}}})
-	for range 4 {
-		converge(t, sys, busy)
-		converge(t, sys, State{})
-	}
-	waitSignal(t, signal, "many events")
-	settled(t, signal)
+	converge(t, sys, Want(&hosts.Spec{Network: hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: prefixes}}}}))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	context.AfterFunc(ctx, socket.Close)
+	signal := make(chan struct{}, 1)
+	var live atomic.Bool
+	go receive(ctx, socket, func(syscall.NetlinkMessage) bool { return live.Load() }, signal)
+	waitSignal(t, signal, "missed events") // for these alone: no message matters
+	live.Store(true)
 	must(t, netlink.LinkSetMTU(linkNamed(t, "lan0"), 1400))
-	waitSignal(t, signal, "an event after many")
+	waitSignal(t, signal, "events after missed ones")
+}
+
+// TestWatchSignalsOwnTableAlone and not the tables of others.
+func TestWatchSignalsOwnTableAlone(t *testing.T) {
+	newNamespace(t)
+	sys := open(t)
+	spec := &hosts.Spec{Name: "mercury", Firewall: hosts.Firewall{Enabled: true}}
+	converge(t, sys, Want(spec))
+	signal, err := sys.Watch(t.Context())
+	must(t, err)
+	conn, err := nftables.New()
+	must(t, err)
+
+	conn.AddChain(&nftables.Chain{Name: "services", Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "kube-proxy"})})
+	must(t, conn.Flush())
+	select {
+	case <-signal:
+		t.Error("a table of somebody else's signals")
+	case <-time.After(200 * time.Millisecond):
+	}
+	conn.AddChain(&nftables.Chain{Name: "services", Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: FirewallTable})})
+	must(t, conn.Flush())
+	waitSignal(t, signal, "a chain in our table")
+	converge(t, sys, Want(spec))
+	settled(t, signal)
+	conn.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: FirewallTable})
+	must(t, conn.Flush())
+	waitSignal(t, signal, "our table deleted")
 }
