@@ -1,7 +1,6 @@
 package hosts
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -162,6 +161,18 @@ func (d *draft) checkEtcd() {
 	d.at(n, "etcd.election_timeout (%s) must be at least five times etcd.heartbeat_interval (%s)", e.ElectionTimeout, e.HeartbeatInterval)
 }
 
+// nearest returns the first of the paths that the host's own file sets, or else
+// the first that cluster.toml sets: of two settings that conflict, the host's
+// made it so.
+func (d *draft) nearest(paths ...string) *node {
+	for _, path := range paths {
+		if n := d.tree.get(path); n != nil && n.file == d.file {
+			return n
+		}
+	}
+	return d.firstOf(paths...)
+}
+
 // firstOf returns the value of the first path that a file sets.
 func (d *draft) firstOf(paths ...string) *node {
 	for _, path := range paths {
@@ -180,22 +191,22 @@ var fixedPorts = map[int]string{
 }
 
 func (d *draft) checkPorts() {
-	taken := map[int]string{}
-	for port, owner := range fixedPorts {
-		taken[port] = owner
-	}
-	for _, p := range []struct {
+	ports := []struct {
 		path string
 		port int
 	}{
 		{"etcd.client_port", d.spec.Etcd.ClientPort},
 		{"etcd.peer_port", d.spec.Etcd.PeerPort},
 		{"kubernetes.api_port", d.spec.Kubernetes.APIPort},
-	} {
-		owner, clash := taken[p.port]
-		taken[p.port] = fmt.Sprintf("%s (%d)", p.path, p.port)
-		if n := d.firstOf(p.path, strings.SplitN(owner, " ", 2)[0]); clash && n != nil && !n.bad {
-			d.at(n, "port %d is taken by %s", p.port, owner)
+	}
+	for i, p := range ports {
+		if n := d.tree.get(p.path); n != nil && !n.bad && fixedPorts[p.port] != "" {
+			d.at(n, "port %d is that of %s", p.port, fixedPorts[p.port])
+		}
+		for _, earlier := range ports[:i] {
+			if p.port == earlier.port && d.ok(p.path, earlier.path) {
+				d.at(d.firstOf(p.path, earlier.path), "%s and %s are both port %d", earlier.path, p.path, p.port)
+			}
 		}
 	}
 }

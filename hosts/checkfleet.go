@@ -104,7 +104,7 @@ func (l *loader) checkPodRanges() {
 		for _, other := range l.hosts[:i] {
 			theirs := value[netip.Prefix](other, "host.pod_range")
 			if theirs.IsValid() && theirs.Overlaps(own) {
-				l.at(n, "%s overlaps the pod range %s of host %q (%s)", own, theirs, other.spec.Name, other.place("host.pod_range"))
+				l.at(n, "%s overlaps the pod range %s of host %q (%s)", own, theirs, other.spec.Name, other.tree.get("host.pod_range").place())
 				break
 			}
 		}

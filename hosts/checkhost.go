@@ -1,9 +1,10 @@
 package hosts
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 )
 
 // checkHost checks one host, as far as it can be judged by itself.
@@ -33,7 +34,7 @@ func (d *draft) checkIdentity() {
 func (d *draft) checkWireGuard(f facts) {
 	mesh, own := d.tree.get("network.wireguard"), d.tree.get("wireguard")
 	switch {
-	case mesh == nil && own == nil:
+	case mesh == nil && own == nil, own != nil && own.bad:
 		return
 	case mesh == nil:
 		d.at(own, "the fleet has no WireGuard network: write [network.wireguard] with its range in %s", clusterTOML)
@@ -194,29 +195,35 @@ func (d *draft) checkSources(from *node) {
 // checkLifetimes compares the lifetimes of certificates.
 func (d *draft) checkLifetimes() {
 	p := d.spec.PKI
-	said := func(path string) string {
-		if d.has(path) {
-			return path
-		}
-		return path + ", by default"
-	}
 	if d.ok("pki.renew_before", "pki.lifetime") && p.RenewBefore >= p.Lifetime {
-		d.at(d.firstOf("pki.renew_before", "pki.lifetime"), "certificates would be due as soon as they are made: %s is the lifetime (%s), %s the time left at renewal (%s)",
-			p.Lifetime, said("pki.lifetime"), p.RenewBefore, said("pki.renew_before"))
+		d.at(d.nearest("pki.renew_before", "pki.lifetime"), "certificates would be due as soon as they are made: they live %s (%s) and are renewed %s before their end (%s)",
+			hours(p.Lifetime), d.origin("pki.lifetime"), hours(p.RenewBefore), d.origin("pki.renew_before"))
 		return
 	}
 	for _, leaf := range []struct {
 		path     string
-		lifetime any
+		lifetime time.Duration
 		longer   bool
 	}{
 		{"pki.lifetime", p.Lifetime, p.Lifetime > p.CALifetime},
 		{"pki.admin_lifetime", p.AdminLifetime, p.AdminLifetime > p.CALifetime},
 	} {
 		if leaf.longer && d.ok(leaf.path, "pki.ca_lifetime") {
-			d.at(d.firstOf(leaf.path, "pki.ca_lifetime"), "a certificate (%s: %s) would outlive its CA (%s: %s)", leaf.path, leaf.lifetime, said("pki.ca_lifetime"), p.CALifetime)
+			d.at(d.nearest(leaf.path, "pki.ca_lifetime"), "a certificate of %s (%s) would outlive its CA of %s (%s)", hours(leaf.lifetime), d.origin(leaf.path), hours(p.CALifetime), d.origin("pki.ca_lifetime"))
 		}
 	}
+}
+
+// hours prints a duration without the zeros that Go adds: 720h, not 720h0m0s.
+func hours(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // checkPodRange checks the host's own part of the cluster's pod range.
@@ -266,10 +273,10 @@ func (d *draft) checkAddress() {
 	}
 }
 
-// place names where a path is written, for reasons.
-func (d *draft) place(path string) string {
+// origin names a setting and where its value comes from, for reasons.
+func (d *draft) origin(path string) string {
 	if n := d.tree.get(path); n != nil {
-		return n.place()
+		return path + ", " + n.place()
 	}
-	return fmt.Sprintf("%s, by default", path)
+	return path + ", by default"
 }

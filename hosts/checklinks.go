@@ -43,7 +43,7 @@ func (d *draft) checkLinks() {
 			continue
 		}
 		if w := d.spec.Network.WireGuard; w != nil && w.Interface == l.Name {
-			d.at(n, "%s is the name of the WireGuard device (%s)", quote(l.Name), d.place("network.wireguard.interface"))
+			d.at(n, "%s is the name of the WireGuard device (%s)", quote(l.Name), d.origin("network.wireguard.interface"))
 			continue
 		}
 		d.checkMaster(n, l)

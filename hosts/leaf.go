@@ -24,7 +24,7 @@ func text[T any](shape string, parse func(string) (T, error)) leaf {
 	return leaf{"string", shape, func(v any) (any, error) {
 		s := v.(string)
 		if s == "" {
-			return nil, errors.New("is empty")
+			return nil, errors.New("must not be empty")
 		}
 		if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			return nil, errors.New("has a line break or another control character in it")
@@ -109,7 +109,7 @@ func duration(atLeast time.Duration) leaf {
 	return text("duration", func(s string) (time.Duration, error) {
 		d, err := parseDuration(s)
 		if err == nil && d < atLeast {
-			err = fmt.Errorf("%s is too short: at least %s", quote(s), atLeast)
+			err = fmt.Errorf("%s is too short: at least %s", quote(s), hours(atLeast))
 		}
 		return d, err
 	})

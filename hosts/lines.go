@@ -64,22 +64,33 @@ func (l *lines) walk(path []string, line int) *lines {
 	return l
 }
 
+// bom is the byte order mark that some editors begin a file with.
+const bom = "\ufeff"
+
 // scanner reads a document from left to right.
 type scanner struct {
-	text string
-	pos  int
+	text  string
+	pos   int
+	line  int
+	twice []place // keys that are given a value when they have one
+}
+
+// place is a key and its line.
+type place struct {
+	path string
 	line int
 }
 
-// indexLines builds the index of a document that the TOML library accepts.
-func indexLines(text string) *lines {
-	s := &scanner{text: strings.TrimPrefix(text, "\ufeff"), line: 1}
+// indexLines builds the index of a document that the TOML library accepts, and
+// tells of keys that are given a value twice.
+func indexLines(text string) (*lines, []place) {
+	s := &scanner{text: strings.TrimPrefix(text, bom), line: 1}
 	root := &lines{line: 1}
 	table := root
 	for {
 		s.skipSpace(true)
 		if s.pos >= len(s.text) {
-			return root
+			return root, s.twice
 		}
 		start := s.pos
 		if s.peek() == '[' {
@@ -164,7 +175,11 @@ func (s *scanner) keyValue(table *lines) {
 		s.pos++
 	}
 	s.skipSpace(false)
-	s.value(table.walk(path, line))
+	parent, last := table.walk(path[:len(path)-1], line), path[len(path)-1]
+	if _, there := parent.keys[last]; there {
+		s.twice = append(s.twice, place{strings.Join(path, "."), line})
+	}
+	s.value(parent.add(last, line))
 }
 
 // keyPath reads a dotted key and the blanks after it.

@@ -205,11 +205,12 @@ func parseMount(s string) (string, error) {
 }
 
 // parseWireGuardKey reads a public key: 32 bytes in base64, not all zero (the
-// zero key means "none" to the kernel).
+// zero key means "none" to the kernel). The error does not repeat the value:
+// it may be another key, pasted into the wrong place.
 func parseWireGuardKey(s string) (string, error) {
 	key, err := base64.StdEncoding.Strict().DecodeString(s)
 	if err != nil || len(key) != 32 || [32]byte(key) == [32]byte{} {
-		return "", fmt.Errorf("%s is not a WireGuard public key: 32 bytes in base64, as \"wg pubkey\" prints", quote(s))
+		return "", errors.New("is not a WireGuard public key: 32 bytes in base64, as \"wg pubkey\" prints")
 	}
 	return s, nil
 }

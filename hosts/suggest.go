@@ -40,13 +40,12 @@ func suggestKey(path, key string, r *rule) string {
 		}
 	}
 	if len(elsewhere) > 0 {
-		return fmt.Sprintf(" here: there is %s", list(elsewhere))
+		return fmt.Sprintf(" here: there is %s", and(elsewhere))
 	}
-	where := "at the top of the file"
-	if path != "" {
-		where = "[" + path + "]"
+	if path == "" {
+		return fmt.Sprintf(": the tables of a file are %s", and(siblings))
 	}
-	return fmt.Sprintf(": %s has %s", where, list(siblings))
+	return fmt.Sprintf(": [%s] has %s", path, and(siblings))
 }
 
 // keyPaths lists the dotted path of every key of the schema, sorted, with
@@ -73,7 +72,7 @@ func keyPaths() []string {
 }
 
 // editDistance is the Damerau-Levenshtein distance (of its restricted kind)
-// with two rows more than needed, over bytes: keys are ASCII.
+// over bytes: keys are ASCII.
 func editDistance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

@@ -112,7 +112,12 @@ func parseTree(file, text string) (tree *node, problem *Problem) {
 	if _, err := toml.Decode(text, &document); err != nil {
 		return nil, syntaxProblem(file, text, err)
 	}
-	return buildNode(document, indexLines(text), file, ""), nil
+	at, twice := indexLines(text)
+	if len(twice) > 0 {
+		// The library overlooks that "a.b = 1" and "a = 2" are both about a.
+		return nil, &Problem{File: file, Line: twice[0].line, Field: twice[0].path, Reason: "not valid TOML: the key has a value already"}
+	}
+	return buildNode(document, at, file, ""), nil
 }
 
 // syntaxProblem makes a problem of the library's error. Its message may quote
@@ -123,12 +128,19 @@ func syntaxProblem(file, text string, err error) *Problem {
 	if !ok {
 		return p
 	}
-	p.Line = parse.Position.Line
+	// The library counts the line end that it stumbles over to the next line.
+	plain := strings.TrimPrefix(text, bom)
+	before := plain[:min(parse.Position.Start, len(plain))]
+	p.Line = 1 + strings.Count(before, "\n")
 	source := strings.Split(text, "\n")
 	if p.Line >= 1 && p.Line <= len(source) && lineMayHoldSecret(source[p.Line-1]) {
 		return p
 	}
-	p.Reason = "not valid TOML: " + oneLine(strings.TrimSuffix(parse.Message, "."))
+	message := strings.TrimSuffix(oneLine(parse.Message), ".")
+	if !strings.HasPrefix(message, "TOML") && message != "" {
+		message = strings.ToLower(message[:1]) + message[1:]
+	}
+	p.Reason = "not valid TOML: " + message
 	return p
 }
 
