@@ -6,9 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
-	"time"
 )
 
 // released is the path of one of etcd's released programs in the cache of
@@ -113,16 +111,10 @@ func remove(b *testing.B, path string) {
 	}
 }
 
-// theirs runs one of etcd's programs and reports its peak memory.
+// theirs runs one of etcd's programs.
 func theirs(b *testing.B, name string, args ...string) {
 	b.Helper()
-	began := time.Now()
-	cmd := exec.Command(name, args...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		b.Fatalf("%s after %s: %v\n%s", name, time.Since(began), err, out)
-	}
-	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		b.ReportMetric(float64(usage.Maxrss)/1024, "peak-MiB")
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		b.Fatalf("%s: %v\n%s", name, err, out)
 	}
 }
