@@ -220,10 +220,8 @@ func (e enableUnit) do(ctx context.Context, a *application) error {
 	if err := a.unwritten[e.name]; err != nil && e.enable {
 		return errors.New("not enabled: its unit file could not be written")
 	}
-	if err := a.settle(ctx); err != nil {
-		return err
-	}
-	// The links take effect when systemd reads its unit files the next time.
+	// systemd finds the unit file on disk, but takes notice of the links only
+	// when it reads all unit files the next time.
 	a.dirty = true
 	return a.systemd.setEnabled(ctx, e.name, e.enable, e.folder)
 }

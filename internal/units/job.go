@@ -24,9 +24,8 @@ func (s *Systemd) job(ctx context.Context, verb, name string, call func(*dbus.Co
 	if err != nil {
 		return err
 	}
-	// "replace": a job that waits for the same unit gives way to ours.
 	result := make(chan string, 1)
-	if _, err := call(conn)(ctx, name, "replace", result); err != nil {
+	if err := queue(ctx, call(conn), name, result); err != nil {
 		return fmt.Errorf("%s %q: %w%s", verb, name, err, rootHint())
 	}
 	alive := time.NewTicker(lostCheck)
@@ -39,7 +38,7 @@ func (s *Systemd) job(ctx context.Context, verb, name string, call func(*dbus.Co
 			}
 			return fmt.Errorf("%s %q: systemd says %q: %w", verb, name, r, s.failure(ctx, name))
 		case <-ctx.Done():
-			return fmt.Errorf("%s %q: no result yet: %w", verb, name, context.Cause(ctx))
+			return fmt.Errorf("%s %q: no result yet: %w; see: journalctl -u %s", verb, name, context.Cause(ctx), name)
 		case <-alive.C:
 			if !conn.Connected() {
 				return fmt.Errorf("%s %q: the connection to systemd broke before the result came", verb, name)
@@ -48,8 +47,19 @@ func (s *Systemd) job(ctx context.Context, verb, name string, call func(*dbus.Co
 	}
 }
 
+// queue hands a job to systemd. "replace": one that waits for the same unit
+// gives way to ours.
+func queue(ctx context.Context, call jobCall, name string, result chan<- string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := call(ctx, name, "replace", result)
+	return err
+}
+
 // failure says, as far as systemd knows, why a unit does not run.
 func (s *Systemd) failure(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	hint := "see: journalctl -u " + name
 	conn, err := s.connect(ctx)
 	if err != nil {

@@ -49,7 +49,6 @@ func carryOut(t *testing.T, have State, changes []plan.Change, end bool) State {
 		case reloadManager:
 			settle()
 		case enableUnit:
-			settle()
 			unit(s.name).Enabled = s.enable
 		case stopUnit:
 			u := unit(s.name)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -23,9 +24,9 @@ import (
 // An error names the part that could not be seen; the State then holds the
 // rest. Without systemd the units' files are seen but not whether they run.
 //
-// It costs one D-Bus call and one more for each unit that is loaded. Units that
-// are not loaded are not asked about: asking would make systemd load them, and
-// that in turn would wake up Watch.
+// It costs one D-Bus call and up to six small ones for each unit that is loaded.
+// Units that are not loaded are not asked about: asking would make systemd load
+// them, and that in turn would wake up Watch.
 func (s *Systemd) Observe(ctx context.Context, want State) (State, error) {
 	have, diskErr := s.folders.observe(want)
 	live, liveErr := s.observeLoaded(ctx)
@@ -79,12 +80,33 @@ func order(units, want []Unit) []Unit {
 	return units
 }
 
-// observeTimeout is how long systemd may take to say what it knows.
-const observeTimeout = 30 * time.Second
+// observeTimeout is how long systemd may take to say what it knows, with all
+// attempts.
+const (
+	observeTimeout  = 30 * time.Second
+	observeAttempts = 3
+	observePause    = 200 * time.Millisecond
+)
 
+// observeLoaded asks again when it fails: a systemd, or a bus, that is executed
+// anew in the middle of the questions cuts the connection and is back at once.
 func (s *Systemd) observeLoaded(ctx context.Context) (map[string]loaded, error) {
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
+	for attempt := 1; ; attempt++ {
+		units, err := s.askLoaded(ctx)
+		if err == nil || attempt == observeAttempts {
+			return units, err
+		}
+		select {
+		case <-ctx.Done():
+			return units, err
+		case <-time.After(observePause):
+		}
+	}
+}
+
+func (s *Systemd) askLoaded(ctx context.Context) (map[string]loaded, error) {
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -101,7 +123,7 @@ func (s *Systemd) observeLoaded(ctx context.Context) (map[string]loaded, error) 
 		if status.LoadState == "not-found" && status.ActiveState == "inactive" {
 			continue
 		}
-		l, err := observeUnit(ctx, conn, status.Name)
+		l, err := observeUnit(ctx, conn, status)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("observe unit %q: %w", status.Name, err))
 			continue
@@ -111,36 +133,57 @@ func (s *Systemd) observeLoaded(ctx context.Context) (map[string]loaded, error) 
 	return units, errors.Join(failed...)
 }
 
-func observeUnit(ctx context.Context, conn *dbus.Conn, name string) (loaded, error) {
-	p, err := conn.GetAllPropertiesContext(ctx, name)
-	if err != nil {
-		return loaded{}, err
+// observeUnit asks for the few properties that count one by one. There is a
+// call that gives all of them, but a service has more than three hundred:
+// decoding those takes many times as long as these calls.
+func observeUnit(ctx context.Context, conn *dbus.Conn, status dbus.UnitStatus) (loaded, error) {
+	r := reader{ctx: ctx, conn: conn, unit: status.Name}
+	l := loaded{stale: read[bool](&r, "Unit", "NeedDaemonReload")}
+	l.detail = Detail{ActiveState: status.ActiveState, SubState: status.SubState}
+	if us := read[uint64](&r, "Unit", "ActiveEnterTimestamp"); us != 0 && us <= math.MaxInt64 {
+		l.detail.Since = time.UnixMicro(int64(us))
 	}
-	l := loaded{stale: property[bool](p, "NeedDaemonReload"), detail: detail(p)}
-	if l.detail.MainPID != 0 {
-		if l.inputs, err = processInputs(l.detail.MainPID); err != nil {
-			return loaded{}, err
+	if filepath.Ext(status.Name) == ".service" {
+		l.detail.MainPID = int(read[uint32](&r, "Service", "MainPID"))
+		l.detail.Restarts = int(read[uint32](&r, "Service", "NRestarts"))
+		l.detail.Result = read[string](&r, "Service", "Result")
+		// The largest number means that memory is not accounted for.
+		if bytes := read[uint64](&r, "Service", "MemoryCurrent"); bytes != math.MaxUint64 {
+			l.detail.MemoryBytes = bytes
 		}
 	}
-	return l, nil
+	if r.err != nil || l.detail.MainPID == 0 {
+		return l, r.err
+	}
+	var err error
+	l.inputs, err = processInputs(l.detail.MainPID)
+	return l, err
 }
 
-func detail(p map[string]any) Detail {
-	d := Detail{
-		ActiveState: property[string](p, "ActiveState"),
-		SubState:    property[string](p, "SubState"),
-		Result:      property[string](p, "Result"),
-		MainPID:     int(property[uint32](p, "MainPID")),
-		Restarts:    int(property[uint32](p, "NRestarts")),
+// reader reads properties of one unit until one of them cannot be read.
+type reader struct {
+	ctx  context.Context
+	conn *dbus.Conn
+	unit string
+	err  error
+}
+
+// read returns one property of the unit's interface of this name, the zero
+// value if it, or one before it, cannot be read.
+func read[T any](r *reader, iface, name string) (value T) {
+	if r.err != nil {
+		return value
 	}
-	if us := property[uint64](p, "ActiveEnterTimestamp"); us != 0 && us <= math.MaxInt64 {
-		d.Since = time.UnixMicro(int64(us))
+	p, err := r.conn.GetUnitTypePropertyContext(r.ctx, r.unit, iface, name)
+	if err != nil {
+		r.err = fmt.Errorf("read property %s: %w", name, err)
+		return value
 	}
-	// The largest number means that memory is not accounted for.
-	if bytes := property[uint64](p, "MemoryCurrent"); bytes != math.MaxUint64 {
-		d.MemoryBytes = bytes
+	value, ok := p.Value.Value().(T)
+	if !ok {
+		r.err = fmt.Errorf("read property %s: it is a %T, not a %T", name, p.Value.Value(), value)
 	}
-	return d
+	return value
 }
 
 // processInputs reads the digest out of the environment with which a process

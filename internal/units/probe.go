@@ -84,6 +84,8 @@ func (s *Systemd) late(ctx context.Context, u Unit, answer error) error {
 }
 
 func (s *Systemd) activeState(ctx context.Context, name string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return "", err

@@ -87,6 +87,9 @@ func (r *starting) one(ctx context.Context, i int, c plan.Change) error {
 	if err == nil {
 		err = r.await(ctx, i, s)
 	}
+	if err == nil && r.systemd.Guard != nil {
+		err = r.systemd.Guard(s.unit.Name)
+	}
 	if ctx.Err() != nil {
 		return errNotAttempted
 	}
@@ -184,7 +187,7 @@ func (u Unit) deadline(ctx context.Context) (context.Context, context.CancelFunc
 	if u.Ready != nil && u.Ready.Timeout > 0 {
 		timeout = u.Ready.Timeout
 	}
-	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not ready within %s; see: journalctl -u %s", timeout, u.Name))
+	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not ready within %s", timeout))
 }
 
 // Stop stops a unit and returns when it has ended. One that does not run, or
@@ -196,6 +199,8 @@ func (s *Systemd) Stop(ctx context.Context, name string) error {
 
 // forget makes systemd forget that a unit failed, and how often it started.
 func (s *Systemd) forget(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
@@ -17,6 +18,10 @@ import (
 // it is first needed and again after the bus or systemd was restarted. Its
 // methods may be called concurrently, but only one Apply at a time.
 type Systemd struct {
+	// Guard, if set, is asked before Apply starts or restarts a unit; an error
+	// stops it from doing so. Start and Restart do not ask.
+	Guard func(unit string) error
+
 	folders folders
 	log     *slog.Logger
 
@@ -41,11 +46,7 @@ func (s *Systemd) Close() {
 	}
 }
 
-// dialTimeout is how long a bus that accepts connections may take to answer.
-const dialTimeout = 10 * time.Second
-
-// connect returns the connection to systemd: over the system bus, or directly
-// over systemd's private socket where no bus runs, which takes root.
+// connect returns the connection for calls and jobs.
 func (s *Systemd) connect(ctx context.Context) (*dbus.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,37 +57,26 @@ func (s *Systemd) connect(ctx context.Context) (*dbus.Conn, error) {
 		s.conn.Close()
 		s.conn = nil
 	}
-	conn, busErr := within(ctx, dbus.NewSystemConnectionContext)
-	if busErr != nil {
-		direct, err := within(ctx, dbus.NewSystemdConnectionContext)
-		if err != nil {
-			return nil, fmt.Errorf("connect to systemd, which must be this host's process 1 (over the system bus: %w; directly, which takes root: %w)", busErr, err)
-		}
-		conn = direct
+	conn, err := dbus.NewConnection(func() (*godbus.Conn, error) {
+		conn, _, err := dial(ctx)
+		return conn, err
+	})
+	if err != nil {
+		return nil, err
 	}
 	s.conn = conn
 	return conn, nil
 }
 
-// within connects in at most dialTimeout. The context that connect takes is the
-// connection's whole life, so that ctx may only end it until it stands.
-func within[T any](ctx context.Context, connect func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	life, end := context.WithCancel(context.Background())
-	keep := context.AfterFunc(ctx, end)
-	conn, err := connect(life)
-	if err == nil && !keep() {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		end() // closes a connection that was made too late
-	}
-	return conn, err
-}
+// callTimeout is how long systemd may take to answer a call. Reading all unit
+// files anew is the longest: a tenth of a second on an idle host. A systemd
+// that leaves the bus in the middle of a call would else be waited for forever.
+const callTimeout = time.Minute
 
 // reload makes systemd read all unit files again.
 func (s *Systemd) reload(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err
@@ -102,6 +92,8 @@ func (s *Systemd) reload(ctx context.Context) error {
 // that they, like the file itself, are gone after a reboot and nodeagent, at
 // its own start, brings both back.
 func (s *Systemd) setEnabled(ctx context.Context, name string, enable bool, folder string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err

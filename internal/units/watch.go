@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -86,15 +84,9 @@ type listening struct {
 // listen connects and subscribes to signals. The connection is one of its own:
 // what comes over it needs other filters than the results of jobs.
 func (s *Systemd) listen(ctx context.Context) (*listening, error) {
-	conn, busErr := within(ctx, func(life context.Context) (*godbus.Conn, error) {
-		return godbus.ConnectSystemBus(godbus.WithContext(life))
-	})
-	direct := busErr != nil
-	if direct {
-		var err error
-		if conn, err = within(ctx, dialPrivate); err != nil {
-			return nil, fmt.Errorf("watch units: connect to systemd (over the system bus: %w; directly: %w)", busErr, err)
-		}
+	conn, direct, err := dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("watch units: %w", err)
 	}
 	l := &listening{
 		conn: conn, direct: direct,
@@ -107,19 +99,9 @@ func (s *Systemd) listen(ctx context.Context) (*listening, error) {
 	return l, nil
 }
 
-func dialPrivate(ctx context.Context) (*godbus.Conn, error) {
-	conn, err := godbus.Dial("unix:path=/run/systemd/private", godbus.WithContext(ctx))
-	if err != nil {
-		return nil, err
-	}
-	// The user's number and not its name, which would take a look-up.
-	if err := conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Getuid()))}); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return conn, nil
-}
-
 func (l *listening) subscribe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	if !l.direct {
 		for _, rule := range [][]godbus.MatchOption{
 			{godbus.WithMatchSender(systemdName), godbus.WithMatchInterface(managerIface), godbus.WithMatchMember("UnitNew")},
@@ -190,21 +172,29 @@ func (l *listening) run(ctx context.Context, changed chan<- struct{}) {
 			if !open {
 				return
 			}
-			switch what, path := classify(signal); what {
-			case unitAppeared:
-				if l.watchUnit(ctx, path) != nil {
-					return // the connection is broken: start over
-				}
-			case systemdReturned:
-				if l.askForSignals(ctx) != nil {
-					return
-				}
-			case unitChanged:
-			default:
-				continue
+			related, err := l.follow(ctx, signal)
+			if err != nil {
+				return // the connection is broken: start over
 			}
-			notify(changed)
+			if related {
+				notify(changed)
+			}
 		}
+	}
+}
+
+// follow does what a signal asks for, so that those that come after it are
+// heard, and tells whether it is about one of our units or all of them.
+func (l *listening) follow(ctx context.Context, signal *godbus.Signal) (related bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	switch what, path := classify(signal); what {
+	case unitAppeared:
+		return true, l.watchUnit(ctx, path)
+	case systemdReturned:
+		return true, l.askForSignals(ctx)
+	default:
+		return what == unitChanged, nil
 	}
 }
 

@@ -1,0 +1,161 @@
+package units
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// authority makes a CA and a pair signed by it, as files in dir.
+func authority(t *testing.T, dir string) (ca, cert, key string, pair tls.Certificate) {
+	t.Helper()
+	sign := func(template, parent *x509.Certificate, public any, signer any) []byte {
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	newKey := func() *ecdsa.PrivateKey {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	put := func(name, kind string, der []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	caKey, leafKey := newKey(), newKey()
+	caTemplate := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "leaf"}, NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"etcd.internal"}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	caDER := sign(caTemplate, caTemplate, caKey.Public(), caKey)
+	leafDER := sign(leaf, caTemplate, leafKey.Public(), caKey)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(leafKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return put("ca.crt", "CERTIFICATE", caDER), put("tls.crt", "CERTIFICATE", leafDER), put("tls.key", "PRIVATE KEY", keyDER),
+		tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey}
+}
+
+func TestProbeOverMutualTLS(t *testing.T) {
+	dir := t.TempDir()
+	ca, cert, key, pair := authority(t, dir)
+	bundle, err := os.ReadFile(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients := x509.NewCertPool()
+	clients.AppendCertsFromPEM(bundle)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert}
+	server.StartTLS()
+	defer server.Close()
+
+	good := Probe{URL: server.URL, CA: ca, Cert: cert, Key: key, ServerName: "etcd.internal"}
+	if err := good.ask(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(*Probe)
+		want   string
+	}{
+		{"no client certificate", func(p *Probe) { p.Cert, p.Key = "", "" }, "certificate required"},
+		{"wrong name", func(p *Probe) { p.ServerName = "other" }, "not other"},
+		{"unknown CA", func(p *Probe) { p.CA = "" }, "unknown authority"},
+		{"no CA file", func(p *Probe) { p.CA = dir + "/none" }, "read CA bundle of the probe"},
+		{"CA file without a certificate", func(p *Probe) { p.CA = key }, "holds no certificate"},
+		{"no key file", func(p *Probe) { p.Key = dir + "/none" }, "read client certificate of the probe"},
+	} {
+		p := good
+		tc.change(&p)
+		if err := p.ask(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want an error with %q", tc.name, err, tc.want)
+		}
+	}
+
+	// The files are read at every attempt: what pki replaces is used at once.
+	content, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(key, []byte("half a"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if good.ask(t.Context()) == nil {
+		t.Error("a broken key was not noticed")
+	}
+	if err := os.WriteFile(key, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := good.ask(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProbeAnswers(t *testing.T) {
+	answer := func(status int, body string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(status)
+			fmt.Fprint(w, body)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	for _, tc := range []struct{ url, want string }{
+		{answer(500, "[-]etcd failed\n"), "answers 500 Internal Server Error: [-]etcd failed"},
+		{answer(302, ""), "answers 302 Found"},
+		{answer(204, ""), "answers 204"},
+		{answer(500, strings.Repeat("x", 5000)), strings.Repeat("x", answerLength)},
+		{"http://127.0.0.1:1/", "connection refused"},
+		{"gopher://x", "unsupported protocol scheme"},
+	} {
+		err := (&Probe{URL: tc.url}).ask(t.Context())
+		if err == nil || !strings.Contains(err.Error(), tc.want) || len(err.Error()) > 400 {
+			t.Errorf("%s: %v, want %q", tc.url, err, tc.want)
+		}
+	}
+	if err := (&Probe{URL: answer(200, "ok")}).ask(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProbeGivesUpOnASilentServer(t *testing.T) {
+	release := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer s.Close()
+	defer close(release)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, fmt.Errorf("no answer in time"))
+	defer cancel()
+	if err := (&Probe{URL: s.URL}).ask(ctx); err == nil || !strings.Contains(err.Error(), "no answer in time") {
+		t.Errorf("got %v", err)
+	}
+}
