@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	sd "github.com/coreos/go-systemd/v22/daemon"
 )
 
 // stuck is how long one converge may take before the watchdog is no longer
@@ -24,21 +24,21 @@ type manager struct {
 }
 
 func (m *manager) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
+	if _, err := sd.SdNotify(false, state); err != nil {
 		m.log.Warn("telling systemd", "state", state, "error", err)
 	}
 }
 
-func (m *manager) ready() { m.notify(daemon.SdNotifyReady) }
+func (m *manager) ready() { m.notify(sd.SdNotifyReady) }
 
 // stopping, and status with a line that `systemctl status` shows.
-func (m *manager) stopping()          { m.notify(daemon.SdNotifyStopping) }
+func (m *manager) stopping()          { m.notify(sd.SdNotifyStopping) }
 func (m *manager) status(line string) { m.notify("STATUS=" + line) }
 
 // reloading must be followed by ready. systemd wants the monotonic clock with
 // it since version 253 (sd_notify(3), RELOADING=1).
 func (m *manager) reloading() {
-	m.notify(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, monotonicMicroseconds()))
+	m.notify(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", sd.SdNotifyReloading, monotonicMicroseconds()))
 }
 
 func (m *manager) busy() { m.busySince.Store(time.Now().UnixNano()) }
@@ -47,7 +47,7 @@ func (m *manager) idle() { m.busySince.Store(0) }
 // watchdog feeds systemd's watchdog at half its interval, where the unit has
 // one, unless a converge is stuck. It returns when ctx is done.
 func (m *manager) watchdog(ctx context.Context) {
-	interval, err := daemon.SdWatchdogEnabled(false)
+	interval, err := sd.SdWatchdogEnabled(false)
 	if err != nil {
 		m.log.Warn("the watchdog of the unit is not used", "error", err)
 	}
@@ -58,7 +58,7 @@ func (m *manager) watchdog(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		if since := m.busySince.Load(); since == 0 || time.Since(time.Unix(0, since)) < stuck {
-			m.notify(daemon.SdNotifyWatchdog)
+			m.notify(sd.SdNotifyWatchdog)
 		}
 		select {
 		case <-ctx.Done():

@@ -15,15 +15,16 @@ import (
 // of a restore, its journal and the marker lie in it, on the same file system.
 func etcdDir(root layout.Root) string { return filepath.Dir(root.EtcdData()) }
 
-// InitialisedMarker is the file that says that etcd has once been healthy on
-// this host. It outlives the data folder, so that a folder that is empty
-// afterwards is known to be lost data, not a new host.
-func InitialisedMarker(root layout.Root) string { return filepath.Join(etcdDir(root), "initialised") }
+// Initialised tells whether etcd has once been healthy on this host.
+func Initialised(root layout.Root) bool {
+	_, err := os.Stat(root.EtcdMarker())
+	return err == nil
+}
 
 // MarkInitialised writes the marker if it is not there. Call it once etcd is
 // seen to be healthy.
 func MarkInitialised(root layout.Root, now time.Time) error {
-	path := InitialisedMarker(root)
+	path := root.EtcdMarker()
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
@@ -43,7 +44,7 @@ var ErrDataLost = errors.New("etcd's data is gone")
 // new, empty cluster in place of the one that there was, and every controller
 // would take that for the truth.
 func BootstrapGuard(root layout.Root) error {
-	_, err := os.Stat(InitialisedMarker(root))
+	_, err := os.Stat(root.EtcdMarker())
 	initialised := err == nil
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("guard etcd's data: %w", err)
@@ -61,7 +62,7 @@ func guardBootstrap(initialised, data bool, root layout.Root) error {
 	}
 	return fmt.Errorf("%w: %q is empty, but etcd has run on this host; it is not started, since it would begin an empty cluster. "+
 		"Restore a snapshot with `nodeagent snapshot restore FILE` (`nodeagent snapshot list` shows them in %q); "+
-		"to begin a new cluster on purpose, delete %q", ErrDataLost, root.EtcdData(), root.Snapshots(), InitialisedMarker(root))
+		"to begin a new cluster on purpose, delete %q", ErrDataLost, root.EtcdData(), root.Snapshots(), root.EtcdMarker())
 }
 
 // hasData tells whether etcd would find a member in the data folder and so not

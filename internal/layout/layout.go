@@ -22,10 +22,13 @@ func (r Root) Fleet() string { return r.join("etc/nodeagent/fleet") }
 // State is the folder below which nodeagent keeps what it writes; mode 0700.
 func (r Root) State() string { return r.join("var/lib/nodeagent") }
 
+// Components is the folder above the components' folders.
+func (r Root) Components() string { return filepath.Join(r.State(), "components") }
+
 // Component is the folder of one component's configuration files, for example
 // /var/lib/nodeagent/components/kubelet.
 func (r Root) Component(name string) string {
-	return filepath.Join(r.State(), "components", name)
+	return filepath.Join(r.Components(), name)
 }
 
 // Kubeconfig is the kubeconfig file of one client of the API server. It names
@@ -37,6 +40,11 @@ func (r Root) Kubeconfig(name string) string {
 
 // EtcdData is etcd's data folder; mode 0700.
 func (r Root) EtcdData() string { return r.join("var/lib/nodeagent/etcd/data") }
+
+// EtcdMarker is the file that says that etcd has once been healthy on this
+// host. It outlives the data folder: while it is there, an empty data folder
+// is lost data and etcd must not be started.
+func (r Root) EtcdMarker() string { return r.join("var/lib/nodeagent/etcd/initialised") }
 
 // Snapshots is the default folder of etcd snapshots.
 func (r Root) Snapshots() string { return filepath.Join(r.State(), "snapshots") }

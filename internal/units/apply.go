@@ -70,11 +70,7 @@ func (a *application) do(ctx context.Context, c plan.Change) error {
 	if !ok {
 		return fmt.Errorf("not a change of domain %s", Domain)
 	}
-	err := s.do(ctx, a)
-	if err == nil {
-		a.systemd.log.Info("changed", "domain", Domain, "action", c.Action, "key", c.Key, "reason", c.Reason)
-	}
-	return err
+	return s.do(ctx, a)
 }
 
 // settle makes systemd read unit files that were written, before anything

@@ -1,0 +1,213 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodeagent/nodeagent/etcdops"
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/atomicfile"
+	"github.com/nodeagent/nodeagent/internal/kernel"
+	"github.com/nodeagent/nodeagent/internal/kube"
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/internal/units"
+	"github.com/nodeagent/nodeagent/netcfg"
+	"github.com/nodeagent/nodeagent/pki"
+)
+
+// Host is one host with its spec: what plan, apply, run and status work on.
+type Host struct {
+	root    layout.Root
+	log     *slog.Logger
+	spec    atomic.Pointer[hosts.Spec]
+	kernel  *kernel.System
+	network *netcfg.System
+	systemd *units.Systemd
+}
+
+// Open opens the running host for a spec. It changes nothing.
+func Open(_ context.Context, root layout.Root, spec *hosts.Spec, log *slog.Logger) (*Host, error) {
+	h := &Host{root: root, log: log, systemd: units.New(root, log)}
+	h.spec.Store(spec)
+	h.systemd.Guard = h.guardStart
+	var err error
+	if h.kernel, err = kernel.Open(root); err != nil {
+		return nil, err
+	}
+	if h.network, err = netcfg.Open(); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Close frees what Open opened.
+func (h *Host) Close() error {
+	h.systemd.Close()
+	return h.network.Close()
+}
+
+// Spec is the spec in force.
+func (h *Host) Spec() *hosts.Spec { return h.spec.Load() }
+
+func (h *Host) setSpec(spec *hosts.Spec) { h.spec.Store(spec) }
+
+// Domains returns the host's domains in the order in which they are applied.
+func (h *Host) Domains() []Domain {
+	return []Domain{h.kernelDomain(), h.networkDomain(), h.pkiDomain(), h.unitsDomain(), h.clusterDomain()}
+}
+
+func (h *Host) kernelDomain() Domain {
+	return verbs[kernel.State]{
+		name: DomainKernel,
+		want: func(context.Context) (kernel.State, error) {
+			originals, err := kernel.LoadOriginals(h.root)
+			if err != nil {
+				return kernel.State{}, err
+			}
+			return kernel.Want(h.Spec(), originals)
+		},
+		observe: func(ctx context.Context, want kernel.State) (kernel.State, error) {
+			return kernel.Observe(ctx, h.kernel, want)
+		},
+		diff: kernel.Diff,
+		apply: func(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
+			return kernel.Apply(ctx, h.kernel, changes, rep)
+		},
+	}
+}
+
+func (h *Host) networkDomain() Domain {
+	return verbs[netcfg.State]{
+		name:    DomainNetwork,
+		want:    func(context.Context) (netcfg.State, error) { return netcfg.Want(h.Spec()), nil },
+		observe: h.network.Observe,
+		diff:    netcfg.Diff,
+		apply:   h.network.Apply,
+	}
+}
+
+func (h *Host) pkiDomain() Domain {
+	return verbs[pki.State]{
+		name: DomainPKI,
+		want: func(context.Context) (pki.State, error) { return pki.Want(h.Spec()), nil },
+		observe: func(ctx context.Context, _ pki.State) (pki.State, error) {
+			return pki.Observe(ctx, h.root)
+		},
+		diff: func(have, want pki.State) []plan.Change { return pki.Diff(have, want, time.Now()) },
+		apply: func(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
+			applier := pki.Applier{Root: h.root, Issuer: h.issuer}
+			return applier.Apply(ctx, changes, rep)
+		},
+	}
+}
+
+func (h *Host) issuer(context.Context) (pki.Issuer, error) { return pki.Open(h.root, h.Spec()) }
+
+func (h *Host) unitsDomain() Domain {
+	return verbs[units.State]{
+		name:    DomainUnits,
+		want:    func(context.Context) (units.State, error) { return h.wantUnits(), nil },
+		observe: h.systemd.Observe,
+		diff:    units.Diff,
+		apply:   h.systemd.Apply,
+	}
+}
+
+// wantUnits renders the units with the digests of the certificates and keys as
+// they lie on disk now.
+func (h *Host) wantUnits() units.State {
+	return kube.Render(h.Spec(), h.root, kube.Facts{Digests: pki.Inputs(h.root)})
+}
+
+// guardStart refuses to start etcd on lost data or in the middle of a restore.
+func (h *Host) guardStart(unit string) error {
+	if unit != layout.Unit(layout.Etcd) {
+		return nil
+	}
+	restoring, err := etcdops.RestoreInProgress(h.root)
+	if err != nil {
+		return err
+	}
+	if restoring {
+		return fmt.Errorf("not started: %w", etcdops.ErrRestoreInterrupted)
+	}
+	return etcdops.BootstrapGuard(h.root)
+}
+
+// Converge converges the named domains (none: all) and remembers that etcd has
+// once been healthy, which is what guards its data from then on.
+func (h *Host) Converge(ctx context.Context, names []string, rep plan.Reporter) (Result, error) {
+	domains, err := Only(h.Domains(), names)
+	if err != nil {
+		return nil, err
+	}
+	result := Converge(ctx, domains, rep)
+	return result, h.markEtcd(ctx)
+}
+
+// markEtcd writes the marker that etcd runs on this host as soon as it does.
+func (h *Host) markEtcd(ctx context.Context) error {
+	if !h.Spec().Has(hosts.RoleEtcd) || etcdops.Initialised(h.root) {
+		return nil
+	}
+	for _, u := range h.wantUnits().Units {
+		if u.Name == layout.Unit(layout.Etcd) && h.systemd.Check(ctx, u) == nil {
+			return etcdops.MarkInitialised(h.root, time.Now())
+		}
+	}
+	return nil
+}
+
+// certificatesDue is when the next certificate is to be renewed.
+func (h *Host) certificatesDue(now time.Time) Due {
+	have, err := pki.Observe(context.Background(), h.root)
+	if err != nil {
+		// The converge that follows meets the same error and reports it.
+		return Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}}
+	}
+	next := pki.NextDue(have, pki.Want(h.Spec()), now)
+	if !next.IsZero() && !next.After(now) {
+		// Due already: the converge that just ran has tried, its retry follows.
+		return Due{}
+	}
+	return Due{At: next, Domains: []string{DomainPKI}}
+}
+
+// watch arms the sources of events that the domains have.
+func (h *Host) watch(ctx context.Context, events chan<- Event) error {
+	network, err := h.network.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	go forwardSignals(ctx, network, events, Event{Source: "netlink", Domains: []string{DomainNetwork}})
+	unitChanges, err := h.systemd.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	go forwardSignals(ctx, unitChanges, events, Event{Source: "systemd", Domains: []string{DomainUnits}})
+	for dir, domain := range map[string]string{h.root.PKI(): DomainPKI, h.root.Components(): DomainUnits} {
+		if err := atomicfile.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := watchTrees(ctx, h.log, events, Event{Source: "the files in " + dir, Domains: []string{domain}}, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// localEtcd is the client URL of this host's own etcd member.
+func localEtcd(spec *hosts.Spec) string {
+	return "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(spec.Etcd.ClientPort))
+}
+
+// errNoEtcd is the error of an etcd operation on a host without etcd.
+func errNoEtcd(spec *hosts.Spec) error {
+	return fmt.Errorf("host %q has not the role etcd: run this on one that has", spec.Name)
+}

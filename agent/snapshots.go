@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nodeagent/nodeagent/etcdops"
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/calendar"
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// snapshotRetry is the pause after a scheduled snapshot that failed.
+const snapshotRetry = time.Minute
+
+// EtcdTLS names the client certificate with which nodeagent speaks to etcd.
+func EtcdTLS(root layout.Root) etcdops.TLS {
+	files := root.Certificate(layout.CertNodeagentEtcdClient)
+	return etcdops.TLS{Cert: files.Cert, Key: files.Key, CA: root.Trust(layout.CAEtcdServer)}
+}
+
+// SaveSnapshot takes a snapshot of this host's etcd member into the folder.
+func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress func(done, total int64)) (etcdops.Manifest, error) {
+	spec := h.Spec()
+	if !spec.Has(hosts.RoleEtcd) {
+		return etcdops.Manifest{}, errNoEtcd(spec)
+	}
+	return etcdops.Save(ctx, etcdops.SaveOptions{
+		Dir: dir, Cluster: spec.Cluster, Host: spec.Name,
+		Endpoints: []string{localEtcd(spec)}, TLS: EtcdTLS(h.root),
+		Version: version, Progress: progress,
+	})
+}
+
+// nextSnapshot is when the schedule calls for a snapshot, the newest good one
+// being from the given moment (zero: there is none). Moments that were missed
+// while the host was down are made up for at once, by one snapshot.
+func nextSnapshot(schedule calendar.Schedule, newest, now time.Time) time.Time {
+	if newest.IsZero() || newest.After(now) {
+		return now
+	}
+	next := schedule.Next(newest)
+	if next.IsZero() || next.After(now) {
+		return next
+	}
+	return now
+}
+
+// snapshotter takes the scheduled snapshots of one host in a goroutine of its
+// own, for a snapshot may take minutes and must not hold a converge up.
+type snapshotter struct {
+	spec   string // the digest of the spec that is followed
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// follow takes snapshots as the host's spec says. While that does not change
+// it does nothing; otherwise it ends what was scheduled before. It begins once
+// etcd has been healthy, for before that there is nothing to save.
+func (s *snapshotter) follow(ctx context.Context, h *Host, version string) {
+	spec := h.Spec()
+	if s.spec == spec.Digest {
+		return
+	}
+	s.stop()
+	if !spec.Has(hosts.RoleEtcd) || spec.Snapshots.Schedule == "" {
+		s.spec = spec.Digest
+		return
+	}
+	if !etcdops.Initialised(h.root) {
+		return
+	}
+	schedule, err := calendar.Parse(spec.Snapshots.Schedule)
+	if err != nil {
+		panic(err) // a spec with another schedule is never valid
+	}
+	s.spec = spec.Digest
+	ctx, s.cancel = context.WithCancel(ctx)
+	s.done.Go(func() { takeSnapshots(ctx, h, spec, schedule, version) })
+}
+
+// stop ends the goroutine and waits for it.
+func (s *snapshotter) stop() {
+	if s.cancel != nil {
+		s.cancel()
+		s.done.Wait()
+		s.cancel = nil
+	}
+}
+
+func takeSnapshots(ctx context.Context, h *Host, spec *hosts.Spec, schedule calendar.Schedule, version string) {
+	for ctx.Err() == nil {
+		next := nextSnapshot(schedule, newestSnapshot(h.log, spec), time.Now())
+		if next.IsZero() {
+			return // the schedule has no further moment
+		}
+		if !sleepUntil(ctx, next) {
+			return
+		}
+		if err := takeSnapshot(ctx, h, spec, version); err != nil && ctx.Err() == nil {
+			h.log.Error("the scheduled snapshot failed", "error", err, "again in", snapshotRetry)
+			sleepUntil(ctx, time.Now().Add(snapshotRetry))
+		}
+	}
+}
+
+// newestSnapshot is when the newest good snapshot was taken, zero if there is
+// none.
+func newestSnapshot(log *slog.Logger, spec *hosts.Spec) time.Time {
+	entries, err := etcdops.List(spec.Snapshots.Destination)
+	if err != nil {
+		log.Error("the folder of snapshots cannot be read", "error", err)
+		return time.Time{}
+	}
+	for _, e := range entries {
+		if e.Good() && e.Manifest.Cluster == spec.Cluster && e.Manifest.Host == spec.Name {
+			return e.Taken
+		}
+	}
+	return time.Time{}
+}
+
+func takeSnapshot(ctx context.Context, h *Host, spec *hosts.Spec, version string) error {
+	dir := spec.Snapshots.Destination
+	manifest, err := h.SaveSnapshot(ctx, dir, version, nil)
+	if err != nil {
+		return err
+	}
+	h.log.Info("snapshot taken", "file", manifest.Path(dir), "revision", manifest.Revision, "bytes", manifest.Size)
+	dropped, err := etcdops.Prune(ctx, dir, spec.Snapshots.Keep, time.Now())
+	for _, d := range dropped {
+		h.log.Info("snapshot deleted", "file", d.Entry.Path, "because", d.Reason)
+	}
+	if err != nil {
+		h.log.Error("old snapshots were not deleted", "error", err)
+	}
+	return nil
+}
+
+// sleepUntil tells whether the moment came before ctx was done.
+func sleepUntil(ctx context.Context, moment time.Time) bool {
+	timer := time.NewTimer(time.Until(moment))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

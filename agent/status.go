@@ -1,0 +1,254 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nodeagent/nodeagent/etcdops"
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/calendar"
+	"github.com/nodeagent/nodeagent/internal/cluster"
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/internal/units"
+	"github.com/nodeagent/nodeagent/pki"
+)
+
+// statusPatience bounds each question that status asks over the network.
+const statusPatience = 5 * time.Second
+
+// Status is how a host is at one moment. Its JSON keys are stable.
+type Status struct {
+	Host    string    `json:"host"`
+	Cluster string    `json:"cluster"`
+	Spec    string    `json:"spec"` // the digest of the fleet's files
+	Time    time.Time `json:"time"`
+	// Converged: a plan of every domain is empty. Healthy: every unit is ready,
+	// every certificate is usable, etcd answers, the node is Ready.
+	Converged bool `json:"converged"`
+	Healthy   bool `json:"healthy"`
+
+	Domains      []DomainStatus       `json:"domains"`
+	Components   []ComponentStatus    `json:"components"`
+	Certificates []pki.Status         `json:"certificates"`
+	Etcd         *EtcdStatus          `json:"etcd,omitempty"`
+	Nodes        []cluster.NodeStatus `json:"nodes"`
+	Snapshots    *SnapshotStatus      `json:"snapshots,omitempty"`
+	// Problems are what makes the host not healthy, a line each.
+	Problems []string `json:"problems"`
+}
+
+// DomainStatus is how far one domain is from the spec.
+type DomainStatus struct {
+	Name      string        `json:"name"`
+	Converged bool          `json:"converged"`
+	Changes   []plan.Change `json:"changes"`
+	Error     string        `json:"error,omitempty"`
+}
+
+// ComponentStatus is one unit.
+type ComponentStatus struct {
+	Name string `json:"name"`
+	Unit string `json:"unit"`
+	// State is systemd's: active, activating, failed, inactive …
+	State string `json:"state"`
+	Ready bool   `json:"ready"`
+	// Problem says why it is not ready.
+	Problem     string    `json:"problem,omitempty"`
+	Since       time.Time `json:"since,omitzero"`
+	Restarts    int       `json:"restarts"`
+	MemoryBytes uint64    `json:"memoryBytes"`
+}
+
+// EtcdStatus is etcd as this host's member tells it.
+type EtcdStatus struct {
+	etcdops.Health
+	Error string `json:"error,omitempty"`
+}
+
+// SnapshotStatus is the spec's folder of snapshots.
+type SnapshotStatus struct {
+	Folder string         `json:"folder"`
+	Count  int            `json:"count"`
+	Newest *etcdops.Entry `json:"newest,omitempty"`
+	// Next is when the schedule calls for the next one; zero without a schedule.
+	Next  time.Time `json:"next,omitzero"`
+	Error string    `json:"error,omitempty"`
+}
+
+// Status looks at everything at once. What cannot be found out is said in the
+// part concerned; it never fails as a whole.
+func (h *Host) Status(ctx context.Context) Status {
+	spec := h.Spec()
+	s := Status{Host: spec.Name, Cluster: spec.Cluster, Spec: spec.Digest, Time: time.Now().UTC(), Nodes: []cluster.NodeStatus{}, Problems: []string{}}
+	var nodesErr error
+	var parts sync.WaitGroup
+	parts.Go(func() { s.Domains = h.domainStatus(ctx) })
+	parts.Go(func() { s.Components = h.componentStatus(ctx) })
+	parts.Go(func() { s.Certificates = h.certificateStatus(ctx) })
+	if spec.Has(hosts.RoleEtcd) {
+		parts.Go(func() { s.Etcd = h.etcdStatus(ctx) })
+		parts.Go(func() { s.Snapshots = h.snapshotStatus() })
+	}
+	if spec.Has(hosts.RoleControlPlane) {
+		parts.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, statusPatience)
+			defer cancel()
+			var nodes []cluster.NodeStatus
+			if nodes, nodesErr = h.nodes(ctx); nodes != nil {
+				s.Nodes = nodes
+			}
+		})
+	}
+	parts.Wait()
+	s.Converged = !slices.ContainsFunc(s.Domains, func(d DomainStatus) bool { return !d.Converged })
+	s.Problems = s.problems(spec, nodesErr)
+	s.Healthy = len(s.Problems) == 0
+	return s
+}
+
+func (h *Host) domainStatus(ctx context.Context) []DomainStatus {
+	var list []DomainStatus
+	for _, d := range h.Domains() {
+		changes, err := d.Plan(ctx)
+		status := DomainStatus{Name: d.Name(), Converged: err == nil && len(changes) == 0, Changes: changes}
+		if status.Changes == nil {
+			status.Changes = []plan.Change{}
+		}
+		if err != nil {
+			status.Error = err.Error()
+		}
+		list = append(list, status)
+	}
+	return list
+}
+
+func (h *Host) componentStatus(ctx context.Context) []ComponentStatus {
+	want := h.wantUnits()
+	have, observeErr := h.systemd.Observe(ctx, want)
+	list := make([]ComponentStatus, len(want.Units))
+	var checks sync.WaitGroup
+	for i, u := range want.Units {
+		c := &list[i]
+		*c = ComponentStatus{Name: componentOf(u.Name), Unit: u.Name, State: "not installed"}
+		at := slices.IndexFunc(have.Units, func(h units.Unit) bool { return h.Name == u.Name })
+		if at < 0 {
+			if observeErr != nil {
+				c.State, c.Problem = "unknown", observeErr.Error()
+			}
+			continue
+		}
+		d := have.Units[at].Detail
+		c.State, c.Since, c.Restarts, c.MemoryBytes = cmp.Or(d.ActiveState, "inactive"), d.Since, d.Restarts, d.MemoryBytes
+		checks.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, statusPatience)
+			defer cancel()
+			if err := h.systemd.Check(ctx, u); err != nil {
+				c.Problem = err.Error()
+				return
+			}
+			c.Ready = true
+		})
+	}
+	checks.Wait()
+	return list
+}
+
+// componentOf is the component whose unit has the name.
+func componentOf(unit string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(unit, layout.UnitPrefix), ".service")
+}
+
+func (h *Host) certificateStatus(ctx context.Context) []pki.Status {
+	// What could not be read is damaged or missing in the list itself.
+	have, err := pki.Observe(ctx, h.root)
+	want, now := pki.Want(h.Spec()), time.Now()
+	list := append(pki.List(have, want, now), pki.Authorities(have, want, now)...)
+	if err != nil {
+		for i := range list {
+			if list[i].State != pki.StateOK && list[i].Reason == "" {
+				list[i].Reason = err.Error()
+			}
+		}
+	}
+	return list
+}
+
+func (h *Host) etcdStatus(ctx context.Context) *EtcdStatus {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	health, err := etcdops.AskHealth(ctx, EtcdTLS(h.root), []string{localEtcd(h.Spec())})
+	s := &EtcdStatus{Health: health}
+	if err != nil {
+		s.Error = err.Error()
+	}
+	return s
+}
+
+func (h *Host) snapshotStatus() *SnapshotStatus {
+	spec := h.Spec()
+	s := &SnapshotStatus{Folder: spec.Snapshots.Destination}
+	entries, err := etcdops.List(s.Folder)
+	if err != nil {
+		s.Error = err.Error()
+	}
+	s.Count = len(entries)
+	var newest time.Time
+	if e, ok := etcdops.Newest(entries); ok {
+		s.Newest, newest = &e, e.Taken
+	}
+	if schedule, err := calendar.Parse(spec.Snapshots.Schedule); err == nil {
+		s.Next = nextSnapshot(schedule, newest, time.Now())
+	}
+	return s
+}
+
+// problems lists what makes the host not healthy.
+func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
+	list := []string{}
+	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	for _, c := range s.Components {
+		if !c.Ready {
+			add("%s is not ready: %s", c.Name, cmp.Or(c.Problem, c.State))
+		}
+	}
+	for _, c := range s.Certificates {
+		if c.State != pki.StateOK && c.State != pki.StateDue {
+			add("certificate %s is %s: %s", c.Name, c.State, c.Reason)
+		}
+	}
+	if s.Etcd != nil {
+		if s.Etcd.Error != "" || !s.Etcd.Healthy {
+			add("etcd is not healthy: %s", cmp.Or(s.Etcd.Error, "no quorum"))
+		}
+		for _, alarm := range s.Etcd.Alarms {
+			add("etcd has an alarm: %s", alarm)
+		}
+	}
+	if s.Snapshots != nil && s.Snapshots.Error != "" {
+		add("snapshots: %s", s.Snapshots.Error)
+	}
+	if nodesErr != nil {
+		add("the API server does not tell its nodes: %s", nodesErr)
+	}
+	if spec.Has(hosts.RoleWorker) && nodesErr == nil && spec.Has(hosts.RoleControlPlane) {
+		list = append(list, nodeProblems(s.Nodes, spec.Name)...)
+	}
+	return list
+}
+
+func nodeProblems(nodes []cluster.NodeStatus, name string) []string {
+	at := slices.IndexFunc(nodes, func(n cluster.NodeStatus) bool { return n.Name == name })
+	if at < 0 {
+		return []string{fmt.Sprintf("node %s is not registered", name)}
+	}
+	if !nodes[at].Ready {
+		return []string{fmt.Sprintf("node %s is not Ready: %s", name, nodes[at].Reason)}
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodeagent/nodeagent/agent"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// lockPatience is how long apply waits for a running agent to finish.
+const lockPatience = 2 * time.Minute
+
+func newApply(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "apply",
+		Short: "Make this host be as its spec says",
+		Long: `apply carries out what plan shows, domain by domain, shows each change as it is
+made, and then looks at the host again: it answers 0 only when a fresh plan is empty.
+Otherwise it names what did not converge and answers 1. It can be interrupted and run
+again at any time.`,
+		Example: `  nodeagent apply
+  nodeagent apply --only kernel,network
+  nodeagent apply --fleet ./fleet --host mercury`,
+		Args: cobra.NoArgs,
+	}
+	names := only(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		host, err := o.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		domains, err := pick(host, *names)
+		if err != nil {
+			return err
+		}
+		lock, err := agent.Acquire(cmd.Context(), "", lockPatience)
+		if err != nil {
+			return err
+		}
+		defer lock.Release()
+		progress := newProgress(o)
+		result := agent.Converge(cmd.Context(), domains, progress)
+		progress.close()
+		return printResult(o, result)
+	}
+	return cmd
+}
+
+// applied is the JSON form of what apply did.
+type applied struct {
+	Converged bool            `json:"converged"`
+	Applied   int             `json:"applied"`
+	Domains   []domainApplied `json:"domains"`
+}
+
+type domainApplied struct {
+	Domain    string        `json:"domain"`
+	Converged bool          `json:"converged"`
+	Applied   int           `json:"applied"`
+	Remaining []plan.Change `json:"remaining"`
+	Error     string        `json:"error"`
+}
+
+func printResult(o *options, result agent.Result) error {
+	err := result.Err()
+	if o.json() {
+		enc := json.NewEncoder(o.stdout)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(resultJSON(result)); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return withHint(fmt.Errorf("the host did not converge:\n%w", err),
+			"`nodeagent plan` shows what is left; apply can be run again")
+	}
+	if o.json() {
+		return nil
+	}
+	if result.Applied() == 0 {
+		fmt.Fprintln(o.stdout, "Nothing to do: the host is as its spec says.")
+		return nil
+	}
+	fmt.Fprintf(o.stdout, "Converged: %s applied, and a fresh look finds nothing more to do.\n",
+		plan.Count(result.Applied(), "change"))
+	return nil
+}
+
+func resultJSON(result agent.Result) applied {
+	out := applied{Converged: result.Err() == nil, Applied: result.Applied()}
+	for _, r := range result {
+		d := domainApplied{Domain: r.Domain, Converged: r.Converged(), Applied: r.Applied, Remaining: r.Remaining}
+		if d.Remaining == nil {
+			d.Remaining = []plan.Change{}
+		}
+		if r.Err != nil {
+			d.Error = r.Err.Error()
+		}
+		out.Domains = append(out.Domains, d)
+	}
+	return out
+}

@@ -1,0 +1,20 @@
+// Command nodeagent makes a bare-metal Kubernetes host be as its fleet's TOML
+// files say, and keeps it so. See `nodeagent --help`.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(Main()) }
+
+// Main runs the command line in os.Args and returns the exit code. It is apart
+// from main so that the tests run the very same program.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodeagent/nodeagent/agent"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// shownLines is how much of a file a plan shows without --full.
+const shownLines = 6
+
+func newPlan(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Show what would change on this host",
+		Long: `plan compares this host with its spec and prints the difference: for each change
+what it does, what it disturbs (quiet, reload, restart, disconnect, quorum), why, and
+the values before and after. It writes nothing and works on a host that is half
+broken: what could not be observed is said, and answers exit code 1.`,
+		Example: `  nodeagent plan
+  nodeagent plan --only kernel,network --full
+  nodeagent plan --exit-code -o json | jq '.changes[].key'`,
+		Args: cobra.NoArgs,
+	}
+	names := only(cmd)
+	full := cmd.Flags().Bool("full", false, "show every line of files")
+	exitCode := cmd.Flags().Bool("exit-code", false, "exit with 2 when there are changes")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		host, err := o.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		domains, err := pick(host, *names)
+		if err != nil {
+			return err
+		}
+		p, observeErr := agent.Plan(cmd.Context(), domains)
+		if err := errors.Join(printPlan(o, p, *full), observeErr); err != nil {
+			return err
+		}
+		if *exitCode && !p.Empty() {
+			return errChanges
+		}
+		return nil
+	}
+	return cmd
+}
+
+func printPlan(o *options, p plan.Plan, full bool) error {
+	if o.json() {
+		return plan.WriteJSON(o.stdout, p)
+	}
+	style := plan.Style{Color: colored(o.stdout), MaxLines: shownLines}
+	if full {
+		style.MaxLines = 0
+	}
+	return style.Write(o.stdout, p)
+}

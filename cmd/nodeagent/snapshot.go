@@ -1,0 +1,208 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodeagent/nodeagent/etcdops"
+)
+
+func newSnapshot(o *options) *cobra.Command {
+	save := newSnapshotSave(o)
+	cmd := &cobra.Command{
+		Use:   "snapshot",
+		Short: "Take, list, verify and restore etcd snapshots",
+		Long: `snapshot takes a snapshot of this host's etcd; that is short for 'snapshot save'.
+A snapshot is one file <cluster>-<host>-<time>.db with a manifest <…>.json beside it.`,
+		Example: `  nodeagent snapshot
+  nodeagent snapshot list
+  nodeagent snapshot verify /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db
+  nodeagent snapshot restore /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db`,
+		Args: cobra.NoArgs,
+		RunE: save.RunE,
+	}
+	cmd.Flags().AddFlagSet(save.Flags())
+	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o))
+	return cmd
+}
+
+func newSnapshotSave(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "save",
+		Short: "Take an etcd snapshot",
+		Long: `save streams a snapshot from this host's etcd member over mTLS, checks its sha256
+while it comes, and writes it durably with a manifest. No partial file stays, whatever
+happens. Older snapshots are not touched; 'nodeagent run' prunes after its scheduled
+ones.`,
+		Example: `  nodeagent snapshot save
+  nodeagent snapshot save --to /mnt/backup -o json`,
+		Args: cobra.NoArgs,
+	}
+	to := cmd.Flags().String("to", "", "the `folder` to write to (default: snapshots.destination of the spec)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		host, err := o.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		dir := cmp.Or(*to, host.Spec().Snapshots.Destination)
+		bar := newBar(o, "saving")
+		manifest, err := host.SaveSnapshot(cmd.Context(), dir, version(), bar.set)
+		bar.close()
+		if err != nil {
+			return withHint(err, "`nodeagent status` tells how etcd is")
+		}
+		if o.json() {
+			return printJSON(o, struct {
+				Path string `json:"path"`
+				etcdops.Manifest
+			}{manifest.Path(dir), manifest})
+		}
+		fmt.Fprintf(o.stdout, "Saved %s: %s, revision %d, %d keys, sha256 %s.\n",
+			manifest.Path(dir), bytes(manifest.Size), manifest.Revision, manifest.Keys, manifest.SHA256)
+		return nil
+	}
+	return cmd
+}
+
+func newSnapshotList(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the snapshots of a folder",
+		Long: `list prints the snapshots of the spec's destination, newest first, from their names,
+sizes and manifests. It does not read the snapshots; 'snapshot verify' does.`,
+		Example: `  nodeagent snapshot list
+  nodeagent snapshot list --from /mnt/backup -o json`,
+		Args: cobra.NoArgs,
+	}
+	from := cmd.Flags().String("from", "", "the `folder` to list (default: snapshots.destination of the spec)")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		dir := *from
+		if dir == "" {
+			spec, err := o.spec()
+			if err != nil {
+				return err
+			}
+			dir = spec.Snapshots.Destination
+		}
+		entries, err := etcdops.List(dir)
+		if err != nil {
+			return err
+		}
+		if o.json() {
+			return printJSON(o, map[string]any{"folder": dir, "snapshots": nonNil(entries)})
+		}
+		return printSnapshots(o, dir, entries)
+	}
+	return cmd
+}
+
+func printSnapshots(o *options, dir string, entries []etcdops.Entry) error {
+	if len(entries) == 0 {
+		fmt.Fprintf(o.stdout, "No snapshots in %s.\n", dir)
+		return nil
+	}
+	w := tabwriter.NewWriter(o.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SNAPSHOT\tTAKEN\tSIZE\tREVISION\tKEYS\tSTATE")
+	for _, e := range entries {
+		revision, keys, state := "?", "?", cmp.Or(e.Damage, "good")
+		if e.Manifest != nil {
+			revision, keys = fmt.Sprint(e.Manifest.Revision), fmt.Sprint(e.Manifest.Keys)
+		} else if e.Damage == "" {
+			state = "no manifest"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", filepath.Base(e.Path), e.Taken.UTC().Format(time.RFC3339), bytes(e.Size), revision, keys, state)
+	}
+	return w.Flush()
+}
+
+func newSnapshotVerify(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify FILE",
+		Short: "Prove that a snapshot is whole and that etcd can open it",
+		Long: `verify reads the whole file: its sha256 trailer and its manifest, every page of the
+database, and every key through etcd's own storage code. It changes nothing and needs
+neither a fleet nor a running etcd.`,
+		Example: `  nodeagent snapshot verify mercury-mercury-20260101T000000Z.db`,
+		Args:    exactlyOne("FILE"),
+	}
+	skip := cmd.Flags().Bool("skip-hash", false, "accept a database without a trailer, as copied from a data folder")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		bar := newBar(o, "verifying")
+		report, err := etcdops.Verify(cmd.Context(), args[0], etcdops.VerifyOptions{SkipHash: *skip, Objects: true, Progress: bar.set})
+		bar.close()
+		if err != nil {
+			return err
+		}
+		if o.json() {
+			return printJSON(o, report)
+		}
+		printReport(o, report)
+		return nil
+	}
+	return cmd
+}
+
+func printReport(o *options, r etcdops.Report) {
+	trailer := "its sha256 trailer matches"
+	if !r.Trailer {
+		trailer = "it has no trailer"
+	}
+	manifest := "its manifest matches"
+	if r.Manifest == nil {
+		manifest = "it has no manifest"
+	}
+	fmt.Fprintf(o.stdout, "%s is sound: %s, %s, etcd can open it.\n", r.Path, trailer, manifest)
+	fmt.Fprintf(o.stdout, "%s, revision %d, %d keys, storage version %s, members %s.\n",
+		bytes(r.Size), r.Revision, r.Keys, cmp.Or(r.StorageVersion, "before 3.6"), cmp.Or(strings.Join(r.Members, ", "), "none"))
+	if len(r.Alarms) > 0 {
+		fmt.Fprintf(o.stdout, "Alarms that a restore would bring back: %s.\n", strings.Join(r.Alarms, ", "))
+	}
+}
+
+// exactlyOne is a cobra argument check whose error names the argument.
+func exactlyOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usageError{withHint(fmt.Errorf("%s takes one %s, %d given", cmd.CommandPath(), name, len(args)),
+				fmt.Sprintf("see '%s --help'", cmd.CommandPath()))}
+		}
+		return nil
+	}
+}
+
+func printJSON(o *options, v any) error {
+	enc := json.NewEncoder(o.stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// nonNil makes an empty list print as [] and not as null.
+func nonNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// bytes prints a size for people: "37.4 MiB".
+func bytes(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	size, prefix := float64(n), 0
+	for size >= unit && prefix < 4 {
+		size /= unit
+		prefix++
+	}
+	return fmt.Sprintf("%.1f %ciB", size, " KMGT"[prefix])
+}

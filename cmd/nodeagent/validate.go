@@ -1,0 +1,93 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+func newValidate(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate [FLEET ...]",
+		Short: "Check every file of a fleet",
+		Long: `validate reads fleets and prints every problem as one line "file:line: field:
+reason". It needs no root, no network and no Vault. Without an argument it checks
+the fleet that --fleet names.`,
+		Example: `  nodeagent validate hosts/fleets/*
+  nodeagent validate --fleet ./fleet -o json`,
+		RunE: func(_ *cobra.Command, dirs []string) error {
+			if len(dirs) == 0 {
+				dirs = []string{o.fleet}
+			}
+			return validate(o, dirs)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		},
+	}
+}
+
+// verdict is what validate says of one fleet.
+type verdict struct {
+	Fleet    string          `json:"fleet"`
+	Valid    bool            `json:"valid"`
+	Hosts    []string        `json:"hosts"`
+	Problems []hosts.Problem `json:"problems"`
+	Warnings []hosts.Problem `json:"warnings"`
+}
+
+// validate checks all fleets, also after one was found invalid, and joins the
+// problems of all of them.
+func validate(o *options, dirs []string) error {
+	verdicts := []verdict{}
+	invalid := &hosts.InvalidError{}
+	for _, dir := range dirs {
+		v := verdict{Fleet: dir, Hosts: []string{}, Problems: []hosts.Problem{}, Warnings: []hosts.Problem{}}
+		fleet, err := hosts.Load(dir)
+		var bad *hosts.InvalidError
+		switch {
+		case errors.As(err, &bad):
+			v.Problems = bad.Problems
+			invalid.Dir = dir
+			invalid.Problems = append(invalid.Problems, bad.Problems...)
+		case err != nil:
+			return err
+		default:
+			v.Valid = true
+			v.Warnings = append(v.Warnings, fleet.Warnings...)
+			for _, h := range fleet.Hosts {
+				v.Hosts = append(v.Hosts, h.Name)
+			}
+		}
+		verdicts = append(verdicts, v)
+	}
+	if err := printVerdicts(o, verdicts); err != nil {
+		return err
+	}
+	if len(invalid.Problems) > 0 {
+		return invalid
+	}
+	return nil
+}
+
+func printVerdicts(o *options, verdicts []verdict) error {
+	if o.json() {
+		enc := json.NewEncoder(o.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(map[string]any{"fleets": verdicts})
+	}
+	for _, v := range verdicts {
+		for _, w := range v.Warnings {
+			fmt.Fprintf(o.stderr, "warning: %s\n", w)
+		}
+		if v.Valid {
+			fmt.Fprintf(o.stdout, "%s: valid, %s\n", v.Fleet, plan.Count(len(v.Hosts), "host"))
+		}
+	}
+	return nil
+}
