@@ -61,7 +61,6 @@ func TestFirewallWant(t *testing.T) {
 		"dhcp: accept udp 68 from port 67",
 		"dhcp (IPv6): accept udp 546 from port 547 from fe80::/10",
 		"invalid: drop invalid connections",
-		"wireguard: accept udp 51820",
 		"etcd peers: accept tcp 2380 from 10.9.0.2/32, 192.0.2.2/32",
 		"etcd clients: accept tcp 2379 from 10.9.0.2/32, 192.0.2.2/32",
 		"api server: accept tcp 6443 from 10.9.0.2/32, 10.244.0.0/16, 192.0.2.2/31",

@@ -64,8 +64,9 @@ func basicRules() []FirewallRule {
 }
 
 // clusterRules are what the fleet's hosts and the cluster's pods need of this
-// host. Every one of these ports asks for a client certificate or, WireGuard,
-// for a key; that the sources are named keeps strangers from even trying.
+// host. Every one of these ports asks for a client certificate; that the sources
+// are named keeps strangers from even trying. WireGuard's port is among the
+// rules that the spec allows, where package hosts puts it.
 //
 // Pods reach the API server and the kubelet (metrics) on the host's address.
 // What else they may reach of the host is for the spec to allow with "pods".
@@ -79,14 +80,9 @@ func clusterRules(spec *hosts.Spec) []FirewallRule {
 			Name: name, Protocol: protocol, Ports: portRanges([]uint16{uint16(port)}), From: from,
 		})...)
 	}
-	anyone := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	var pods []netip.Prefix
 	if spec.Kubernetes.PodRange.IsValid() {
 		pods = []netip.Prefix{spec.Kubernetes.PodRange}
-	}
-	if wg := spec.Network.WireGuard; wg != nil {
-		// From anywhere: peers roam, and strangers get no answer.
-		add("wireguard", "udp", wg.Port, anyone)
 	}
 	if spec.Has(hosts.RoleEtcd) {
 		add("etcd peers", "tcp", spec.Etcd.PeerPort, fleet(spec, hosts.RoleEtcd))

@@ -1,0 +1,210 @@
+package netcfg
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// The kernel edits of WireGuard. None holds a key that is a secret: the private
+// key is read from its file when it is needed.
+type (
+	// makeWireGuardKey makes the host's private key unless there is one.
+	makeWireGuardKey struct {
+		folder, device string
+		declared       wgtypes.Key
+	}
+	// createWireGuard makes a device of the kernel.
+	createWireGuard struct{ name string }
+	// setWireGuard gives the device the host's key, and a port unless it is 0.
+	setWireGuard struct {
+		name, folder string
+		key          bool
+		port         int
+	}
+	// setWireGuardPeer adds or changes one peer. Fields of the peer that are as
+	// they should be are left alone.
+	setWireGuardPeer struct {
+		name, folder                              string
+		peer                                      WireGuardPeer
+		allowed, endpoint, keepalive, unpreshared bool
+	}
+	// deleteWireGuardPeer removes one peer.
+	deleteWireGuardPeer struct {
+		name, folder string
+		key          wgtypes.Key
+	}
+	// deleteWireGuard removes a device of ours.
+	deleteWireGuard struct{ name string }
+)
+
+// diffWireGuard returns the changes to the device and its peers, in order: the
+// key, the device, its settings, peers, addresses, and then it is brought up.
+// Only the peers that differ are touched: to replace the whole list would end
+// every session.
+func diffWireGuard(have, want *WireGuard) []plan.Change {
+	if want == nil {
+		return dropWireGuard(have)
+	}
+	var changes []plan.Change
+	if have == nil {
+		have = &WireGuard{Folder: wireGuardFolder(layout.Root(""))}
+	}
+	if have.Owned && have.Interface != want.Interface {
+		changes = dropWireGuard(have)
+		have = &WireGuard{HostKey: have.HostKey}
+	}
+	changes = append(changes, diffWireGuardKey(have, want)...)
+	if have.Device == SomeDevice {
+		reason := fmt.Sprintf("link %q is there and does not speak WireGuard; remove or rename it, or change network.wireguard.interface", want.Interface)
+		return append(changes, change(wireGuardLink(want), plan.ActionCreate, plan.Quiet, reason, "another link", "wireguard", blocked{reason}))
+	}
+	changes = append(changes, diffWireGuardDevice(have, want)...)
+	changes = append(changes, diffWireGuardPeers(have, want)...)
+	return append(changes, diffWireGuardLink(have, want)...)
+}
+
+func wireGuardLink(w *WireGuard) string { return "wireguard " + w.Interface }
+
+func dropWireGuard(have *WireGuard) []plan.Change {
+	if have == nil || !have.Owned {
+		return nil
+	}
+	return []plan.Change{change(wireGuardLink(have), plan.ActionDelete, plan.Disconnect, reasonUnwanted, "wireguard", "", deleteWireGuard{have.Interface})}
+}
+
+func diffWireGuardKey(have, want *WireGuard) []plan.Change {
+	var zero wgtypes.Key
+	switch {
+	case have.HostKey == zero:
+		after := "key to be made"
+		if have.PublicKey != zero {
+			after = "the key that the device has: " + have.PublicKey.String()
+		}
+		return []plan.Change{change("wireguard key", plan.ActionCreate, plan.Quiet, "the host has none in its file", "", after,
+			makeWireGuardKey{want.Folder, want.Interface, want.PublicKey})}
+	case want.PublicKey != zero && want.PublicKey != have.HostKey:
+		reason := "the fleet declares another public key than the host has: " + declareKey(have.HostKey)
+		return []plan.Change{change("wireguard key", plan.ActionUpdate, plan.Quiet, reason, have.HostKey.String(), want.PublicKey.String(), blocked{reason})}
+	}
+	return nil
+}
+
+func diffWireGuardDevice(have, want *WireGuard) []plan.Change {
+	var changes []plan.Change
+	if have.Device == NoDevice {
+		changes = append(changes, change(wireGuardLink(want), plan.ActionCreate, plan.Quiet, reasonMissing, "", "wireguard", createWireGuard{want.Interface}))
+	}
+	var zero wgtypes.Key
+	rightKey := have.Device == WireGuardLink && have.PublicKey != zero && (have.PublicKey == have.HostKey || have.HostKey == zero)
+	if !rightKey {
+		before := ""
+		if have.PublicKey != zero {
+			before = have.PublicKey.String()
+		}
+		changes = append(changes, change(wireGuardLink(want)+" key", plan.ActionUpdate, effectIf(before != ""), "the device lacks the host's key", before,
+			hostKeyWord(have.HostKey), setWireGuard{name: want.Interface, folder: want.Folder, key: true}))
+	}
+	if want.Port != 0 && have.Port != want.Port {
+		before := ""
+		if have.Port != 0 {
+			before = fmt.Sprint(have.Port)
+		}
+		changes = append(changes, change(wireGuardLink(want)+" port", plan.ActionUpdate, effectIf(have.Device == WireGuardLink), reasonWireGuard, before,
+			fmt.Sprint(want.Port), setWireGuard{name: want.Interface, folder: want.Folder, port: want.Port}))
+	}
+	return changes
+}
+
+const reasonWireGuard = "the device differs from the spec"
+
+func hostKeyWord(key wgtypes.Key) string {
+	if key == (wgtypes.Key{}) {
+		return "key to be made"
+	}
+	return key.String()
+}
+
+// effectIf is disconnect where sessions may be cut.
+func effectIf(cuts bool) plan.Effect {
+	if cuts {
+		return plan.Disconnect
+	}
+	return plan.Quiet
+}
+
+func diffWireGuardPeers(have, want *WireGuard) []plan.Change {
+	var changes []plan.Change
+	for _, w := range want.Peers {
+		h, there := have.peer(w.PublicKey)
+		o := setWireGuardPeer{name: want.Interface, folder: want.Folder, peer: w}
+		key := "wireguard peer " + w.label()
+		if !there {
+			o.allowed, o.keepalive, o.endpoint = true, w.Keepalive > 0, w.Endpoint != ""
+			changes = append(changes, change(key, plan.ActionCreate, plan.Quiet, reasonMissing, "", w.String(), o))
+			continue
+		}
+		o.allowed = !slices.Equal(h.AllowedIPs, w.AllowedIPs)
+		o.endpoint = w.Endpoint != "" && h.Endpoint != w.Endpoint
+		o.keepalive = h.Keepalive != w.Keepalive
+		o.unpreshared = h.Preshared
+		if !o.allowed && !o.endpoint && !o.keepalive && !o.unpreshared {
+			continue
+		}
+		// Its own packets find a peer again where it is; what is cut is what it
+		// may no longer send, and a preshared key that only one end has.
+		loses := slices.ContainsFunc(h.AllowedIPs, func(p netip.Prefix) bool { return !slices.Contains(w.AllowedIPs, p) })
+		changes = append(changes, change(key, plan.ActionUpdate, effectIf(loses || o.endpoint || o.unpreshared),
+			"the peer differs from the spec", h.String(), w.String(), o))
+	}
+	for _, h := range have.Peers {
+		if _, wanted := want.peer(h.PublicKey); !wanted {
+			changes = append(changes, change("wireguard peer "+h.label(), plan.ActionDelete, plan.Disconnect,
+				"the spec names no peer with this key", h.String(), "", deleteWireGuardPeer{want.Interface, want.Folder, h.PublicKey}))
+		}
+	}
+	return changes
+}
+
+// diffWireGuardLink compares what the device has as a link. New addresses come
+// before old ones go.
+func diffWireGuardLink(have, want *WireGuard) []plan.Change {
+	var changes []plan.Change
+	set := setLink{name: want.Interface}
+	var before, after []string
+	if have.Owned && !have.Marked {
+		set.mark = true
+		before, after = append(before, "half made"), append(after, "made")
+	}
+	if want.MTU != 0 && have.MTU != want.MTU {
+		set.mtu = want.MTU
+		before, after = append(before, fmt.Sprintf("mtu %d", have.MTU)), append(after, fmt.Sprintf("mtu %d", want.MTU))
+	}
+	held := func(a Address) bool { return a.Prefix == want.Address }
+	if !slices.ContainsFunc(have.Addresses, held) {
+		changes = append(changes, change(fmt.Sprintf("address %s on %s", want.Address, want.Interface), plan.ActionCreate, plan.Quiet,
+			reasonMissing, "", want.Address.String(), addAddress{want.Interface, want.Address}))
+	}
+	if !have.Up {
+		set.up = true
+		before, after = append(before, "down"), append(after, "up")
+	}
+	if len(after) > 0 {
+		if have.Device == NoDevice {
+			before = nil
+		}
+		changes = append(changes, change(wireGuardLink(want)+" link", plan.ActionUpdate, plan.Quiet, reasonWireGuard, join(before), join(after), set))
+	}
+	for _, a := range have.Addresses {
+		if a.Owned && !held(a) {
+			changes = append(changes, change(fmt.Sprintf("address %s on %s", a.Prefix, want.Interface), plan.ActionDelete, plan.Disconnect,
+				reasonUnwanted, a.Prefix.String(), "", deleteAddress{want.Interface, a.Prefix}))
+		}
+	}
+	return changes
+}

@@ -1,0 +1,117 @@
+package netcfg
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/nodeagent/nodeagent/internal/atomicfile"
+)
+
+// readWireGuardKey returns the host's private key, zero where there is none.
+// Errors never hold what the file holds.
+func readWireGuardKey(folder string) (wgtypes.Key, error) {
+	path := wireGuardKey(folder)
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return wgtypes.Key{}, nil
+	}
+	if err != nil {
+		return wgtypes.Key{}, fmt.Errorf("read wireguard key: %w", err)
+	}
+	key, err := wgtypes.ParseKey(strings.TrimSpace(string(content)))
+	if err != nil || key == (wgtypes.Key{}) {
+		return wgtypes.Key{}, fmt.Errorf("read wireguard key %q: it is not a private key (base64 of 32 bytes); restore it, or move it aside to have another made", path)
+	}
+	return key, nil
+}
+
+// apply makes the key and writes it. Where the device has one already, as after
+// a lost state folder, that one is kept: the fleet knows its public half.
+func (o makeWireGuardKey) apply(ctx context.Context, _ *System) error {
+	key, err := readWireGuardKey(o.folder)
+	if err != nil {
+		return err
+	}
+	if key == (wgtypes.Key{}) {
+		if key, err = o.keyOfDevice(); err != nil {
+			return err
+		}
+		if key == (wgtypes.Key{}) {
+			if key, err = wgtypes.GeneratePrivateKey(); err != nil {
+				return fmt.Errorf("make wireguard key: %w", err)
+			}
+		}
+		if err := edit(ctx, func() error { return writeWireGuardKey(o.folder, key) }); err != nil {
+			return fmt.Errorf("keep wireguard key: %w", err)
+		}
+	}
+	if o.declared != (wgtypes.Key{}) && o.declared != key.PublicKey() {
+		return fmt.Errorf("the fleet declares the public key of another private key, %s: %s", o.declared, declareKey(key.PublicKey()))
+	}
+	return nil
+}
+
+func writeWireGuardKey(folder string, key wgtypes.Key) error {
+	if err := atomicfile.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	return atomicfile.Write(wireGuardKey(folder), []byte(key.String()+"\n"), 0o600)
+}
+
+// endpointsVersion is the version of the record's shape.
+const endpointsVersion = 1
+
+// endpoints is the record of the endpoints of the spec that were last set, by
+// public key. The device itself only knows where a peer was last heard from,
+// which differs once it roamed. A record that is lost or unreadable costs that
+// the endpoints are set once more, and so it is no error.
+type endpoints map[string]string
+
+type endpointsFile struct {
+	Version   int       `json:"version"`
+	Device    string    `json:"device"`
+	Endpoints endpoints `json:"endpoints"`
+}
+
+func endpointsPath(folder string) string { return filepath.Join(folder, "endpoints.json") }
+
+func readEndpoints(folder, device string) endpoints {
+	var file endpointsFile
+	content, err := os.ReadFile(endpointsPath(folder))
+	if err != nil || json.Unmarshal(content, &file) != nil ||
+		file.Version != endpointsVersion || file.Device != device || file.Endpoints == nil {
+		return endpoints{}
+	}
+	return file.Endpoints
+}
+
+// recordEndpoint notes the endpoint that was set for a peer; "" forgets it.
+func recordEndpoint(folder, device string, key wgtypes.Key, endpoint string) error {
+	record := readEndpoints(folder, device)
+	if record[key.String()] == endpoint {
+		return nil
+	}
+	record[key.String()] = endpoint
+	if endpoint == "" {
+		delete(record, key.String())
+	}
+	content, err := json.MarshalIndent(endpointsFile{endpointsVersion, device, record}, "", "  ")
+	if err == nil {
+		err = atomicfile.MkdirAll(folder, 0o700)
+	}
+	if err == nil {
+		err = atomicfile.Write(endpointsPath(folder), append(content, '\n'), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("record wireguard endpoint: %w", err)
+	}
+	return nil
+}

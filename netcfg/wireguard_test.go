@@ -1,0 +1,376 @@
+package netcfg
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// wireGuardPublic returns a key that is always the same for a number.
+func wireGuardPublic(n byte) wgtypes.Key { return wgtypes.Key{0: n, 31: 1} }
+
+func wireGuardSpec() *hosts.Spec {
+	peer := func(name string, n byte, endpoint string) hosts.Peer {
+		return hosts.Peer{
+			Name: name, PodRange: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, n, 0}), 24),
+			WireGuard: &hosts.WireGuardPeer{Address: netip.AddrFrom4([4]byte{10, 9, 0, n}), PublicKey: wireGuardPublic(n).String(), Endpoint: endpoint},
+		}
+	}
+	unborn := peer("d", 4, "192.0.2.4:51820")
+	unborn.WireGuard.PublicKey = ""
+	return &hosts.Spec{
+		Name: "a", Kubernetes: hosts.Kubernetes{CNI: "bridge"},
+		Network: hosts.Network{WireGuard: &hosts.WireGuard{
+			Interface: "wg0", Address: netip.MustParsePrefix("10.9.0.1/24"), Port: 51820, MTU: 1420,
+			PublicKey: wireGuardPublic(1).String(), Keepalive: 25 * time.Second,
+		}},
+		Peers: []hosts.Peer{peer("b", 2, "192.0.2.2:51820"), peer("c", 3, ""), unborn, {Name: "e"}},
+	}
+}
+
+// wireGuardDone is the state in which everything is as wanted.
+func wireGuardDone(want *WireGuard) *WireGuard {
+	have := *want
+	have.Device, have.Owned, have.Marked, have.Up = WireGuardLink, true, true, true
+	have.HostKey = want.PublicKey
+	have.Addresses = []Address{{Prefix: want.Address, Owned: true}}
+	have.Peers = slices.Clone(want.Peers)
+	for i := range have.Peers {
+		have.Peers[i].Name = ""
+	}
+	return &have
+}
+
+func TestWireGuardWant(t *testing.T) {
+	if w := wantWireGuard(&hosts.Spec{}, ""); w != nil {
+		t.Errorf("a spec without WireGuard wants %v", w)
+	}
+	w := wantWireGuard(wireGuardSpec(), layout.Root("/x"))
+	var peers []string
+	for _, p := range w.Peers {
+		peers = append(peers, p.label()+": "+p.String())
+	}
+	if diff := cmp.Diff([]string{
+		"b: 10.9.0.2/32, 10.244.2.0/24 at 192.0.2.2:51820, keepalive 25s",
+		"c: 10.9.0.3/32, 10.244.3.0/24, keepalive 25s",
+	}, peers); diff != "" {
+		t.Error(diff)
+	}
+	if w.Folder != "/x/var/lib/nodeagent/wireguard" || w.PublicKey != wireGuardPublic(1) {
+		t.Errorf("folder %q, key %v", w.Folder, w.PublicKey)
+	}
+	spec := wireGuardSpec()
+	spec.Kubernetes.CNI = "none" // routes pods by itself
+	if got := wantWireGuard(spec, "").Peers[0].String(); strings.Contains(got, "10.244") {
+		t.Errorf("peer may send from pods that nodeagent does not address: %s", got)
+	}
+}
+
+func TestWireGuardDiff(t *testing.T) {
+	want := wantWireGuard(wireGuardSpec(), "")
+	edit := func(f func(*WireGuard)) *WireGuard {
+		w := wireGuardDone(want)
+		f(w)
+		return w
+	}
+	var zero wgtypes.Key
+	for _, tc := range []struct {
+		name       string
+		have, want *WireGuard
+		changes    []string
+	}{
+		{"nothing", nil, nil, nil},
+		{"converged", wireGuardDone(want), want, nil},
+		{"not there", &WireGuard{Interface: "wg0"}, want, []string{
+			"create quiet wireguard key", "create quiet wireguard wg0", "update quiet wireguard wg0 key", "update quiet wireguard wg0 port",
+			"create quiet wireguard peer b", "create quiet wireguard peer c",
+			"create quiet address 10.9.0.1/24 on wg0", "update quiet wireguard wg0 link",
+		}},
+		{"dropped", wireGuardDone(want), nil, []string{"delete disconnect wireguard wg0"}},
+		{"dropped, a program's", edit(func(w *WireGuard) { w.Owned = false }), nil, nil},
+		{"renamed", edit(func(w *WireGuard) { w.Interface = "wg1" }), want, []string{
+			"delete disconnect wireguard wg1", "create quiet wireguard wg0", "update quiet wireguard wg0 key", "update quiet wireguard wg0 port",
+			"create quiet wireguard peer b", "create quiet wireguard peer c",
+			"create quiet address 10.9.0.1/24 on wg0", "update quiet wireguard wg0 link",
+		}},
+		{"another link", edit(func(w *WireGuard) { w.Device = SomeDevice }), want, []string{"create quiet wireguard wg0"}},
+		{"key file lost", edit(func(w *WireGuard) { w.HostKey = zero }), want, []string{"create quiet wireguard key"}},
+		{"the fleet has another key", edit(func(w *WireGuard) { w.HostKey = wireGuardPublic(9); w.PublicKey = wireGuardPublic(9) }), want, []string{"update quiet wireguard key"}},
+		{"the device has another key", edit(func(w *WireGuard) { w.PublicKey = wireGuardPublic(9) }), want, []string{"update disconnect wireguard wg0 key"}},
+		{"the device has no key", edit(func(w *WireGuard) { w.PublicKey = zero }), want, []string{"update quiet wireguard wg0 key"}},
+		{"port", edit(func(w *WireGuard) { w.Port = 1 }), want, []string{"update disconnect wireguard wg0 port"}},
+		{"down", edit(func(w *WireGuard) { w.Up = false }), want, []string{"update quiet wireguard wg0 link"}},
+		{"half made", edit(func(w *WireGuard) { w.Marked = false }), want, []string{"update quiet wireguard wg0 link"}},
+		{"mtu", edit(func(w *WireGuard) { w.MTU = 1280 }), want, []string{"update quiet wireguard wg0 link"}},
+		{"address", edit(func(w *WireGuard) {
+			w.Addresses = []Address{{netip.MustParsePrefix("10.9.0.7/24"), true}, {netip.MustParsePrefix("10.9.0.8/24"), false}}
+		}), want, []string{"create quiet address 10.9.0.1/24 on wg0", "delete disconnect address 10.9.0.7/24 on wg0"}},
+		{"a peer more", edit(func(w *WireGuard) { w.Peers = append(w.Peers, WireGuardPeer{PublicKey: wireGuardPublic(8)}) }), want,
+			[]string{"delete disconnect wireguard peer " + wireGuardPublic(8).String()}},
+		{"preshared", edit(func(w *WireGuard) { w.Peers[0].Preshared = true }), want, []string{"update disconnect wireguard peer b"}},
+		{"keepalive", edit(func(w *WireGuard) { w.Peers[1].Keepalive = 0 }), want, []string{"update quiet wireguard peer c"}},
+		{"allowed less", edit(func(w *WireGuard) { w.Peers[1].AllowedIPs = nil }), want, []string{"update quiet wireguard peer c"}},
+		{"allowed more", edit(func(w *WireGuard) {
+			w.Peers[1].AllowedIPs = append(slices.Clone(w.Peers[1].AllowedIPs), firewallPrefixes("::/0")...)
+		}), want,
+			[]string{"update disconnect wireguard peer c"}},
+		// The record says which endpoint was set; where the peer is now does not
+		// come into it. A peer without an endpoint in the spec may be anywhere.
+		{"endpoint of the spec changed", edit(func(w *WireGuard) { w.Peers[0].Endpoint = "192.0.2.9:51820" }), want, []string{"update disconnect wireguard peer b"}},
+		{"endpoint unknown", edit(func(w *WireGuard) { w.Peers[0].Endpoint = "" }), want, []string{"update disconnect wireguard peer b"}},
+		{"peer that called by itself", edit(func(w *WireGuard) { w.Peers[1].Endpoint = "198.51.100.1:1000" }), want, nil},
+	} {
+		var got []string
+		for _, c := range diffWireGuard(tc.have, tc.want) {
+			got = append(got, string(c.Action)+" "+c.Effect.String()+" "+c.Key)
+			if c.Reason == "" || c.Before == c.After {
+				t.Errorf("%s: %s: because %q, %q to %q", tc.name, c.Key, c.Reason, c.Before, c.After)
+			}
+		}
+		if diff := cmp.Diff(tc.changes, got); diff != "" {
+			t.Errorf("%s: %s", tc.name, diff)
+		}
+	}
+}
+
+// A port of 0 in the spec leaves the device's own choice, and is never written:
+// that would make it choose another.
+func TestWireGuardUnsetPort(t *testing.T) {
+	spec := wireGuardSpec()
+	spec.Network.WireGuard.Port = 0
+	want := wantWireGuard(spec, "")
+	have := wireGuardDone(want)
+	have.Port = 40000
+	if changes := diffWireGuard(have, want); len(changes) > 0 {
+		t.Errorf("changes %v", changes)
+	}
+	for _, c := range diffWireGuard(nil, want) {
+		if strings.HasSuffix(c.Key, "port") {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
+func TestWireGuardKeyMismatchSaysWhatToDo(t *testing.T) {
+	want := wantWireGuard(wireGuardSpec(), "")
+	have := wireGuardDone(want)
+	have.HostKey, have.PublicKey = wireGuardPublic(9), wireGuardPublic(9)
+	changes := diffWireGuard(have, want)
+	err := changes[0].Payload.(op).apply(t.Context(), nil)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("public_key = %q", wireGuardPublic(9))) {
+		t.Errorf("error %v, want one with the key to declare", err)
+	}
+}
+
+// wireGuardApply does to a value what the changes do to the kernel.
+func wireGuardApply(have *WireGuard, changes []plan.Change) *WireGuard {
+	var w WireGuard
+	if have != nil {
+		w = *have
+		w.Peers, w.Addresses = slices.Clone(have.Peers), slices.Clone(have.Addresses)
+	}
+	at := func(key wgtypes.Key) int {
+		return slices.IndexFunc(w.Peers, func(p WireGuardPeer) bool { return p.PublicKey == key })
+	}
+	for _, c := range changes {
+		switch o := c.Payload.(type) {
+		case makeWireGuardKey:
+			w.HostKey = w.PublicKey
+			if w.HostKey == (wgtypes.Key{}) {
+				w.HostKey = o.declared
+			}
+		case createWireGuard:
+			w.Interface, w.Device, w.Owned, w.Marked = o.name, WireGuardLink, true, true
+		case deleteWireGuard:
+			w = WireGuard{HostKey: w.HostKey}
+		case setWireGuard:
+			if o.key {
+				w.PublicKey = w.HostKey
+			}
+			if o.port != 0 {
+				w.Port = o.port
+			}
+		case setWireGuardPeer:
+			i := at(o.peer.PublicKey)
+			if i < 0 {
+				w.Peers = append(w.Peers, WireGuardPeer{PublicKey: o.peer.PublicKey})
+				i = len(w.Peers) - 1
+			}
+			p := &w.Peers[i]
+			if o.allowed {
+				p.AllowedIPs = o.peer.AllowedIPs
+			}
+			if o.endpoint {
+				p.Endpoint = o.peer.Endpoint
+			}
+			if o.keepalive {
+				p.Keepalive = o.peer.Keepalive
+			}
+			if o.unpreshared {
+				p.Preshared = false
+			}
+		case deleteWireGuardPeer:
+			w.Peers = slices.Delete(w.Peers, at(o.key), at(o.key)+1)
+		case addAddress:
+			w.Addresses = append(w.Addresses, Address{o.prefix, true})
+		case deleteAddress:
+			w.Addresses = slices.DeleteFunc(w.Addresses, func(a Address) bool { return a.Prefix == o.prefix })
+		case setLink:
+			w.Marked, w.Up = w.Marked || o.mark, w.Up || o.up
+			if o.mtu != 0 {
+				w.MTU = o.mtu
+			}
+		}
+	}
+	sortPeers(w.Peers)
+	return &w
+}
+
+// Law: from any state every spec is reached by the changes, and then there are
+// none.
+func TestWireGuardLaw(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	coin := func() bool { return random.IntN(2) == 0 }
+	randomPeers := func() []WireGuardPeer {
+		var peers []WireGuardPeer
+		for n := byte(1); n < 6; n++ {
+			if coin() {
+				continue
+			}
+			p := WireGuardPeer{PublicKey: wireGuardPublic(n), Keepalive: time.Duration(random.IntN(2)) * time.Second}
+			if coin() {
+				p.AllowedIPs = firewallPrefixes(fmt.Sprintf("10.9.0.%d/32", random.IntN(3)))
+			}
+			if coin() {
+				p.Endpoint = fmt.Sprintf("192.0.2.1:%d", 1+random.IntN(2))
+			}
+			peers = append(peers, p)
+		}
+		return peers
+	}
+	for range 2000 {
+		want := &WireGuard{Interface: "wg0", Address: firewallPrefixes("10.9.0.1/24", "10.9.0.2/24")[random.IntN(2)],
+			MTU: random.IntN(2) * 1420, Port: random.IntN(2) * 51820, PublicKey: wireGuardPublic(1), Peers: randomPeers()}
+		have := &WireGuard{Interface: []string{"wg0", "wg1"}[random.IntN(2)], Peers: nil}
+		if coin() {
+			have.HostKey = want.PublicKey
+		}
+		if have.Interface == "wg1" || coin() {
+			have.Device, have.Owned, have.Marked, have.Up, have.Port, have.MTU = WireGuardLink, have.Interface == "wg1" || coin(), coin(), coin(), 1, 1420
+			have.Peers = randomPeers()
+			for i := range have.Peers {
+				have.Peers[i].Preshared = coin()
+			}
+			if coin() {
+				have.PublicKey = want.PublicKey
+			}
+			have.Addresses = []Address{{firewallPrefixes("10.9.0.1/24", "10.9.0.9/24")[random.IntN(2)], coin()}}
+		}
+		changes := diffWireGuard(have, want)
+		if again := diffWireGuard(have, want); len(again) != len(changes) {
+			t.Fatal("two diffs differ")
+		}
+		if left := diffWireGuard(wireGuardApply(have, changes), want); len(left) > 0 {
+			t.Fatalf("from %+v\nto %+v\nby %v\nleft %v", have, want, changes, left)
+		}
+	}
+}
+
+func TestWireGuardKeyFile(t *testing.T) {
+	folder := wireGuardFolder(layout.Root(t.TempDir()))
+	o := makeWireGuardKey{folder: folder, device: "no-such-device0"}
+	for range 2 {
+		if err := o.apply(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, err := readWireGuardKey(folder)
+	if err != nil || key == (wgtypes.Key{}) {
+		t.Fatalf("read: %v", err)
+	}
+	for path, mode := range map[string]os.FileMode{folder: 0o700, wireGuardKey(folder): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: mode %v, %v", path, info.Mode(), err)
+		}
+	}
+	o.declared = wireGuardPublic(1)
+	err = o.apply(t.Context(), nil)
+	if err == nil || !strings.Contains(err.Error(), key.PublicKey().String()) || strings.Contains(err.Error(), key.String()) {
+		t.Errorf("error %v, want one that names the public key and not the private one", err)
+	}
+	// A file that is no key is neither read as none nor overwritten.
+	if err := os.WriteFile(wireGuardKey(folder), []byte("c2VjcmV0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err = makeWireGuardKey{folder: folder, device: "no-such-device0"}.apply(t.Context(), nil)
+	if err == nil || !strings.Contains(err.Error(), wireGuardKey(folder)) || strings.Contains(err.Error(), "c2VjcmV0") {
+		t.Errorf("error %v, want one that names the file and not its content", err)
+	}
+	if content, _ := os.ReadFile(wireGuardKey(folder)); string(content) != "c2VjcmV0\n" {
+		t.Errorf("the file became %q", content)
+	}
+}
+
+func TestWireGuardEndpointRecord(t *testing.T) {
+	folder := wireGuardFolder(layout.Root(t.TempDir()))
+	a, b := wireGuardPublic(1), wireGuardPublic(2)
+	for key, endpoint := range map[wgtypes.Key]string{a: "h:1", b: "h:2"} {
+		if err := recordEndpoint(folder, "wg0", key, endpoint); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := recordEndpoint(folder, "wg0", a, ""); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(endpoints{b.String(): "h:2"}, readEndpoints(folder, "wg0")); diff != "" {
+		t.Error(diff)
+	}
+	if got := readEndpoints(folder, "wg1"); len(got) > 0 {
+		t.Errorf("the record of wg0 serves wg1: %v", got)
+	}
+	for _, content := range []string{"", "{", `{"version":2,"device":"wg0","endpoints":{"x":"y"}}`} {
+		if err := os.WriteFile(endpointsPath(folder), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := readEndpoints(folder, "wg0"); len(got) > 0 {
+			t.Errorf("%q read as %v", content, got)
+		}
+	}
+}
+
+// No change holds the private key, in what is printed or in what is not.
+func TestWireGuardChangesHoldNoSecret(t *testing.T) {
+	folder := wireGuardFolder(layout.Root(t.TempDir()))
+	if err := (makeWireGuardKey{folder: folder, device: "no-such-device0"}).apply(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	key, err := readWireGuardKey(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := wantWireGuard(wireGuardSpec(), "")
+	want.Folder = folder
+	have := &WireGuard{Interface: "wg0", HostKey: key.PublicKey()}
+	for _, c := range diffWireGuard(have, want) {
+		text, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dump := string(text) + fmt.Sprintf("%+v %v", c, c.Payload); strings.Contains(dump, key.String()) {
+			t.Errorf("%s holds the key", c.Key)
+		}
+	}
+}
