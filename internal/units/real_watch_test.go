@@ -214,7 +214,9 @@ func TestRealCostOfObserving(t *testing.T) {
 	}
 	wall, used := time.Since(start)/rounds, (cpu()-used)/rounds
 	t.Logf("observing 7 units takes %v, of which %v are CPU time of this process", wall, used)
-	if used > 20*time.Millisecond {
-		t.Error("that is too much of a converge's 50 ms")
+	// A converge that finds nothing to do may use 50 ms in all. Alone on a
+	// machine, without the race detector, it is a tenth of that here.
+	if used > 50*time.Millisecond {
+		t.Error("that is too much")
 	}
 }

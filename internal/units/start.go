@@ -40,9 +40,9 @@ func (a *application) startAll(ctx context.Context, changes []plan.Change, rep p
 			return fmt.Errorf("not started: %w", err)
 		})
 	}
-	run := &starting{application: a, rep: rep, outcomes: make([]outcome, len(changes)), idle: map[string]func() error{}}
+	run := &starting{application: a, rep: rep, outcomes: make([]*outcome, len(changes)), idle: map[string]func() error{}}
 	for i, c := range changes {
-		run.outcomes[i] = outcome{name: c.Payload.(startUnit).unit.Name, done: make(chan struct{})}
+		run.outcomes[i] = &outcome{name: c.Payload.(startUnit).unit.Name, done: make(chan struct{})}
 	}
 	var group sync.WaitGroup
 	for i, c := range changes {
@@ -69,7 +69,7 @@ type starting struct {
 	*application
 	rep      plan.Reporter
 	report   sync.Mutex // guards rep
-	outcomes []outcome
+	outcomes []*outcome
 
 	mu   sync.Mutex
 	idle map[string]func() error // readiness of units that this run does not start
@@ -78,7 +78,7 @@ type starting struct {
 type outcome struct {
 	name string
 	done chan struct{} // closed when err is set
-	err  error
+	err  error         // only to be read then
 }
 
 func (r *starting) one(ctx context.Context, i int, c plan.Change) error {
@@ -111,7 +111,7 @@ func (r *starting) tell(report func()) {
 // starts when their turn is over, others when their probe answers.
 func (r *starting) await(ctx context.Context, i int, s startUnit) error {
 	for _, need := range s.unit.Needs {
-		at := slices.IndexFunc(r.outcomes, func(o outcome) bool { return o.name == need })
+		at := slices.IndexFunc(r.outcomes, func(o *outcome) bool { return o.name == need })
 		switch {
 		case at >= i:
 			return fmt.Errorf("not started: it needs %s, which comes after it", need)

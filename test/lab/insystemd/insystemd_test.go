@@ -15,12 +15,16 @@ import (
 
 func TestUnits(t *testing.T) { runInHost(t, "github.com/nodeagent/nodeagent/internal/units") }
 
+// raceFlags are the flags that turn the race detector on if it is on here.
+var raceFlags []string
+
 // runInHost compiles the tests of a package and runs those that want a real
 // systemd in a host of their own.
 func runInHost(t *testing.T, pkg string) {
 	lab.Require(t)
 	binary := filepath.Join(t.TempDir(), "inside.test")
-	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", binary, pkg).CombinedOutput(); err != nil {
+	args := append([]string{"test", "-c", "-o", binary}, raceFlags...)
+	if out, err := exec.CommandContext(t.Context(), "go", append(args, pkg)...).CombinedOutput(); err != nil {
 		t.Fatalf("compile the tests of %s: %v\n%s", pkg, err, out)
 	}
 	host, err := lab.New(t).AddHost(t.Context(), lab.HostOptions{Name: "systemd"})
@@ -40,7 +44,7 @@ func runInHost(t *testing.T, pkg string) {
 	if err := host.Boot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"env", "NODEAGENT_REAL_SYSTEMD=1", inside, "-test.run=^TestReal", "-test.v", "-test.timeout=3m"}
+	args = []string{"env", "NODEAGENT_REAL_SYSTEMD=1", inside, "-test.run=^TestReal", "-test.v", "-test.timeout=3m"}
 	// More flags of the tests inside, to work on one of them.
 	args = append(args, strings.Fields(os.Getenv("NODEAGENT_REAL_FLAGS"))...)
 	cmd, err := host.Command(t.Context(), args...)
