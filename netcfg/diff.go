@@ -9,7 +9,7 @@ import (
 // they are to be applied. It is pure.
 //
 // The order: links that must be made anew are deleted; links are made, masters
-// before ports; addresses are added; routes are added or replaced, those
+// before ports; addresses are added; WireGuard is configured; routes are added or replaced, those
 // without a gateway first, since they may lead to the gateways of others; the
 // firewall is replaced in one transaction, which needs no links to exist. Only
 // then is deleted what is no longer wanted: routes, addresses, links. Adding
@@ -27,19 +27,40 @@ import (
 // there.
 func Diff(have, want State) []plan.Change {
 	links := diffLinks(have, want)
+	tunnel, tunnelDrop := placeWireGuard(have.WireGuard, want.WireGuard, links)
 	have = have.without(links.gone)
 	addresses := diffAddresses(have, want, links)
 	routes := diffRoutes(have.flushed(addresses.flushed), want, links, addresses.lostSources)
 
 	var changes []plan.Change
 	for _, part := range [][]plan.Change{
-		links.remake, links.make, addresses.add, addresses.deleteFirst,
+		links.remake, links.make, addresses.add, addresses.deleteFirst, tunnel,
 		routes.put, diffFirewall(have.Firewall, want.Firewall), routes.delete,
-		addresses.delete, links.drop,
+		addresses.delete, links.drop, tunnelDrop,
 	} {
 		changes = append(changes, part...)
 	}
 	return changes
+}
+
+// placeWireGuard returns the changes of WireGuard that come before the routes
+// and those that come after, and notes in links what becomes of the device: a
+// device that is only dropped goes last, one that makes room for another goes
+// first, and over one that is not to be had there are no routes.
+func placeWireGuard(have, want *WireGuard, links linkDiff) (before, after []plan.Change) {
+	changes := diffWireGuard(have, want)
+	switch {
+	case want == nil:
+		if have != nil && have.Owned {
+			links.doomed[have.Interface] = true
+		}
+		return nil, changes
+	case have != nil && have.Owned && have.Interface != want.Interface:
+		links.gone[have.Interface] = true
+	case have != nil && have.Device == SomeDevice:
+		links.absent[want.Interface] = true
+	}
+	return changes, nil
 }
 
 func change(key string, action plan.Action, effect plan.Effect, reason, before, after string, o op) plan.Change {

@@ -169,6 +169,18 @@ delete link br0 [disconnect] "bridge, mtu 1500, up" -> "": nodeagent made it and
 `,
 		},
 		{
+			name: "a WireGuard device that is dropped goes last",
+			have: State{
+				Links:     []Link{hardware("lan0", "192.0.2.9/24")},
+				WireGuard: &WireGuard{Interface: "wg0", Device: WireGuardLink, Owned: true, Marked: true, Up: true},
+				Routes:    []Route{route("10.9.0.0/16", "", "wg0", 0, RouteProtocol)},
+			},
+			plan: `delete route 10.9.0.0/16 [disconnect] "10.9.0.0/16 dev wg0" -> "": nodeagent made it and the spec no longer names it
+delete address 192.0.2.9/24 on lan0 [disconnect] "192.0.2.9/24" -> "": nodeagent made it and the spec no longer names it
+delete wireguard wg0 [disconnect] "wireguard" -> "": nodeagent made it and the spec no longer names it
+`,
+		},
+		{
 			name: "the same destination with two metrics is two routes",
 			have: State{Links: []Link{hardware("lan0", "192.0.2.10/24")}, Routes: []Route{route("0.0.0.0/0", "192.0.2.1", "lan0", 10, RouteProtocol)}},
 			want: State{Links: []Link{hardware("lan0", "192.0.2.10/24")}, Routes: []Route{route("0.0.0.0/0", "192.0.2.1", "lan0", 10, RouteProtocol), route("0.0.0.0/0", "192.0.2.2", "lan0", 20, RouteProtocol)}},
@@ -205,6 +217,27 @@ func TestWant(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, routes); diff != "" {
 		t.Errorf("routes (-want +got):\n%s", diff)
+	}
+}
+
+// TestWireGuardComesBeforeItsRoutes: also where its device takes the place of
+// one with another name, whose routes the kernel removes with it.
+func TestWireGuardComesBeforeItsRoutes(t *testing.T) {
+	have := State{
+		WireGuard: &WireGuard{Interface: "wg0", Device: WireGuardLink, Owned: true, Marked: true, Up: true},
+		Routes:    []Route{route("10.9.0.0/16", "", "wg0", 0, RouteProtocol), route("10.8.0.0/16", "", "wg0", 0, RouteProtocol)},
+	}
+	want := State{
+		WireGuard: &WireGuard{Interface: "wg1", Address: netip.MustParsePrefix("10.0.0.1/24")},
+		Routes:    []Route{route("10.9.0.0/16", "", "wg1", 0, RouteProtocol)},
+	}
+	changes := Diff(have, want)
+	at := func(key string, action plan.Action) int {
+		return slices.IndexFunc(changes, func(c plan.Change) bool { return c.Key == key && c.Action == action })
+	}
+	dropped, made, routed := at("wireguard wg0", plan.ActionDelete), at("wireguard wg1", plan.ActionCreate), at("route 10.9.0.0/16", plan.ActionCreate)
+	if dropped != 0 || made < dropped || routed != len(changes)-1 {
+		t.Errorf("order is\n%s", printed(changes))
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // Observe returns the part of the host's network that the wanted state names,
 // and everything that nodeagent made before. It writes nothing. Where a part
 // cannot be read the others are returned with an error that names it: without
-// CAP_NET_ADMIN that is the firewall, everything else is readable by all.
+// CAP_NET_ADMIN those are WireGuard and the firewall.
 func (sys *System) Observe(ctx context.Context, want State) (State, error) {
 	if err := ctx.Err(); err != nil {
 		return State{}, err
@@ -36,6 +36,8 @@ func (sys *System) Observe(ctx context.Context, want State) (State, error) {
 	if err != nil {
 		failed = append(failed, fmt.Errorf("list routes: %w", explain(err)))
 	}
+	have.WireGuard, err = sys.observeWireGuard(ctx, kernel, want.WireGuard)
+	failed = append(failed, err)
 	have.Firewall, err = observeFirewall(ctx)
 	return have, errors.Join(append(failed, err)...)
 }

@@ -6,16 +6,22 @@ import (
 	"slices"
 
 	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
-// Want returns the network that the spec describes. Both ends of a veth are in
-// it even where the spec lists one: the pair lives and dies together.
-func Want(spec *hosts.Spec) State {
+// Want returns the network that the spec describes, for the running host.
+func Want(spec *hosts.Spec) State { return WantIn("", spec) }
+
+// WantIn returns the network that the spec describes, with the host's WireGuard
+// key kept below the given root. Both ends of a veth are in it even where the
+// spec lists one: the pair lives and dies together.
+func WantIn(root layout.Root, spec *hosts.Spec) State {
 	links := wantLinks(spec.Network.Links)
 	return State{
-		Links:    links,
-		Routes:   wantRoutes(spec, links),
-		Firewall: wantFirewall(spec),
+		Links:     links,
+		Routes:    wantRoutes(spec, links),
+		WireGuard: wantWireGuard(spec, root),
+		Firewall:  wantFirewall(spec),
 	}
 }
 
