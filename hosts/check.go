@@ -170,6 +170,9 @@ func (c checker) checkFlat(n *node, r *rule) {
 		}
 		flattened[leaf.name] = leaf.node
 		leaf.node.path = n.path + "." + leaf.name
+		if !sysctlPattern.MatchString(leaf.name) {
+			leaf.node.path = joinPath(n.path, leaf.name)
+		}
 		if leaf.node.bad {
 			continue
 		}

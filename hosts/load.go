@@ -99,6 +99,7 @@ func (l *loader) readFiles(fsys fs.FS, dir string) error {
 	if err != nil {
 		return fmt.Errorf("list %q: %w; name a folder that can be read", dir, unwrapPath(err))
 	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	sum := sha256.New()
 	found := false
 	for _, entry := range entries {
