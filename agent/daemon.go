@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -69,6 +70,9 @@ type daemon struct {
 	events    chan Event
 	snapshots snapshotter
 	polled    time.Time // when the kernel domain was last looked at
+	// renewal is when the next certificate is due, as of the last look at the
+	// pki domain.
+	renewal Due
 }
 
 // load reads the fleet and picks this host.
@@ -148,6 +152,13 @@ func (d *daemon) converge(ctx context.Context, names []string) []string {
 	result, markErr := d.host.Converge(ctx, names, logReporter{d.Log})
 	if ctx.Err() != nil {
 		return nil
+	}
+	if slices.Contains(names, DomainPKI) {
+		d.renewal = d.host.certificatesDue(ctx, time.Now())
+	}
+	if result.Applied() > 0 {
+		// What the work has taken is not needed while the host stays as it is.
+		debug.FreeOSMemory()
 	}
 	d.tell(result, errors.Join(reloadErr, markErr))
 	d.snapshots.follow(ctx, d.host, d.Version)
@@ -234,7 +245,7 @@ func firstLine(text string) string {
 // due is the earlier of the next poll and the next certificate.
 func (d *daemon) due(now time.Time) Due {
 	poll := Due{At: cmp.Or(d.polled, now).Add(kernelPoll), Domains: []string{DomainKernel}}
-	return earlier(poll, d.host.certificatesDue(now))
+	return earlier(poll, d.renewal)
 }
 
 // logReporter logs one line for each change.

@@ -165,18 +165,21 @@ func (h *Host) markEtcd(ctx context.Context) error {
 }
 
 // certificatesDue is when the next certificate is to be renewed.
-func (h *Host) certificatesDue(now time.Time) Due {
-	have, err := pki.Observe(context.Background(), h.root)
+//
+// One that is due already has no moment: the converge that just ran has tried,
+// and the loop tries what failed again. What cannot be read is looked at again
+// after the longest pause.
+func (h *Host) certificatesDue(ctx context.Context, now time.Time) Due {
+	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}}
+	have, err := pki.Observe(ctx, h.root)
 	if err != nil {
-		// The converge that follows meets the same error and reports it.
-		return Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}}
+		return due
 	}
-	next := pki.NextDue(have, pki.Want(h.Spec()), now)
-	if !next.IsZero() && !next.After(now) {
-		// Due already: the converge that just ran has tried, its retry follows.
+	due.At = pki.NextDue(have, pki.Want(h.Spec()), now)
+	if !due.At.After(now) {
 		return Due{}
 	}
-	return Due{At: next, Domains: []string{DomainPKI}}
+	return due
 }
 
 // watch arms the sources of events that the domains have.

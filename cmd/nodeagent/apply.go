@@ -25,7 +25,7 @@ again at any time.`,
 		Example: `  nodeagent apply
   nodeagent apply --only kernel,network
   nodeagent apply --fleet ./fleet --host mercury`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	names := only(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -23,7 +23,7 @@ broken: what could not be observed is said, and answers exit code 1.`,
 		Example: `  nodeagent plan
   nodeagent plan --only kernel,network --full
   nodeagent plan --exit-code -o json | jq '.changes[].key'`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	names := only(cmd)
 	full := cmd.Flags().Bool("full", false, "show every line of files")

@@ -104,10 +104,13 @@ Exit codes: 0 done; 1 failed or not converged; 2 there are changes (plan
   nodeagent apply                       change it
   nodeagent status                      tell how the host is
   nodeagent snapshot                    take an etcd snapshot`,
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version(),
 	}
+	root.SuggestionsMinimumDistance = 2
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -209,4 +212,19 @@ func pick(host *agent.Host, names []string) ([]agent.Domain, error) {
 		return nil, usageError{err}
 	}
 	return domains, nil
+}
+
+// noArgs is a cobra argument check for commands that take none.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	what := fmt.Sprintf("%s takes no argument, but got %q", cmd.CommandPath(), args[0])
+	if cmd.HasAvailableSubCommands() {
+		what = fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0])
+	}
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		what += fmt.Sprintf("; did you mean %q?", similar[0])
+	}
+	return usageError{withHint(errors.New(what), fmt.Sprintf("see '%s --help'", cmd.CommandPath()))}
 }

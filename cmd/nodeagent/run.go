@@ -17,7 +17,7 @@ reported and the last valid one stays in force.`,
 		Example: `  systemctl enable --now nodeagent
   systemctl reload nodeagent           converge now
   nodeagent run --fleet ./fleet        in the foreground`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, err := o.hostName()
 			if err != nil {

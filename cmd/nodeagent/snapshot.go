@@ -25,7 +25,7 @@ A snapshot is one file <cluster>-<host>-<time>.db with a manifest <…>.json bes
   nodeagent snapshot list
   nodeagent snapshot verify /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db
   nodeagent snapshot restore /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: save.RunE,
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
@@ -43,7 +43,7 @@ happens. Older snapshots are not touched; 'nodeagent run' prunes after its sched
 ones.`,
 		Example: `  nodeagent snapshot save
   nodeagent snapshot save --to /mnt/backup -o json`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	to := cmd.Flags().String("to", "", "the `folder` to write to (default: snapshots.destination of the spec)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -80,7 +80,7 @@ func newSnapshotList(o *options) *cobra.Command {
 sizes and manifests. It does not read the snapshots; 'snapshot verify' does.`,
 		Example: `  nodeagent snapshot list
   nodeagent snapshot list --from /mnt/backup -o json`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	from := cmd.Flags().String("from", "", "the `folder` to list (default: snapshots.destination of the spec)")
 	cmd.RunE = func(*cobra.Command, []string) error {

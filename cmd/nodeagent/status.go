@@ -26,7 +26,7 @@ converged or not healthy.`,
 		Example: `  nodeagent status
   nodeagent status -o json | jq .problems
   nodeagent status --exit-code >/dev/null || echo look at this host`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	exitCode := cmd.Flags().Bool("exit-code", false, "exit with 2 when the host is not converged or not healthy")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+)
+
+// TestMain makes the test binary answer as nodeagent when a script calls it.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"nodeagent": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"jsonkeys": jsonKeys,
+			"exits":    exits,
+		},
+		RequireExplicitExec: true,
+	})
+}
+
+// jsonKeys KEY… checks that standard output is one JSON object that has every
+// key; a dotted key names one within the first element of a list.
+func jsonKeys(ts *testscript.TestScript, neg bool, args []string) {
+	var object map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &object))
+	for _, arg := range args {
+		var at any = object
+		for _, key := range strings.Split(arg, ".") {
+			if list, ok := at.([]any); ok && len(list) > 0 {
+				at = list[0]
+			}
+			fields, ok := at.(map[string]any)
+			if !ok {
+				ts.Fatalf("no object above key %q of %q", key, arg)
+			}
+			if at, ok = fields[key]; ok == neg {
+				ts.Fatalf("key %q: present %v", arg, ok)
+			}
+		}
+	}
+}
+
+// exits CODE COMMAND… runs nodeagent and checks its exit code exactly.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE ARG…")
+	}
+	script := `"$@" >"$WORK/stdout.txt" 2>"$WORK/stderr.txt"; echo "exit $?"`
+	ts.Check(ts.Exec("sh", append([]string{"-c", script, "sh"}, args[1:]...)...))
+	if got := strings.TrimSpace(ts.ReadFile("stdout")); got != "exit "+args[0] {
+		ts.Fatalf("%v: %s, want exit %s\n%s", args[1:], got, args[0], ts.ReadFile("stderr.txt"))
+	}
+}
+
+// TestEveryCommandHelps keeps the promise that each command explains itself
+// and gives examples.
+func TestEveryCommandHelps(t *testing.T) {
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if cmd.Short == "" || cmd.Long == "" || cmd.Example == "" {
+			t.Errorf("%s: short, long or examples are missing", cmd.CommandPath())
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRoot(nil, nil))
+}
