@@ -71,7 +71,9 @@ func TestMercury(t *testing.T) {
 	s := mustHost(t, fleet, "mercury")
 	got := []any{s.Roles, s.Address.String(), s.Kernel.Modules, s.Kubernetes.PodRange.String(), s.Kubernetes.HostPodRange.String(), s.Kubernetes.ServiceRange.String(), s.Kubernetes.PodMTU, s.Kubernetes.Endpoint, s.Kubernetes.CNI, s.PKI.Issuer, s.PKI.RenewBefore, s.Network.Routes[0].Via.String()}
 	want := []any{
-		[]Role{RoleControlPlane, RoleEtcd, RoleWorker}, "203.0.113.10", []Module{{Name: "br_netfilter"}, {Name: "overlay"}},
+		[]Role{RoleControlPlane, RoleEtcd, RoleWorker},
+		"203.0.113.10",
+		[]Module{{Name: "br_netfilter"}, {Name: "overlay"}},
 		"10.244.0.0/16", "10.244.0.0/24", "10.96.0.0/12", 1450, "203.0.113.10:6443", "bridge", "local", 720 * time.Hour, "203.0.113.1",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

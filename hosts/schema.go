@@ -45,9 +45,11 @@ func table(k keys) *rule { return &rule{form: formTable, keys: k} }
 func named(name func(string) error, each *rule) *rule {
 	return &rule{form: formNamed, name: name, each: each}
 }
+
 func flat(name func(string) error, each *rule) *rule {
 	return &rule{form: formFlat, name: name, each: each}
 }
+
 func listOf(each *rule) *rule                             { return &rule{form: formList, each: each} }
 func one(l leaf) *rule                                    { return &rule{leaf: l} }
 func scalar(shape string, f func(any) (any, error)) *rule { return one(leaf{"scalar", shape, f}) }
