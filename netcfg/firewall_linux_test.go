@@ -277,3 +277,16 @@ func TestFirewallLeavesOtherTables(t *testing.T) {
 		t.Errorf("rules of others: %v, they were %v", after, before)
 	}
 }
+
+// BenchmarkFirewallObserve is what the firewall adds to a converge without
+// changes.
+func BenchmarkFirewallObserve(b *testing.B) {
+	newNamespace(b)
+	want := wantFirewall(firewallSpec())
+	convergeFirewall(b, want)
+	for b.Loop() {
+		if changes := diffFirewall(mustFirewall(b), want); len(changes) > 0 {
+			b.Fatal(changes)
+		}
+	}
+}

@@ -118,15 +118,19 @@ func TestWireGuardDiff(t *testing.T) {
 		{"address", edit(func(w *WireGuard) {
 			w.Addresses = []Address{{netip.MustParsePrefix("10.9.0.7/24"), true}, {netip.MustParsePrefix("10.9.0.8/24"), false}}
 		}), want, []string{"create quiet address 10.9.0.1/24 on wg0", "delete disconnect address 10.9.0.7/24 on wg0"}},
-		{"a peer more", edit(func(w *WireGuard) { w.Peers = append(w.Peers, WireGuardPeer{PublicKey: wireGuardPublic(8)}) }), want,
-			[]string{"delete disconnect wireguard peer " + wireGuardPublic(8).String()}},
+		{
+			"a peer more", edit(func(w *WireGuard) { w.Peers = append(w.Peers, WireGuardPeer{PublicKey: wireGuardPublic(8)}) }), want,
+			[]string{"delete disconnect wireguard peer " + wireGuardPublic(8).String()},
+		},
 		{"preshared", edit(func(w *WireGuard) { w.Peers[0].Preshared = true }), want, []string{"update disconnect wireguard peer b"}},
 		{"keepalive", edit(func(w *WireGuard) { w.Peers[1].Keepalive = 0 }), want, []string{"update quiet wireguard peer c"}},
 		{"allowed less", edit(func(w *WireGuard) { w.Peers[1].AllowedIPs = nil }), want, []string{"update quiet wireguard peer c"}},
-		{"allowed more", edit(func(w *WireGuard) {
-			w.Peers[1].AllowedIPs = append(slices.Clone(w.Peers[1].AllowedIPs), firewallPrefixes("::/0")...)
-		}), want,
-			[]string{"update disconnect wireguard peer c"}},
+		{
+			"allowed more", edit(func(w *WireGuard) {
+				w.Peers[1].AllowedIPs = append(slices.Clone(w.Peers[1].AllowedIPs), firewallPrefixes("::/0")...)
+			}), want,
+			[]string{"update disconnect wireguard peer c"},
+		},
 		// The record says which endpoint was set; where the peer is now does not
 		// come into it. A peer without an endpoint in the spec may be anywhere.
 		{"endpoint of the spec changed", edit(func(w *WireGuard) { w.Peers[0].Endpoint = "192.0.2.9:51820" }), want, []string{"update disconnect wireguard peer b"}},
@@ -262,8 +266,10 @@ func TestWireGuardLaw(t *testing.T) {
 		return peers
 	}
 	for range 2000 {
-		want := &WireGuard{Interface: "wg0", Address: firewallPrefixes("10.9.0.1/24", "10.9.0.2/24")[random.IntN(2)],
-			MTU: random.IntN(2) * 1420, Port: random.IntN(2) * 51820, PublicKey: wireGuardPublic(1), Peers: randomPeers()}
+		want := &WireGuard{
+			Interface: "wg0", Address: firewallPrefixes("10.9.0.1/24", "10.9.0.2/24")[random.IntN(2)],
+			MTU: random.IntN(2) * 1420, Port: random.IntN(2) * 51820, PublicKey: wireGuardPublic(1), Peers: randomPeers(),
+		}
 		have := &WireGuard{Interface: []string{"wg0", "wg1"}[random.IntN(2)], Peers: nil}
 		if coin() {
 			have.HostKey = want.PublicKey

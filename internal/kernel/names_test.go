@@ -55,9 +55,17 @@ func TestSameParameter(t *testing.T) {
 		wanted, observed string
 		same             bool
 	}{
-		{"1", "Y", true}, {"yes", "Y", true}, {"0", "Y", false}, {"off", "N", true}, {"2", "Y", false},
-		{"0x10", "16", true}, {"16", "16\n", true}, {"16", "17", false},
-		{"1,2", "1,2", true}, {"a", "b", false}, {"1", "2", false},
+		{"1", "Y", true},
+		{"yes", "Y", true},
+		{"0", "Y", false},
+		{"off", "N", true},
+		{"2", "Y", false},
+		{"0x10", "16", true},
+		{"16", "16\n", true},
+		{"16", "17", false},
+		{"1,2", "1,2", true},
+		{"a", "b", false},
+		{"1", "2", false},
 	} {
 		if got := sameParameter(tc.wanted, tc.observed); got != tc.same {
 			t.Errorf("sameParameter(%q, %q) = %v", tc.wanted, tc.observed, got)

@@ -136,3 +136,24 @@ func TestRealModules(t *testing.T) {
 		t.Errorf("error %v, want one that names the module", err)
 	}
 }
+
+// BenchmarkObserve is a first look at the kernel, which reads its whole
+// configuration for a module that leaves no other trace.
+func BenchmarkObserve(b *testing.B) {
+	want, err := Want(&hosts.Spec{Kernel: hosts.Kernel{
+		Modules: []hosts.Module{{Name: "br_netfilter"}, {Name: "overlay"}},
+		Sysctls: map[string]string{"vm.overcommit_memory": "1", "kernel.panic": "10"},
+	}}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		sys, err := Open("")
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := Observe(b.Context(), sys, want); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
