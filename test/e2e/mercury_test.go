@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/test/lab"
 )
 
@@ -77,7 +78,26 @@ func newHost(t *testing.T, l *lab.Lab) *host {
 func (h *host) with(t *testing.T) *host {
 	ctx, cancel := context.WithTimeout(t.Context(), stepTimeout)
 	t.Cleanup(cancel)
+	t.Cleanup(func() {
+		if t.Failed() {
+			h.explain(t)
+		}
+	})
 	return &host{Mercury: h.Mercury, t: t, ctx: ctx}
+}
+
+// explain logs what the host looks like after a failure.
+func (h *host) explain(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for _, command := range []string{
+		"nodeagent status", "ip -br address; ip route", "nft list ruleset | head -300",
+		". /etc/profile; kubectl get nodes,pods,services,endpointslices -A -o wide",
+		". /etc/profile; kubectl get events -A --sort-by=.lastTimestamp | tail -20",
+	} {
+		out, err := h.Exec(ctx, "sh", "-c", command)
+		t.Logf("%s (%v):\n%s", command, err, out)
+	}
 }
 
 // must returns the output of a command on the host, which must succeed.
@@ -292,7 +312,7 @@ func statusTells(t *testing.T, h *host) {
 	text := h.agent("status")
 	t.Logf("\n%s", text)
 	for _, unit := range components {
-		if !strings.Contains(text, strings.TrimSuffix(unit, ".service")) {
+		if !strings.Contains(text, strings.TrimSuffix(strings.TrimPrefix(unit, layout.UnitPrefix), ".service")) {
 			t.Errorf("status names no %s", unit)
 		}
 	}

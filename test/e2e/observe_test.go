@@ -94,7 +94,7 @@ func observe(h *host) observation {
 			o["sysctl "+name] = value
 		}
 	}
-	o.lines("link", h.must("ip", "-o", "-details", "link"))
+	o.lines("link", h.must("ip", "-o", "link")) // with -details it prints running timers
 	o.lines("address", h.must("ip", "-o", "address"))
 	o.lines("route", h.must("ip", "-o", "route", "show", "table", "all"))
 	o.lines("route6", h.must("ip", "-o", "-6", "route", "show", "table", "all"))

@@ -48,34 +48,37 @@ func (h *Host) HTTP() *http.Client {
 // dialIn makes the connection on a thread that is in the network namespace for
 // that long. A socket stays in the namespace it was made in, so the connection
 // can be used anywhere.
-func dialIn(ctx context.Context, namespace, network, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		// Never unlocked: the thread ends with this goroutine, and no other
-		// goroutine can find itself in the host's network.
-		runtime.LockOSThread()
-		conn, err := dialHere(ctx, namespace, network, address)
-		done <- result{conn, err}
-	}()
-	r := <-done
-	return r.conn, r.err
-}
-
-func dialHere(ctx context.Context, namespace, network, address string) (net.Conn, error) {
-	file, err := os.Open(namespace)
+func dialIn(ctx context.Context, namespace, network, address string) (conn net.Conn, err error) {
+	there, err := os.Open(namespace)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
-	defer file.Close()
-	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("dial %s: enter %s: %w", address, namespace, err)
-	}
-	// For one numeric address, the dialer makes its socket on this goroutine.
-	return new(net.Dialer).DialContext(ctx, network, address)
+	defer there.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		home, openErr := os.Open("/proc/thread-self/ns/net")
+		if openErr != nil {
+			err = fmt.Errorf("dial %s: %w", address, openErr)
+			return
+		}
+		defer home.Close()
+		if err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("dial %s: enter %s: %w", address, namespace, err)
+			return
+		}
+		// For one numeric address, the dialer makes its socket on this
+		// goroutine, so on this thread.
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		// Else the thread stays locked and ends with this goroutine: no other
+		// one may find itself in the host's network.
+	}()
+	<-done
+	return conn, err
 }
 
 // Get asks for a URL from inside the host and returns the body of a 200.

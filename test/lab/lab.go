@@ -26,7 +26,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -227,7 +229,21 @@ func (l *Lab) dump(t testing.TB) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	for _, h := range l.hosts {
-		out, err := h.Exec(ctx, "journalctl", "--no-pager", "-n", "80", "-o", "short-monotonic")
-		t.Logf("last journal lines of host %s (%v):\n%s", h.name, err, out)
+		out, err := h.Exec(ctx, "journalctl", "--no-pager", "-b", "-n", "2000", "-o", "short-precise")
+		t.Logf("last journal lines of host %s, without Kubernetes' informational ones (%v):\n%s", h.name, err, last(complaints(out), 16000))
 	}
+}
+
+// informational matches a line that a Kubernetes component logs about its own
+// well-being, and lines of the machine's kernel, which speaks of every host.
+var informational = regexp.MustCompile(`^\S+ \S+ \S+ \S+ (kube\S+\]: I\d{4} |kernel: )`)
+
+func complaints(journal string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(journal) {
+		if !informational.MatchString(line) {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }

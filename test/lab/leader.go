@@ -65,7 +65,7 @@ func (h *Host) enter() (int, error) {
 		return 0, fmt.Errorf("host %q is not running", h.name)
 	}
 	for _, kind := range []string{"mnt", "net", "pid", "uts"} {
-		own, err := os.Readlink("/proc/self/ns/" + kind)
+		own, err := os.Readlink("/proc/thread-self/ns/" + kind)
 		if err != nil {
 			return 0, fmt.Errorf("enter host %q: %w", h.name, err)
 		}

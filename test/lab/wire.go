@@ -46,7 +46,7 @@ func (l *Lab) OnWire(ctx context.Context, args ...string) (string, error) {
 	if err := unix.Stat(l.wirePath(), &wire); err != nil {
 		return "", fmt.Errorf("run %q on the wire: %w", strings.Join(args, " "), err)
 	}
-	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
 		return "", fmt.Errorf("run %q on the wire: %w", strings.Join(args, " "), err)
 	}
 	// The file lies on the namespace file system only while it is mounted.
