@@ -146,13 +146,7 @@ func (r *restorer) untilSwap(ctx context.Context) error {
 	if err := r.enter(phaseStopping); err != nil {
 		return err
 	}
-	for _, component := range append(append([]string{}, r.plan.Stop...), layout.Etcd) {
-		r.say(StepStop, "stopping %s", component)
-		if err := r.units.Stop(ctx, component); err != nil {
-			return fmt.Errorf("stop %s: %w", component, err)
-		}
-	}
-	if err := r.checkStopped(); err != nil {
+	if err := r.stopAll(ctx); err != nil {
 		return err
 	}
 	if err := r.enter(phaseSwapping); err != nil {
@@ -163,6 +157,24 @@ func (r *restorer) untilSwap(ctx context.Context) error {
 		return err
 	}
 	return swapIn(r.plan)
+}
+
+// stopAll stops what uses etcd, then etcd. A stop that has begun is waited for
+// even when ctx ends: starting a component again that is still going down could
+// be taken for one that runs.
+func (r *restorer) stopAll(ctx context.Context) error {
+	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for _, component := range append(append([]string{}, r.plan.Stop...), layout.Etcd) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r.say(StepStop, "stopping %s", component)
+		if err := r.units.Stop(patient, component); err != nil {
+			return fmt.Errorf("stop %s: %w", component, err)
+		}
+	}
+	return r.checkStopped()
 }
 
 // checkStopped makes sure that no etcd has the live data open, whoever started

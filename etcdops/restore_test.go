@@ -112,11 +112,8 @@ func TestRestoreBringsTheSnapshotBack(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	for response := range client.Watch(ctx, "a", clientv3.WithRev(m.Revision+1)) {
-		if !errors.Is(response.Err(), rpctypes.ErrCompacted) || response.CompactRevision < m.Revision {
-			t.Errorf("watch from an old revision: %v", response.Err())
-		}
-		break
+	if response := <-client.Watch(ctx, "a", clientv3.WithRev(m.Revision+1)); !errors.Is(response.Err(), rpctypes.ErrCompacted) || response.CompactRevision < m.Revision {
+		t.Errorf("watch from an old revision: %v", response.Err())
 	}
 	// A new watch and new writes work.
 	watch := client.Watch(ctx, "fresh")
@@ -352,8 +349,10 @@ func TestPlanRestoreRefuses(t *testing.T) {
 		"other cluster":        {func(o *RestoreOptions) { o.Cluster = "venus" }, `of cluster "mercury"`},
 		"members, no token":    {func(o *RestoreOptions) { o.Members = two }, "on each of them"},
 		"another member lives": {func(o *RestoreOptions) { o.Members, o.Token = two, "t" }, "still answers"},
-		"older etcd":           {func(o *RestoreOptions) { o.Snapshot, o.EtcdBinary = writeFile(t, withTrailer(makeDB(t, 1, false))), fake }, "data format of etcd 3.7"},
-		"no etcd":              {func(o *RestoreOptions) { o.EtcdBinary = "/nonexistent/etcd" }, "ask \"/nonexistent/etcd\""},
+		"older etcd": {func(o *RestoreOptions) {
+			o.Snapshot, o.EtcdBinary = writeFile(t, withTrailer(makeDB(t, 1, false))), fake
+		}, "data format of etcd 3.7"},
+		"no etcd": {func(o *RestoreOptions) { o.EtcdBinary = "/nonexistent/etcd" }, "ask \"/nonexistent/etcd\""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			opts := h.restoreOptions(path)
