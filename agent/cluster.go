@@ -23,6 +23,7 @@ const observePatience = 10 * time.Second
 func (h *Host) clusterDomain() Domain {
 	return verbs[cluster.State]{
 		name:    DomainCluster,
+		whole:   true,
 		want:    func(context.Context) (cluster.State, error) { return cluster.Want(h.Spec()), nil },
 		observe: h.observeCluster,
 		diff:    cluster.Diff,

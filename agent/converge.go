@@ -93,7 +93,8 @@ func (t *turn) look(ctx context.Context, d Domain) {
 // was attempted.
 func (t *turn) take(ctx context.Context, d Domain, rep plan.Reporter) bool {
 	t.look(ctx, d)
-	if len(t.remaining) == 0 || t.applyErr != nil || ctx.Err() != nil {
+	var blind BlindError
+	if len(t.remaining) == 0 || t.applyErr != nil || errors.As(t.planErr, &blind) || ctx.Err() != nil {
 		return false
 	}
 	counter := &counter{Reporter: rep}

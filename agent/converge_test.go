@@ -126,6 +126,29 @@ func TestConvergeDoesNotBelieveAnApplyThatChangedNothing(t *testing.T) {
 	}
 }
 
+func TestNothingIsAppliedBlindly(t *testing.T) {
+	seen := map[string]string{}
+	domain := func(whole bool) Domain {
+		return verbs[string]{
+			name: DomainUnits, whole: whole,
+			want:    func(context.Context) (string, error) { return "1", nil },
+			observe: func(context.Context, string) (string, error) { return "", errors.New("no such process") },
+			diff:    func(string, string) []plan.Change { return []plan.Change{{Key: "a", Action: plan.ActionRestart}} },
+			apply: func(context.Context, []plan.Change, plan.Reporter) error {
+				seen["applied"] = "yes"
+				return nil
+			},
+		}
+	}
+	r := Converge(t.Context(), []Domain{domain(true)}, plan.Silent{})
+	if len(seen) > 0 || r.Err() == nil || len(r[0].Remaining) != 1 {
+		t.Errorf("applied %v, result %+v: changes of an incomplete view were not held back", seen, r)
+	}
+	if Converge(t.Context(), []Domain{domain(false)}, plan.Silent{}); len(seen) == 0 {
+		t.Error("a domain that may go on with what it knows did not")
+	}
+}
+
 func TestOnly(t *testing.T) {
 	all := []Domain{&values{name: DomainKernel}, &values{name: DomainPKI}}
 	some, err := Only(all, []string{DomainPKI})

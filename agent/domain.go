@@ -22,14 +22,27 @@ type Domain interface {
 	Name() string
 	// Plan compares the host with its spec and writes nothing. It may return
 	// changes together with an error: what could be seen, and what could not.
+	// Where the error is a [BlindError] they are for showing only.
 	Plan(ctx context.Context) ([]plan.Change, error)
 	// Apply carries out changes that Plan returned.
 	Apply(ctx context.Context, changes []plan.Change, rep plan.Reporter) error
 }
 
+// BlindError wraps the error of an observation without which a domain's changes
+// must not be applied: a process whose environment cannot be read, say, looks
+// like one that must be restarted.
+type BlindError struct{ error }
+
+// Unwrap returns what could not be observed.
+func (e BlindError) Unwrap() error { return e.error }
+
 // verbs makes a Domain of a domain package's four functions over its state.
 type verbs[S any] struct {
-	name    string
+	name string
+	// whole tells that nothing may be applied unless everything was observed.
+	// The others apply what they know: a host without nf_tables still gets its
+	// addresses.
+	whole   bool
 	want    func(ctx context.Context) (S, error)
 	observe func(ctx context.Context, want S) (S, error)
 	diff    func(have, want S) []plan.Change
@@ -44,6 +57,9 @@ func (v verbs[S]) Plan(ctx context.Context) ([]plan.Change, error) {
 		return nil, err
 	}
 	have, err := v.observe(ctx, want)
+	if err != nil && v.whole {
+		err = BlindError{err}
+	}
 	return v.diff(have, want), err
 }
 

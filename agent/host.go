@@ -94,8 +94,9 @@ func (h *Host) networkDomain() Domain {
 
 func (h *Host) pkiDomain() Domain {
 	return verbs[pki.State]{
-		name: DomainPKI,
-		want: func(context.Context) (pki.State, error) { return pki.Want(h.Spec()), nil },
+		name:  DomainPKI,
+		whole: true,
+		want:  func(context.Context) (pki.State, error) { return pki.Want(h.Spec()), nil },
 		observe: func(ctx context.Context, _ pki.State) (pki.State, error) {
 			return pki.Observe(ctx, h.root)
 		},
@@ -112,6 +113,7 @@ func (h *Host) issuer(context.Context) (pki.Issuer, error) { return pki.Open(h.r
 func (h *Host) unitsDomain() Domain {
 	return verbs[units.State]{
 		name:    DomainUnits,
+		whole:   true,
 		want:    func(context.Context) (units.State, error) { return h.wantUnits(), nil },
 		observe: h.systemd.Observe,
 		diff:    units.Diff,
