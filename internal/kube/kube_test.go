@@ -178,7 +178,8 @@ func TestInputs(t *testing.T) {
 		{"a file", changed(func(s *hosts.Spec) { s.Kubernetes.Config["kube-proxy"]["portRange"] = "1-2" }), Facts{}, []string{layout.KubeProxy}},
 		{
 			"the cgroup driver", changed(func(s *hosts.Spec) { s.Kubernetes.Config["kubelet"]["cgroupDriver"] = "cgroupfs" }),
-			Facts{}, []string{layout.Containerd, layout.Kubelet},
+			Facts{},
+			[]string{layout.Containerd, layout.Kubelet},
 		},
 		{"the pods' MTU", changed(func(s *hosts.Spec) { s.Kubernetes.PodMTU = 1400 }), Facts{}, []string{layout.Containerd}},
 	}
