@@ -19,9 +19,9 @@ import (
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
 
-// kernelPoll is how often sysctls are compared: the kernel announces no change
-// of them, so they are the one thing that must be polled.
-const kernelPoll = 10 * time.Second
+// pollInterval is how often that is looked at of which the kernel announces no
+// changes; see Host.polled.
+const pollInterval = 10 * time.Second
 
 // lockPatience is how long the daemon waits for an apply or a restore.
 const lockPatience = 15 * time.Minute
@@ -99,11 +99,7 @@ func (d *daemon) watch(ctx context.Context) error {
 				return
 			case <-hangups:
 			}
-			select {
-			case d.events <- Event{Source: "SIGHUP"}:
-			case <-ctx.Done():
-				return
-			}
+			send(ctx, d.events, Event{Source: "SIGHUP"})
 		}
 	}()
 	if err := watchTrees(ctx, d.Log, d.events, Event{Source: "the fleet's files"}, d.Fleet); err != nil {
@@ -244,7 +240,7 @@ func firstLine(text string) string {
 
 // due is the earlier of the next poll and the next certificate.
 func (d *daemon) due(now time.Time) Due {
-	poll := Due{At: cmp.Or(d.polled, now).Add(kernelPoll), Domains: []string{DomainKernel}}
+	poll := Due{At: cmp.Or(d.polled, now).Add(pollInterval), Domains: d.host.polled()}
 	return earlier(poll, d.renewal)
 }
 

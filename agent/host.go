@@ -85,7 +85,7 @@ func (h *Host) kernelDomain() Domain {
 func (h *Host) networkDomain() Domain {
 	return verbs[netcfg.State]{
 		name:    DomainNetwork,
-		want:    func(context.Context) (netcfg.State, error) { return netcfg.Want(h.Spec()), nil },
+		want:    func(context.Context) (netcfg.State, error) { return netcfg.WantIn(h.root, h.Spec()), nil },
 		observe: h.network.Observe,
 		diff:    netcfg.Diff,
 		apply:   h.network.Apply,
@@ -186,16 +186,14 @@ func (h *Host) certificatesDue(ctx context.Context, now time.Time) Due {
 
 // watch arms the sources of events that the domains have.
 func (h *Host) watch(ctx context.Context, events chan<- Event) error {
-	network, err := h.network.Watch(ctx)
-	if err != nil {
+	network := Event{Source: "the network", Domains: []string{DomainNetwork}}
+	if err := watchSignals(ctx, h.log, h.network.Watch, events, network); err != nil {
 		return err
 	}
-	go forwardSignals(ctx, network, events, Event{Source: "netlink", Domains: []string{DomainNetwork}})
-	unitChanges, err := h.systemd.Watch(ctx)
-	if err != nil {
+	services := Event{Source: "systemd", Domains: []string{DomainUnits}}
+	if err := watchSignals(ctx, h.log, h.systemd.Watch, events, services); err != nil {
 		return err
 	}
-	go forwardSignals(ctx, unitChanges, events, Event{Source: "systemd", Domains: []string{DomainUnits}})
 	for dir, domain := range map[string]string{h.root.PKI(): DomainPKI, h.root.Components(): DomainUnits} {
 		if err := atomicfile.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -205,6 +203,15 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 		}
 	}
 	return nil
+}
+
+// polled are the domains of which the kernel announces no changes: sysctls,
+// and WireGuard devices where the spec has one.
+func (h *Host) polled() []string {
+	if h.Spec().Network.WireGuard != nil {
+		return []string{DomainKernel, DomainNetwork}
+	}
+	return []string{DomainKernel}
 }
 
 // localEtcd is the client URL of this host's own etcd member.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -78,11 +79,7 @@ func forward(ctx context.Context, log *slog.Logger, w *fsnotify.Watcher, out cha
 			// An overflow means that events were lost: look anyway.
 			log.Warn("watching files", "error", err)
 		}
-		select {
-		case out <- ev:
-		case <-ctx.Done():
-			return
-		}
+		send(ctx, out, ev)
 	}
 }
 
@@ -96,8 +93,41 @@ func watchNewFolder(log *slog.Logger, w *fsnotify.Watcher, path string) {
 	}
 }
 
-// forwardSignals turns a domain's change signals into events until ctx is done
-// or the channel closes.
+// watchAgain is the pause before a watch that broke is made again.
+const watchAgain = 5 * time.Second
+
+// watchSignals turns the change signals of a domain into events until ctx is
+// done. A watch that breaks is made again, and counts as a change, since some
+// may have been missed. Only the first watch's error is returned.
+func watchSignals(ctx context.Context, log *slog.Logger, watch func(context.Context) (<-chan struct{}, error), out chan<- Event, ev Event) error {
+	signals, err := watch(ctx)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			forwardSignals(ctx, signals, out, ev)
+			if ctx.Err() != nil {
+				return
+			}
+			for {
+				log.Warn("a watch broke and is made again; until then drift is noticed late", "watch", ev.Source)
+				if !sleepUntil(ctx, time.Now().Add(watchAgain)) {
+					return
+				}
+				if signals, err = watch(ctx); err == nil {
+					break
+				}
+				log.Error("the watch cannot be made", "watch", ev.Source, "error", err)
+			}
+			send(ctx, out, ev)
+		}
+	}()
+	return nil
+}
+
+// forwardSignals sends an event for each signal until ctx is done or the
+// channel closes.
 func forwardSignals(ctx context.Context, signals <-chan struct{}, out chan<- Event, ev Event) {
 	for {
 		select {
@@ -107,11 +137,15 @@ func forwardSignals(ctx context.Context, signals <-chan struct{}, out chan<- Eve
 			if !ok {
 				return
 			}
+			send(ctx, out, ev)
 		}
-		select {
-		case out <- ev:
-		case <-ctx.Done():
-			return
-		}
+	}
+}
+
+// send hands an event to the loop unless ctx is done first.
+func send(ctx context.Context, out chan<- Event, ev Event) {
+	select {
+	case out <- ev:
+	case <-ctx.Done():
 	}
 }

@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
@@ -54,6 +57,38 @@ func TestWatchTrees(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectEvent(t, events, "a deleted file")
+}
+
+// TestBrokenWatchIsMadeAgain closes a watch as a lost subscription does.
+func TestBrokenWatchIsMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		made := 0
+		watch := func(context.Context) (<-chan struct{}, error) {
+			made++
+			if made == 2 {
+				return nil, errors.New("not yet")
+			}
+			signals := make(chan struct{}, 1)
+			signals <- struct{}{}
+			if made == 1 {
+				close(signals)
+			}
+			return signals, nil
+		}
+		events := make(chan Event)
+		if err := watchSignals(ctx, slog.New(slog.DiscardHandler), watch, events, Event{Source: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 { // the signal before, the break itself, the signal after
+			<-events
+		}
+		if made != 3 {
+			t.Errorf("watched %d times, want 3", made)
+		}
+		cancel()
+		synctest.Wait()
+	})
 }
 
 func TestWatchTreesNamesAMissingFolder(t *testing.T) {

@@ -7,6 +7,10 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	// Calendar expressions may name a time zone, and bare hosts may have no
+	// zone files.
+	_ "time/tzdata"
 )
 
 func main() { os.Exit(Main()) }

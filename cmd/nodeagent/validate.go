@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -54,7 +56,7 @@ func validate(o *options, dirs []string) error {
 		case errors.As(err, &bad):
 			v.Problems = bad.Problems
 			invalid.Dir = dir
-			invalid.Problems = append(invalid.Problems, bad.Problems...)
+			invalid.Problems = append(invalid.Problems, within(dir, bad.Problems, len(dirs) > 1)...)
 		case err != nil:
 			return err
 		default:
@@ -75,6 +77,18 @@ func validate(o *options, dirs []string) error {
 	return nil
 }
 
+// within names the fleet's folder with each file where several are checked.
+func within(dir string, problems []hosts.Problem, several bool) []hosts.Problem {
+	if !several {
+		return problems
+	}
+	named := slices.Clone(problems)
+	for i := range named {
+		named[i].File = filepath.Join(dir, named[i].File)
+	}
+	return named
+}
+
 func printVerdicts(o *options, verdicts []verdict) error {
 	if o.json() {
 		enc := json.NewEncoder(o.stdout)
@@ -82,7 +96,7 @@ func printVerdicts(o *options, verdicts []verdict) error {
 		return enc.Encode(map[string]any{"fleets": verdicts})
 	}
 	for _, v := range verdicts {
-		for _, w := range v.Warnings {
+		for _, w := range within(v.Fleet, v.Warnings, len(verdicts) > 1) {
 			fmt.Fprintf(o.stderr, "warning: %s\n", w)
 		}
 		if v.Valid {
