@@ -124,8 +124,10 @@ func TestWhatIsSomebodysStays(t *testing.T) {
 
 	spec := mercury()
 	// lan1 without a master in the spec stays somebody's port.
-	spec.Network.Links = append(spec.Network.Links, hosts.Link{Name: "lan1", Kind: hosts.LinkPhysical,
-		Addresses: []netip.Prefix{netip.MustParsePrefix("172.18.0.1/16")}})
+	spec.Network.Links = append(spec.Network.Links, hosts.Link{
+		Name: "lan1", Kind: hosts.LinkPhysical,
+		Addresses: []netip.Prefix{netip.MustParsePrefix("172.18.0.1/16")},
+	})
 	converge(t, sys, Want(spec))
 	after := dumpNetwork(t)
 	for line := range strings.Lines(before) {
@@ -243,22 +245,46 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		net  hosts.Network
 		want []string
 	}{
-		{"a physical link that is not there", hosts.Network{Links: []hosts.Link{{Name: "eno1", Kind: hosts.LinkPhysical, Addresses: []netip.Prefix{prefix("192.0.2.9/24")}}}},
-			[]string{`create link eno1: link "eno1" is not on this host; links found: br7, lan0, lo, wire0, wire7`}},
-		{"a name that is taken", hosts.Network{Links: []hosts.Link{{Name: "br7", Kind: hosts.LinkBridge}}},
-			[]string{`link "br7" is a veth to wire7 that nodeagent did not make; remove or rename it, or change the spec`}},
-		{"another end that is taken", hosts.Network{Links: []hosts.Link{{Name: "v0", Kind: hosts.LinkVeth, Peer: "wire7"}}},
-			[]string{"wire7", "nodeagent did not make; remove or rename it, or change the spec"}},
-		{"a gateway that is nowhere", hosts.Network{Links: []hosts.Link{lan0}, Routes: []hosts.Route{{Destination: prefix("0.0.0.0/0"), Via: addr("203.0.113.1")}}},
-			[]string{`add route "default via 203.0.113.1": network is unreachable`, "gateway 203.0.113.1 is on no network of this host"}},
-		{"a source that is nobody's", hosts.Network{Links: []hosts.Link{lan0}, Routes: []hosts.Route{{Destination: prefix("0.0.0.0/0"), Via: addr("192.0.2.1"), Source: addr("192.0.2.99")}}},
-			[]string{"invalid argument", "the source must be an address of this host"}},
-		{"a master that is none", hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Master: "br9"}}},
-			[]string{`set master of link "lan0": find link "br9": it is not on this host`}},
-		{"a bridge in a bridge", hosts.Network{Links: []hosts.Link{{Name: "brA", Kind: hosts.LinkBridge}, {Name: "brB", Kind: hosts.LinkBridge, Master: "brA"}}},
-			[]string{"a bridge cannot be a port of a bridge"}},
-		{"an MTU out of range", hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, MTU: 70000}}},
-			[]string{`set mtu of link "lan0" to 70000`, "ip -d link show prints its minmtu and maxmtu"}},
+		{
+			"a physical link that is not there",
+			hosts.Network{Links: []hosts.Link{{Name: "eno1", Kind: hosts.LinkPhysical, Addresses: []netip.Prefix{prefix("192.0.2.9/24")}}}},
+			[]string{`create link eno1: link "eno1" is not on this host; links found: br7, lan0, lo, wire0, wire7`},
+		},
+		{
+			"a name that is taken",
+			hosts.Network{Links: []hosts.Link{{Name: "br7", Kind: hosts.LinkBridge}}},
+			[]string{`link "br7" is a veth to wire7 that nodeagent did not make; remove or rename it, or change the spec`},
+		},
+		{
+			"another end that is taken",
+			hosts.Network{Links: []hosts.Link{{Name: "v0", Kind: hosts.LinkVeth, Peer: "wire7"}}},
+			[]string{"wire7", "nodeagent did not make; remove or rename it, or change the spec"},
+		},
+		{
+			"a gateway that is nowhere",
+			hosts.Network{Links: []hosts.Link{lan0}, Routes: []hosts.Route{{Destination: prefix("0.0.0.0/0"), Via: addr("203.0.113.1")}}},
+			[]string{`add route "default via 203.0.113.1": network is unreachable`, "gateway 203.0.113.1 is on no network of this host"},
+		},
+		{
+			"a source that is nobody's",
+			hosts.Network{Links: []hosts.Link{lan0}, Routes: []hosts.Route{{Destination: prefix("0.0.0.0/0"), Via: addr("192.0.2.1"), Source: addr("192.0.2.99")}}},
+			[]string{"invalid argument", "the source must be an address of this host"},
+		},
+		{
+			"a master that is none",
+			hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Master: "br9"}}},
+			[]string{`set master of link "lan0": find link "br9": it is not on this host`},
+		},
+		{
+			"a bridge in a bridge",
+			hosts.Network{Links: []hosts.Link{{Name: "brA", Kind: hosts.LinkBridge}, {Name: "brB", Kind: hosts.LinkBridge, Master: "brA"}}},
+			[]string{"a bridge cannot be a port of a bridge"},
+		},
+		{
+			"an MTU out of range",
+			hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, MTU: 70000}}},
+			[]string{`set mtu of link "lan0" to 70000`, "ip -d link show prints its minmtu and maxmtu"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			newNamespace(t)

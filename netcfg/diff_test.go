@@ -81,8 +81,10 @@ func TestDiff(t *testing.T) {
 		},
 		{
 			name: "what nodeagent made goes when the spec drops it, a pair as one",
-			have: State{Links: []Link{bridge("br0", "10.0.0.1/24"), hardware("lan0", "192.0.2.10/24"), veth("v0", "v1"), veth("v1", "v0")},
-				Routes: []Route{route("10.9.0.0/16", "10.0.0.9", "br0", 0, RouteProtocol)}},
+			have: State{
+				Links:  []Link{bridge("br0", "10.0.0.1/24"), hardware("lan0", "192.0.2.10/24"), veth("v0", "v1"), veth("v1", "v0")},
+				Routes: []Route{route("10.9.0.0/16", "10.0.0.9", "br0", 0, RouteProtocol)},
+			},
 			plan: `delete route 10.9.0.0/16 [disconnect] "10.9.0.0/16 via 10.0.0.9 dev br0" -> "": nodeagent made it and the spec no longer names it
 delete address 192.0.2.10/24 on lan0 [disconnect] "192.0.2.10/24" -> "": nodeagent made it and the spec no longer names it
 delete link br0 [disconnect] "bridge, mtu 1500, up" -> "": nodeagent made it and the spec no longer names it
