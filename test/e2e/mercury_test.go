@@ -275,19 +275,21 @@ func firewallOpens(t *testing.T, h *host) {
 	for port, open := range map[string]bool{
 		"6443": true, "22": false, "2379": false, "2380": false, "10250": false, "10256": false,
 	} {
-		address := net.JoinHostPort("203.0.113.10", port)
-		// What is dropped never answers, so the wait is the answer.
-		ctx, cancel := context.WithTimeout(h.ctx, 3*time.Second)
-		conn, err := h.DialOutside(ctx, "tcp", address)
-		cancel()
-		if err == nil {
-			if err := conn.Close(); err != nil {
-				t.Error(err)
+		t.Run(port, func(t *testing.T) {
+			t.Parallel()
+			// What is dropped never answers, so the wait is the answer.
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			conn, err := h.DialOutside(ctx, "tcp", net.JoinHostPort("203.0.113.10", port))
+			if got := err == nil; got != open {
+				t.Errorf("connecting from outside: %v, want open to be %t", err, open)
 			}
-		}
-		if got := err == nil; got != open {
-			t.Errorf("connecting to %s from outside: %v, want open to be %t", address, err, open)
-		}
+			if err == nil {
+				if err := conn.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 
@@ -323,9 +325,15 @@ func statusTells(t *testing.T, h *host) {
 }
 
 func rebootComesBack(t *testing.T, h *host) {
-	if err := h.Reboot(h.ctx); err != nil {
+	start := time.Now()
+	if err := h.Poweroff(h.ctx); err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("off after %s", time.Since(start).Round(time.Millisecond))
+	if err := h.Boot(h.ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("booted after %s", time.Since(start).Round(time.Millisecond))
 	if err := h.NodeReady(h.ctx); err != nil {
 		t.Fatal(err)
 	}

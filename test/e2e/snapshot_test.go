@@ -22,16 +22,21 @@ func snapshotBringsBack(t *testing.T, h *host) {
 
 	// The disaster. nodeagent is stopped so that what follows is in the hands
 	// of whoever restores.
+	disaster := time.Now()
 	h.must("systemctl", "stop", "nodeagent.service")
 	h.must("systemctl", "stop", layout.Unit(layout.APIServer), layout.Unit(layout.Etcd))
 	h.must("sh", "-c", "rm -rf "+onHost.EtcdData()+"/*")
+	t.Logf("everything stopped and etcd's data deleted in %s", time.Since(disaster).Round(time.Millisecond))
 
 	// An empty data folder must not become a second, empty cluster.
+	refusal := time.Now()
 	if out, err := h.Nodeagent(h.ctx, "apply"); err == nil {
 		t.Fatalf("apply with etcd's data lost succeeded:\n%s", out)
 	} else if !strings.Contains(err.Error(), "snapshot restore") {
 		t.Errorf("apply with etcd's data lost says %q; it does not name the way back", err)
 	}
+
+	t.Logf("apply refused after %s", time.Since(refusal).Round(time.Millisecond))
 
 	start := time.Now()
 	t.Logf("restore says:\n%s", h.agent("snapshot", "restore", file, "--yes"))

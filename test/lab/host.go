@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func (h *Host) Console() string { return filepath.Join(h.lab.dir, h.name+".conso
 func (h *Host) Running() bool { return h.leader.alive() }
 
 // machine is the host's name among all labs of the machine.
-func (h *Host) machine() string { return h.lab.state.Name + "-" + h.name }
+func (h *Host) machine() string { return cmp.Or(h.lab.state.ID, h.lab.state.Name) + "-" + h.name }
 
 func (h *Host) state() hostState {
 	return hostState{Name: h.name, Links: h.links, Binds: h.binds, Container: h.container, Leader: h.leader}

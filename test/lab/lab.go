@@ -18,6 +18,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -103,14 +104,13 @@ func Open(ctx context.Context, options Options) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lab: %w", err)
 	}
-	name := options.Name
-	if name == "" {
-		var random [4]byte
-		_, _ = rand.Read(random[:]) // never fails, says its documentation
-		name = "t" + hex.EncodeToString(random[:])
-	}
+	var random [3]byte
+	_, _ = rand.Read(random[:]) // never fails, says its documentation
+	unique := hex.EncodeToString(random[:])
+	name := cmp.Or(options.Name, "t"+unique)
 	l.dir = filepath.Join(l.Builder.Cache, "lab", name)
-	l.state = state{Name: name, Owner: self, Keep: options.Keep}
+	// Another clone of the repository may have a lab of the same name.
+	l.state = state{Name: name, ID: name + "-" + unique, Owner: self, Keep: options.Keep}
 	if _, err := os.Stat(l.dir); err == nil {
 		return nil, fmt.Errorf("open lab %q: %s exists; close that lab first", name, l.dir)
 	}
@@ -189,8 +189,8 @@ func blank(log io.Writer) (*Lab, error) {
 	return &Lab{Builder: builder, log: log}, nil
 }
 
-// Name is the lab's name, which is part of the name of everything it makes on
-// the machine.
+// Name is the lab's name, which begins the name of everything it makes on the
+// machine.
 func (l *Lab) Name() string { return l.state.Name }
 
 // Host returns the host of this name, or nil.

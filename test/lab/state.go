@@ -13,6 +13,7 @@ import (
 // things, so that another process can find and remove them.
 type state struct {
 	Name  string      `json:"name"`
+	ID    string      `json:"id"` // the name made unique on the machine
 	Owner process     `json:"owner"`
 	Keep  bool        `json:"keep"`
 	Hosts []hostState `json:"hosts"`

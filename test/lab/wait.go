@@ -19,17 +19,22 @@ func Until(ctx context.Context, what string, check func(context.Context) error) 
 	start := time.Now()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
+		}
+		// Once the time is up a check only says that it is.
+		if last == nil || ctx.Err() == nil {
+			last = err
 		}
 		if permanent := (*permanentError)(nil); errors.As(err, &permanent) {
 			return fmt.Errorf("wait for %s: %w", what, permanent.error)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w after %s; last: %w", what, context.Cause(ctx), time.Since(start).Round(time.Millisecond), err)
+			return fmt.Errorf("wait for %s: %w after %s; last: %w", what, context.Cause(ctx), time.Since(start).Round(time.Millisecond), last)
 		case <-tick.C:
 		}
 	}
