@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -109,8 +108,11 @@ func printSnapshots(o *options, dir string, entries []etcdops.Entry) error {
 		fmt.Fprintf(o.stdout, "No snapshots in %s.\n", dir)
 		return nil
 	}
-	w := tabwriter.NewWriter(o.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SNAPSHOT\tTAKEN\tSIZE\tREVISION\tKEYS\tSTATE")
+	out := newScreen(o.stdout)
+	var rows [][]string
+	if out.table {
+		rows = append(rows, []string{"SNAPSHOT", "TAKEN", "SIZE", "REVISION", "KEYS", "STATE"})
+	}
 	for _, e := range entries {
 		revision, keys, state := "?", "?", cmp.Or(e.Damage, "good")
 		if e.Manifest != nil {
@@ -118,9 +120,12 @@ func printSnapshots(o *options, dir string, entries []etcdops.Entry) error {
 		} else if e.Damage == "" {
 			state = "no manifest"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", filepath.Base(e.Path), e.Taken.UTC().Format(time.RFC3339), bytes(e.Size), revision, keys, state)
+		rows = append(rows, []string{
+			filepath.Base(e.Path), e.Taken.UTC().Format(time.RFC3339), bytes(e.Size), revision, keys,
+			out.verdict(e.Good(), state, state),
+		})
 	}
-	return w.Flush()
+	return out.rows(rows)
 }
 
 func newSnapshotVerify(o *options) *cobra.Command {

@@ -2,10 +2,9 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
-	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,7 +38,7 @@ converged or not healthy.`,
 		if o.json() {
 			err = printJSON(o, status)
 		} else {
-			err = printStatus(o.stdout, status, palette{colored(o.stdout)})
+			err = printStatus(newScreen(o.stdout), status)
 		}
 		if err != nil {
 			return err
@@ -52,130 +51,103 @@ converged or not healthy.`,
 	return cmd
 }
 
-// palette colours words on terminals.
-type palette struct{ on bool }
-
-func (p palette) good(s string) string { return p.paint("32", s) }
-func (p palette) bad(s string) string  { return p.paint("31", s) }
-func (p palette) head(s string) string { return p.paint("1", s) }
-
-func (p palette) paint(code, s string) string {
-	if !p.on {
-		return s
-	}
-	return "\x1b[" + code + "m" + s + "\x1b[0m"
-}
-
-func (p palette) verdict(good bool, yes, no string) string {
-	if good {
-		return p.good(yes)
-	}
-	return p.bad(no)
-}
-
-// printStatus prints the parts of the status one below the other. Each table
-// is laid out apart: tabwriter counts the bytes of colours, so coloured words
-// stand in last columns only.
-func printStatus(w io.Writer, s agent.Status, p palette) error {
-	fmt.Fprintf(w, "%s of cluster %s: %s, %s\n", p.head(s.Host), s.Cluster,
-		p.verdict(s.Converged, "converged", "not converged"), p.verdict(s.Healthy, "healthy", "not healthy"))
-	fmt.Fprintf(w, "spec %s\n", s.Spec)
+func printStatus(out screen, s agent.Status) error {
+	fmt.Fprintf(out.w, "%s of cluster %s: %s, %s\n", out.head(s.Host), s.Cluster,
+		out.verdict(s.Converged, "converged", "not converged"), out.verdict(s.Healthy, "healthy", "not healthy"))
+	fmt.Fprintf(out.w, "spec %s\n", s.Spec)
 	for _, problem := range s.Problems {
-		fmt.Fprintf(w, "%s %s\n", p.bad("!"), problem)
+		fmt.Fprintf(out.w, "%s %s\n", out.bad("!"), problem)
 	}
-	return cmp.Or(
-		printDomains(w, s, p),
-		printComponents(w, s, p),
-		printCertificates(w, s, p),
-		printEtcd(w, s, p),
+	return errors.Join(
+		out.section("domain", domainRows(out, s)),
+		out.section("component", componentRows(out, s)),
+		out.section("certificate", certificateRows(out, s)),
+		out.section("cluster", clusterRows(out, s)),
 	)
 }
 
-func table(w io.Writer, p palette, title string, rows func(w io.Writer)) error {
-	fmt.Fprintf(w, "\n%s\n", p.head(title))
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	rows(t)
-	return t.Flush()
+// shownChanges is how many changes status names for each domain.
+const shownChanges = 5
+
+func domainRows(out screen, s agent.Status) [][]string {
+	var rows [][]string
+	for _, d := range s.Domains {
+		text := out.verdict(d.Converged, "converged", plan.Count(len(d.Changes), "change")+" to make")
+		if d.Error != "" {
+			text = out.bad(strings.ReplaceAll(d.Error, "\n", "; "))
+		}
+		rows = append(rows, []string{d.Name, text})
+		for i, c := range d.Changes {
+			if i == shownChanges {
+				rows = append(rows, []string{"", fmt.Sprintf("… and %d more (nodeagent plan)", len(d.Changes)-shownChanges)})
+				break
+			}
+			rows = append(rows, []string{"", fmt.Sprintf("%s %s: %s", c.Action, c.Key, c.Reason)})
+		}
+	}
+	return rows
 }
 
-func printDomains(w io.Writer, s agent.Status, p palette) error {
-	return table(w, p, "DOMAINS", func(w io.Writer) {
-		for _, d := range s.Domains {
-			text := p.verdict(d.Converged, "converged", plan.Count(len(d.Changes), "change")+" to make")
-			if d.Error != "" {
-				text = p.bad(strings.ReplaceAll(d.Error, "\n", "; "))
-			}
-			fmt.Fprintf(w, "  %s\t%s\n", d.Name, text)
-			const shown = 5
-			for i, c := range d.Changes {
-				if i == shown {
-					fmt.Fprintf(w, "  \t… and %d more (nodeagent plan)\n", len(d.Changes)-shown)
-					break
-				}
-				fmt.Fprintf(w, "  \t%s %s: %s\n", c.Action, c.Key, c.Reason)
-			}
+func componentRows(out screen, s agent.Status) [][]string {
+	var rows [][]string
+	for _, c := range s.Components {
+		since := "-"
+		if !c.Since.IsZero() {
+			since = age(s.Time.Sub(c.Since))
 		}
-	})
+		rows = append(rows, []string{
+			c.Name, c.State, since, memory(c.MemoryBytes),
+			plan.Count(c.Restarts, "restart"), out.verdict(c.Ready, "ready", "not ready"),
+		})
+	}
+	return rows
 }
 
-func printComponents(w io.Writer, s agent.Status, p palette) error {
-	return table(w, p, "COMPONENTS", func(w io.Writer) {
-		for _, c := range s.Components {
-			since := "-"
-			if !c.Since.IsZero() {
-				since = age(s.Time.Sub(c.Since))
-			}
-			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.State, since, memory(c.MemoryBytes),
-				plan.Count(c.Restarts, "restart"), p.verdict(c.Ready, "ready", "not ready"))
+func certificateRows(out screen, s agent.Status) [][]string {
+	var rows [][]string
+	for _, c := range s.Certificates {
+		ends, renews := "-", "-"
+		if !c.NotAfter.IsZero() {
+			ends, renews = "ends in "+age(c.NotAfter.Sub(s.Time)), "renews in "+age(c.RenewAt.Sub(s.Time))
 		}
-	})
+		state := out.verdict(c.State == pki.StateOK, c.State, c.State)
+		if c.Reason != "" {
+			state += ": " + c.Reason
+		}
+		name := c.Name
+		if c.Name == c.CA && c.CommonName == c.CA {
+			name = "CA " + c.Name
+		}
+		rows = append(rows, []string{name, ends, renews, state})
+	}
+	return rows
 }
 
-func printCertificates(w io.Writer, s agent.Status, p palette) error {
-	return table(w, p, "CERTIFICATES", func(w io.Writer) {
-		for _, c := range s.Certificates {
-			end := "-\t-"
-			if !c.NotAfter.IsZero() {
-				end = fmt.Sprintf("ends in %s\trenews in %s", age(c.NotAfter.Sub(s.Time)), age(c.RenewAt.Sub(s.Time)))
+func clusterRows(out screen, s agent.Status) [][]string {
+	var rows [][]string
+	if e := s.Etcd; e != nil {
+		text := out.verdict(e.Healthy, "healthy", "not healthy")
+		for _, m := range e.Members {
+			if m.Endpoint != "" {
+				text += fmt.Sprintf(", %s, revision %d, database %s", m.Version, m.Revision, bytes(m.DBSize))
 			}
-			state := p.verdict(c.State == pki.StateOK, c.State, c.State)
-			if c.Reason != "" {
-				state += ": " + c.Reason
-			}
-			name := c.Name
-			if c.Name == c.CA && c.CommonName == c.CA {
-				name = "CA " + c.Name
-			}
-			fmt.Fprintf(w, "  %s\t%s\t%s\n", name, end, state)
 		}
-	})
-}
-
-func printEtcd(w io.Writer, s agent.Status, p palette) error {
-	return table(w, p, "CLUSTER", func(w io.Writer) {
-		if e := s.Etcd; e != nil {
-			text := p.verdict(e.Healthy, "healthy", "not healthy")
-			for _, m := range e.Members {
-				if m.Endpoint != "" {
-					text += fmt.Sprintf(", %s, revision %d, database %s", m.Version, m.Revision, bytes(m.DBSize))
-				}
-			}
-			fmt.Fprintf(w, "  etcd\t%s, leader %s, %s\n", text, cmp.Or(e.Leader, "none"), plan.Count(len(e.Members), "member"))
+		rows = append(rows, []string{"etcd", fmt.Sprintf("%s, leader %s, %s", text, cmp.Or(e.Leader, "none"), plan.Count(len(e.Members), "member"))})
+	}
+	for _, n := range s.Nodes {
+		rows = append(rows, []string{"node " + n.Name, fmt.Sprintf("%s, %s", out.verdict(n.Ready, "Ready", "not Ready: "+n.Reason), n.Version)})
+	}
+	if sn := s.Snapshots; sn != nil {
+		text := "none yet"
+		if sn.Newest != nil {
+			text = fmt.Sprintf("newest %s ago, %s, %d in %s", age(s.Time.Sub(sn.Newest.Taken)), bytes(sn.Newest.Size), sn.Count, sn.Folder)
 		}
-		for _, n := range s.Nodes {
-			fmt.Fprintf(w, "  node %s\t%s, %s\n", n.Name, p.verdict(n.Ready, "Ready", "not Ready: "+n.Reason), n.Version)
+		if !sn.Next.IsZero() {
+			text += fmt.Sprintf("; next in %s", age(sn.Next.Sub(s.Time)))
 		}
-		if sn := s.Snapshots; sn != nil {
-			text := "none yet"
-			if sn.Newest != nil {
-				text = fmt.Sprintf("newest %s ago, %s, %d in %s", age(s.Time.Sub(sn.Newest.Taken)), bytes(sn.Newest.Size), sn.Count, sn.Folder)
-			}
-			if !sn.Next.IsZero() {
-				text += fmt.Sprintf("; next in %s", age(sn.Next.Sub(s.Time)))
-			}
-			fmt.Fprintf(w, "  snapshots\t%s\n", text)
-		}
-	})
+		rows = append(rows, []string{"snapshots", text})
+	}
+	return rows
 }
 
 // age prints a span for people, in its two largest units: "89d 23h", "3m 5s".

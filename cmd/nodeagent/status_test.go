@@ -1,0 +1,104 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodeagent/nodeagent/agent"
+	"github.com/nodeagent/nodeagent/etcdops"
+	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/pki"
+)
+
+func sampleStatus() agent.Status {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	return agent.Status{
+		Host: "mercury", Cluster: "mercury", Spec: "sha256:ab", Time: now,
+		Problems: []string{"kubelet is not ready: it failed"},
+		Domains: []agent.DomainStatus{
+			{Name: "kernel", Converged: true},
+			{Name: "network", Changes: []plan.Change{{Action: plan.ActionCreate, Key: "address 192.0.2.1/24 on eth0", Reason: "the host lacks it"}}},
+		},
+		Components: []agent.ComponentStatus{
+			{Name: "etcd", State: "active", Ready: true, Since: now.Add(-90 * time.Second), MemoryBytes: 40 << 20},
+			{Name: "kubelet", State: "failed", Restarts: 3},
+		},
+		Certificates: []pki.Status{{Name: "etcd-server", CA: "etcd-server", CommonName: "mercury", NotAfter: now.Add(89 * 24 * time.Hour), RenewAt: now.Add(59 * 24 * time.Hour), State: pki.StateOK}},
+		Etcd:         &agent.EtcdStatus{Health: etcdops.Health{Healthy: true, Leader: "mercury", Members: []etcdops.MemberHealth{{Name: "mercury", Endpoint: "x", Version: "3.7.3", Revision: 7, DBSize: 1 << 20}}}},
+	}
+}
+
+// TestTablesOnlyOnTerminals prints the same status to a terminal's screen and
+// to a pipe's.
+func TestTablesOnlyOnTerminals(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		out  screen
+		want string
+	}{
+		{"pipe", screen{}, `mercury of cluster mercury: not converged, not healthy
+spec sha256:ab
+! kubelet is not ready: it failed
+domain	kernel	converged
+domain	network	1 change to make
+domain		create address 192.0.2.1/24 on eth0: the host lacks it
+component	etcd	active	1m 30s	40.0 MiB	0 restarts	ready
+component	kubelet	failed	-	-	3 restarts	not ready
+certificate	etcd-server	ends in 89d 0h	renews in 59d 0h	ok
+cluster	etcd	healthy, 3.7.3, revision 7, database 1.0 MiB, leader mercury, 1 member
+`},
+		{"terminal", screen{table: true}, `mercury of cluster mercury: not converged, not healthy
+spec sha256:ab
+! kubelet is not ready: it failed
+
+DOMAIN
+  kernel   converged
+  network  1 change to make
+           create address 192.0.2.1/24 on eth0: the host lacks it
+
+COMPONENT
+  etcd     active  1m 30s  40.0 MiB  0 restarts  ready
+  kubelet  failed  -       -         3 restarts  not ready
+
+CERTIFICATE
+  etcd-server  ends in 89d 0h  renews in 59d 0h  ok
+
+CLUSTER
+  etcd  healthy, 3.7.3, revision 7, database 1.0 MiB, leader mercury, 1 member
+`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var b strings.Builder
+			tc.out.w = &b
+			if err := printStatus(tc.out, sampleStatus()); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, b.String()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+	var colored strings.Builder
+	if err := printStatus(screen{w: &colored, table: true, color: true}, sampleStatus()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(colored.String(), "\x1b[32mready\x1b[0m") || !strings.Contains(colored.String(), "\x1b[31mnot ready\x1b[0m") {
+		t.Errorf("colours are missing:\n%q", colored.String())
+	}
+}
+
+func TestBytesAndAge(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 5 << 20: "5.0 MiB", 3 << 40: "3.0 TiB", 5000 << 40: "5000.0 TiB"} {
+		if got := bytes(n); got != want {
+			t.Errorf("bytes(%d) = %q, want %q", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{0: "0s", 61 * time.Second: "1m 1s", 25 * time.Hour: "1d 1h", -90 * time.Minute: "-1h 30m"} {
+		if got := age(d); got != want {
+			t.Errorf("age(%v) = %q, want %q", d, got, want)
+		}
+	}
+}
