@@ -39,6 +39,17 @@ func (r Result) Applied() int {
 	return n
 }
 
+// Failed names the domains that did not converge.
+func (r Result) Failed() []string {
+	var failed []string
+	for _, o := range r {
+		if !o.Converged() {
+			failed = append(failed, o.Domain)
+		}
+	}
+	return failed
+}
+
 // Err is nil when every domain converged; otherwise it names each one that did
 // not and what is left of it.
 func (r Result) Err() error {

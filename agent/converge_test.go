@@ -165,21 +165,30 @@ func TestOnly(t *testing.T) {
 
 func TestLockIsExclusive(t *testing.T) {
 	root := layout.Root(t.TempDir())
-	first, err := Acquire(t.Context(), root, 0)
+	acquire := func(domains ...string) (*Lock, error) { return Acquire(t.Context(), root, domains, 0) }
+	first, err := acquire(DomainPKI)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Acquire(t.Context(), root, 0); !errors.Is(err, ErrLocked) {
-		t.Errorf("second lock: %v, want ErrLocked", err)
+	for _, domains := range [][]string{{DomainUnits}, {DomainKernel, DomainCluster}, nil} {
+		if _, err := acquire(domains...); !errors.Is(err, ErrLocked) {
+			t.Errorf("lock of %v: %v, want ErrLocked", domains, err)
+		}
 	}
-	if err := first.Release(); err != nil {
-		t.Fatal(err)
-	}
-	second, err := Acquire(t.Context(), root, 0)
+	// The host's own domains do not wait for the cluster's, and a lock that was
+	// not had in full is given back.
+	other, err := acquire(DomainNetwork)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := second.Release(); err != nil {
+	if err := errors.Join(first.Release(), other.Release()); err != nil {
+		t.Fatal(err)
+	}
+	all, err := acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := all.Release(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,15 +1,14 @@
 package agent
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,10 +17,6 @@ import (
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
-
-// pollInterval is how often that is looked at of which the kernel announces no
-// changes; see Host.polled.
-const pollInterval = 10 * time.Second
 
 // lockPatience is how long the daemon waits for an apply or a restore.
 const lockPatience = 15 * time.Minute
@@ -40,6 +35,10 @@ type Settings struct {
 // watch cannot be watched.
 func Run(ctx context.Context, s Settings) error {
 	d := &daemon{Settings: s, manager: manager{log: s.Log}, events: make(chan Event)}
+	d.lanes = []*lane{
+		newLane(d, "host", DomainKernel, DomainNetwork),
+		newLane(d, "cluster", DomainPKI, DomainUnits, DomainCluster),
+	}
 	spec, err := d.load()
 	if err != nil {
 		return err
@@ -52,27 +51,65 @@ func Run(ctx context.Context, s Settings) error {
 		return err
 	}
 	s.Log.Info("nodeagent runs", "host", spec.Name, "spec", spec.Digest, "version", s.Version)
-	go d.manager.watchdog(ctx)
+	go d.manager.watchdog(ctx, d.stuck)
+	go d.dispatch(ctx)
 	d.manager.ready()
 	d.endRestore(ctx)
-	(&loop{log: s.Log, events: d.events, converge: d.converge, due: d.due}).run(ctx)
+	d.runLanes(ctx)
 	d.manager.stopping()
 	d.snapshots.stop()
 	return nil
 }
 
-// daemon is owned by the goroutine of its loop; watchers reach it by events
-// only.
+// daemon keeps one host converged. Its lanes each have a goroutine; what they
+// share is guarded by mu or never changes.
 type daemon struct {
 	Settings
-	manager   manager
-	host      *Host
-	events    chan Event
+	manager manager
+	host    *Host
+	events  chan Event // what watchers notice, on its way to the lanes
+	lanes   []*lane
+	// snapshots is owned by the lane that has the units.
 	snapshots snapshotter
-	polled    time.Time // when the kernel domain was last looked at
-	// renewal is when the next certificate is due, as of the last look at the
-	// pki domain.
-	renewal Due
+
+	mu       sync.Mutex
+	invalid  string            // the last error of reading the fleet
+	verdicts map[string]string // by lane: why it is not converged, "" when it is
+}
+
+// runLanes runs the lanes until ctx is done. The first one, which makes the
+// network, has converged once before the others begin: etcd binds to the
+// node's address.
+func (d *daemon) runLanes(ctx context.Context) {
+	var running sync.WaitGroup
+	for i, l := range d.lanes {
+		once := make(chan struct{})
+		running.Go(func() { l.run(ctx, once) })
+		if i < len(d.lanes)-1 {
+			<-once
+		}
+	}
+	running.Wait()
+}
+
+// dispatch hands events to the lanes that have their domains.
+func (d *daemon) dispatch(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case ev := <-d.events:
+			for _, l := range d.lanes {
+				l.post(ev)
+			}
+		}
+	}
+}
+
+// stuck tells whether a lane has been converging for longer than any converge
+// takes.
+func (d *daemon) stuck(now time.Time) bool {
+	return slices.ContainsFunc(d.lanes, func(l *lane) bool { return l.stuck(now) })
 }
 
 // load reads the fleet and picks this host.
@@ -109,62 +146,74 @@ func (d *daemon) watch(ctx context.Context) error {
 }
 
 // reload takes the fleet's files as they are now. An invalid fleet is reported
-// and the spec in force stays.
-func (d *daemon) reload(ctx context.Context) error {
+// once, and the spec in force stays.
+func (d *daemon) reload() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	spec, err := d.load()
 	if err != nil {
-		return fmt.Errorf("the fleet's new files are not used, the spec %s stays in force: %w", d.host.Spec().Digest, err)
+		err = fmt.Errorf("the fleet's files are not used, the spec %s stays in force: %w", d.host.Spec().Digest, err)
+		if d.invalid != err.Error() {
+			d.Log.Error("the fleet is not valid", "error", err)
+		}
+		d.invalid = err.Error()
+		return err
 	}
-	if spec.Digest == d.host.Spec().Digest {
-		return nil
+	d.invalid = ""
+	if spec.Digest != d.host.Spec().Digest {
+		d.Log.Info("the spec changed", "from", d.host.Spec().Digest, "to", spec.Digest)
+		d.host.setSpec(spec)
 	}
-	d.Log.Info("the spec changed", "from", d.host.Spec().Digest, "to", spec.Digest)
-	d.host.setSpec(spec)
 	return nil
 }
 
-// converge converges the named domains and those that build on them; none
-// means all, with the fleet's files read again. It returns the names of the
-// domains that did not converge.
-func (d *daemon) converge(ctx context.Context, names []string) []string {
-	d.manager.busy()
-	defer d.manager.idle()
-	var reloadErr error
-	if len(names) == 0 {
-		d.manager.reloading()
-		reloadErr = d.reload(ctx)
-		d.manager.ready()
+// tell gives systemd the status line: converged, or why not.
+func (d *daemon) tell(lane string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.verdicts == nil {
+		d.verdicts = map[string]string{}
 	}
-	names = withDependents(names)
-	if slices.Contains(names, DomainKernel) {
-		d.polled = time.Now()
-	}
-	lock, err := Acquire(ctx, d.Root, lockPatience)
+	d.verdicts[lane] = ""
 	if err != nil {
-		d.Log.Error("not converged", "error", err)
-		return names
+		d.verdicts[lane] = firstLine(err.Error())
 	}
-	defer lock.Release()
-	result, markErr := d.host.Converge(ctx, names, logReporter{d.Log})
-	if ctx.Err() != nil {
-		return nil
+	line := statusLine(d.lanes, d.verdicts, d.invalid, time.Now())
+	if line != "" {
+		d.manager.status(line)
 	}
-	if slices.Contains(names, DomainPKI) {
-		d.renewal = d.host.certificatesDue(ctx, time.Now())
-	}
-	if result.Applied() > 0 {
-		// What the work has taken is not needed while the host stays as it is.
-		debug.FreeOSMemory()
-	}
-	d.tell(result, errors.Join(reloadErr, markErr))
-	d.snapshots.follow(ctx, d.host, d.Version)
-	var failed []string
-	for _, o := range result {
-		if !o.Converged() {
-			failed = append(failed, o.Domain)
+}
+
+// statusLine is what systemctl status shows; empty while a lane has not
+// converged for the first time and nothing is wrong.
+func statusLine(lanes []*lane, verdicts map[string]string, invalid string, now time.Time) string {
+	var wrong []string
+	waiting := false
+	for _, l := range lanes {
+		verdict, seen := verdicts[l.name]
+		waiting = waiting || !seen
+		if verdict != "" {
+			wrong = append(wrong, verdict)
 		}
 	}
-	return failed
+	if invalid != "" {
+		wrong = append(wrong, firstLine(invalid))
+	}
+	switch {
+	case len(wrong) > 0:
+		return "not converged: " + strings.Join(wrong, "; ")
+	case waiting:
+		return ""
+	}
+	return "converged at " + now.Format(time.DateTime)
+}
+
+func firstLine(text string) string {
+	first, _, more := strings.Cut(text, "\n")
+	if more {
+		first += " …"
+	}
+	return first
 }
 
 // endRestore completes or undoes a restore that a crash or a power cut
@@ -177,7 +226,7 @@ func (d *daemon) endRestore(ctx context.Context) {
 		}
 		return
 	}
-	lock, err := Acquire(ctx, d.Root, lockPatience)
+	lock, err := Acquire(ctx, d.Root, DomainNames(), lockPatience)
 	if err != nil {
 		d.Log.Error("an interrupted restore was not ended", "error", err)
 		return
@@ -210,38 +259,6 @@ func withDependents(names []string) []string {
 		names = append(names, DomainCluster)
 	}
 	return names
-}
-
-// tell logs what did not converge and gives systemd its status line. A
-// converge that found nothing to do is silent.
-func (d *daemon) tell(result Result, reloadErr error) {
-	err := errors.Join(reloadErr, result.Err())
-	if err != nil {
-		d.Log.Error("not converged", "error", err)
-		d.manager.status("not converged: " + firstLine(err.Error()))
-		return
-	}
-	if result.Applied() > 0 {
-		d.Log.Info("converged", "changes", result.Applied())
-	}
-	if result.Applied() > 0 || len(result) == len(DomainNames()) {
-		d.manager.status("converged at " + time.Now().Format(time.DateTime))
-	}
-}
-
-func firstLine(text string) string {
-	for i, r := range text {
-		if r == '\n' {
-			return text[:i] + " …"
-		}
-	}
-	return text
-}
-
-// due is the earlier of the next poll and the next certificate.
-func (d *daemon) due(now time.Time) Due {
-	poll := Due{At: cmp.Or(d.polled, now).Add(pollInterval), Domains: d.host.polled()}
-	return earlier(poll, d.renewal)
 }
 
 // logReporter logs one line for each change.

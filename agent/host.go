@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -143,13 +144,17 @@ func (h *Host) guardStart(unit string) error {
 }
 
 // Converge converges the named domains (none: all) and remembers that etcd has
-// once been healthy, which is what guards its data from then on.
+// once been healthy, which is what guards its data from then on. The error is
+// about that; what did not converge is in the result.
 func (h *Host) Converge(ctx context.Context, names []string, rep plan.Reporter) (Result, error) {
 	domains, err := Only(h.Domains(), names)
 	if err != nil {
 		return nil, err
 	}
 	result := Converge(ctx, domains, rep)
+	if len(names) > 0 && !slices.Contains(names, DomainUnits) {
+		return result, nil
+	}
 	return result, h.markEtcd(ctx)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,40 +18,81 @@ import (
 // ErrLocked is the error of a host that another nodeagent is changing.
 var ErrLocked = errors.New("another nodeagent is changing this host")
 
-// Lock is held while the host is being changed, so that apply, run and restore
-// take turns. The kernel frees it when the process ends, however it ends.
-type Lock struct{ file *os.File }
+// Lock is held while domains of the host are being changed, so that apply, run
+// and restore take turns. The kernel frees it when the process ends, however it
+// ends.
+type Lock struct{ files []*os.File }
 
-// Acquire takes the lock, waiting up to patience for whoever holds it. The
-// error wraps ErrLocked when it stays taken.
-func Acquire(ctx context.Context, root layout.Root, patience time.Duration) (*Lock, error) {
+// lockNames are the files to lock for the domains: one for each lane of the
+// daemon, in an order that is the same for everybody.
+func lockNames(domains []string) []string {
+	var names []string
+	for _, d := range domains {
+		name := "cluster.lock"
+		if d == DomainKernel || d == DomainNetwork {
+			name = "host.lock"
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	slices.Reverse(names)
+	return names
+}
+
+// Acquire takes the lock of the named domains (none: all), waiting up to
+// patience for whoever holds it. The error wraps ErrLocked when it stays taken.
+func Acquire(ctx context.Context, root layout.Root, domains []string, patience time.Duration) (*Lock, error) {
+	if len(domains) == 0 {
+		domains = DomainNames()
+	}
 	if err := atomicfile.MkdirAll(root.Runtime(), 0o700); err != nil {
 		return nil, fmt.Errorf("lock the host: %w (nodeagent must run as root to change a host)", err)
 	}
-	path := filepath.Join(root.Runtime(), "lock")
+	lock := &Lock{}
+	deadline := time.Now().Add(patience)
+	for _, name := range lockNames(domains) {
+		file, err := acquire(ctx, filepath.Join(root.Runtime(), name), deadline)
+		if err != nil {
+			return nil, errors.Join(err, lock.Release())
+		}
+		lock.files = append(lock.files, file)
+	}
+	return lock, nil
+}
+
+// acquire locks one file, trying until the deadline.
+func acquire(ctx context.Context, path string, deadline time.Time) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the host: %w", err)
 	}
-	deadline := time.Now().Add(patience)
 	for {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return &Lock{file}, nil
+			return file, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), file.Close())
 		}
 		if !time.Now().Before(deadline) {
-			return nil, errors.Join(fmt.Errorf("%w: %q was not free within %v", ErrLocked, path, patience), file.Close())
+			return nil, errors.Join(fmt.Errorf("%w: %q did not become free", ErrLocked, path), file.Close())
 		}
-		select {
-		case <-ctx.Done():
+		if !sleepUntil(ctx, time.Now().Add(lockPause)) {
 			return nil, errors.Join(ctx.Err(), file.Close())
-		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
+// lockPause is the pause between two tries to lock.
+const lockPause = 100 * time.Millisecond
+
 // Release frees the lock.
-func (l *Lock) Release() error { return l.file.Close() }
+func (l *Lock) Release() error {
+	var failed []error
+	for _, file := range slices.Backward(l.files) {
+		failed = append(failed, file.Close())
+	}
+	return errors.Join(failed...)
+}

@@ -19,14 +19,6 @@ const (
 	lastRetry  = 5 * time.Minute
 )
 
-// Event says that something happened after which domains may have drifted.
-type Event struct {
-	// Source is who noticed, for the log: "netlink", "SIGHUP".
-	Source string
-	// Domains are the names of the domains to look at; none means all.
-	Domains []string
-}
-
 // Due is a moment at which domains must be looked at although nothing
 // happened: the next certificate to renew, the next poll of what the kernel
 // does not announce.
@@ -39,7 +31,7 @@ type Due struct {
 // that happens reaches it as an Event.
 type loop struct {
 	log    *slog.Logger
-	events <-chan Event
+	events *mailbox
 	// converge converges the named domains (none: all) and returns the names of
 	// those that did not converge.
 	converge func(ctx context.Context, domains []string) (failed []string)
@@ -113,8 +105,8 @@ func (r retry) after(now time.Time, looked, failed []string) retry {
 	return owed
 }
 
-// wait returns the events that come before the given moment, gathered into
-// one, or false when the moment comes first. A zero moment never comes.
+// wait returns the events that come before the given moment, as one, or false
+// when the moment comes first. A zero moment never comes.
 func (l *loop) wait(ctx context.Context, until time.Time) (Event, bool) {
 	var moment <-chan time.Time
 	if !until.IsZero() {
@@ -127,39 +119,13 @@ func (l *loop) wait(ctx context.Context, until time.Time) (Event, bool) {
 		return Event{}, false
 	case <-moment:
 		return Event{}, false
-	case ev := <-l.events:
-		return l.gather(ctx, ev), true
+	case <-l.events.filled:
+		return l.gather(ctx)
 	}
 }
 
-// gather joins further events to the first until settle has passed.
-func (l *loop) gather(ctx context.Context, first Event) Event {
-	timer := time.NewTimer(settle)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return first
-		case <-timer.C:
-			return first
-		case ev := <-l.events:
-			first = join(first, ev)
-		}
-	}
-}
-
-func join(a, b Event) Event {
-	if len(a.Domains) == 0 || len(b.Domains) == 0 {
-		a.Domains = nil
-	} else {
-		for _, d := range b.Domains {
-			if !slices.Contains(a.Domains, d) {
-				a.Domains = append(slices.Clone(a.Domains), d)
-			}
-		}
-	}
-	if a.Source != b.Source {
-		a.Source += ", " + b.Source
-	}
-	return a
+// gather takes what has happened once settle has passed.
+func (l *loop) gather(ctx context.Context) (Event, bool) {
+	sleepUntil(ctx, time.Now().Add(settle))
+	return l.events.take()
 }

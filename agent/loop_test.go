@@ -18,14 +18,14 @@ type look struct {
 }
 
 // trial runs a loop in fake time for the given span and returns its looks.
-func trial(t *testing.T, span time.Duration, due func(start, now time.Time) Due, feed func(chan<- Event), fail func(n int) []string) []look {
+func trial(t *testing.T, span time.Duration, due func(start, now time.Time) Due, feed func(post func(Event)), fail func(n int) []string) []look {
 	t.Helper()
 	var looks []look
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), span)
 		defer cancel()
 		start := time.Now()
-		events := make(chan Event)
+		events := newMailbox()
 		l := &loop{
 			log: slog.New(slog.DiscardHandler), events: events,
 			converge: func(_ context.Context, domains []string) []string {
@@ -34,7 +34,7 @@ func trial(t *testing.T, span time.Duration, due func(start, now time.Time) Due,
 			},
 			due: func(now time.Time) Due { return due(start, now) },
 		}
-		go feed(events)
+		go feed(events.put)
 		l.run(ctx)
 		synctest.Wait()
 	})
@@ -42,7 +42,7 @@ func trial(t *testing.T, span time.Duration, due func(start, now time.Time) Due,
 }
 
 func never(time.Time, time.Time) Due { return Due{} }
-func silence(chan<- Event)           {}
+func silence(func(Event))            {}
 func success(int) []string           { return nil }
 
 func TestIdleLoopLooksOnce(t *testing.T) {
@@ -53,14 +53,14 @@ func TestIdleLoopLooksOnce(t *testing.T) {
 }
 
 func TestEventsAreGathered(t *testing.T) {
-	feed := func(events chan<- Event) {
+	feed := func(post func(Event)) {
 		time.Sleep(time.Second)
-		events <- Event{Source: "netlink", Domains: []string{DomainNetwork}}
+		post(Event{Source: "netlink", Domains: []string{DomainNetwork}})
 		time.Sleep(settle / 2)
-		events <- Event{Source: "units", Domains: []string{DomainUnits}}
+		post(Event{Source: "units", Domains: []string{DomainUnits}})
 		time.Sleep(10 * time.Second)
-		events <- Event{Source: "netlink", Domains: []string{DomainNetwork}}
-		events <- Event{Source: "SIGHUP"}
+		post(Event{Source: "netlink", Domains: []string{DomainNetwork}})
+		post(Event{Source: "SIGHUP"})
 	}
 	got := trial(t, time.Minute, never, feed, success)
 	want := []look{
@@ -110,10 +110,10 @@ func TestRetryPauseIsBounded(t *testing.T) {
 }
 
 func TestEventsDoNotPutARetryOff(t *testing.T) {
-	feed := func(events chan<- Event) {
+	feed := func(post func(Event)) {
 		for range 20 {
 			time.Sleep(time.Second)
-			events <- Event{Source: "netlink", Domains: []string{DomainNetwork}}
+			post(Event{Source: "netlink", Domains: []string{DomainNetwork}})
 		}
 	}
 	retried := false
@@ -128,6 +128,39 @@ func TestEventsDoNotPutARetryOff(t *testing.T) {
 	if !retried {
 		t.Error("a failed domain was not tried again while events kept coming")
 	}
+}
+
+// TestNobodyWaitsForAConverge posts events while a converge takes a minute.
+func TestNobodyWaitsForAConverge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		box := newMailbox()
+		var looks [][]string
+		l := &loop{
+			log: slog.New(slog.DiscardHandler), events: box, due: func(time.Time) Due { return Due{} },
+			converge: func(_ context.Context, domains []string) []string {
+				looks = append(looks, domains)
+				time.Sleep(time.Minute)
+				return nil
+			},
+		}
+		go func() {
+			began := time.Now()
+			for range 30 {
+				time.Sleep(time.Second)
+				box.put(Event{Source: "netlink", Domains: []string{DomainNetwork}})
+				box.put(Event{Source: "systemd", Domains: []string{DomainUnits}})
+			}
+			if took := time.Since(began); took != 30*time.Second {
+				t.Errorf("posting took %v, want 30 s", took)
+			}
+		}()
+		l.run(ctx)
+		if diff := cmp.Diff([][]string{nil, {DomainNetwork, DomainUnits}}, looks); diff != "" {
+			t.Errorf("looks (-want +got):\n%s", diff)
+		}
+	})
 }
 
 func TestRetryAfter(t *testing.T) {

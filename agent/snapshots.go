@@ -35,8 +35,9 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 }
 
 // nextSnapshot is when the schedule calls for a snapshot, the newest good one
-// being from the given moment (zero: there is none). Moments that were missed
-// while the host was down are made up for at once, by one snapshot.
+// that is not dated in the future being from the given moment (zero: there is
+// none). Moments that were missed while the host was down are made up for at
+// once, by one snapshot.
 func nextSnapshot(schedule calendar.Schedule, newest, now time.Time) time.Time {
 	if newest.IsZero() || newest.After(now) {
 		return now
@@ -92,7 +93,7 @@ func (s *snapshotter) stop() {
 
 func takeSnapshots(ctx context.Context, h *Host, spec *hosts.Spec, schedule calendar.Schedule, version string) {
 	for ctx.Err() == nil {
-		next := nextSnapshot(schedule, newestSnapshot(h.log, spec), time.Now())
+		next := nextSnapshot(schedule, newestSnapshot(h.log, spec, time.Now()), time.Now())
 		if next.IsZero() {
 			return // the schedule has no further moment
 		}
@@ -107,15 +108,17 @@ func takeSnapshots(ctx context.Context, h *Host, spec *hosts.Spec, schedule cale
 }
 
 // newestSnapshot is when the newest good snapshot was taken, zero if there is
-// none.
-func newestSnapshot(log *slog.Logger, spec *hosts.Spec) time.Time {
+// none. One that is dated in the future, from a time when the clock was wrong,
+// does not count: the next one would never be newer, so that one snapshot would
+// follow the other without a pause, and retention would delete the real ones.
+func newestSnapshot(log *slog.Logger, spec *hosts.Spec, now time.Time) time.Time {
 	entries, err := etcdops.List(spec.Snapshots.Destination)
 	if err != nil {
 		log.Error("the folder of snapshots cannot be read", "error", err)
 		return time.Time{}
 	}
 	for _, e := range entries {
-		if e.Good() && e.Manifest.Cluster == spec.Cluster && e.Manifest.Host == spec.Name {
+		if e.Good() && e.Manifest.Cluster == spec.Cluster && e.Manifest.Host == spec.Name && !e.Taken.After(now) {
 			return e.Taken
 		}
 	}

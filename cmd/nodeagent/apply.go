@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -34,19 +35,18 @@ again at any time.`,
 			return err
 		}
 		defer host.Close()
-		domains, err := pick(host, *names)
-		if err != nil {
+		if _, err := pick(host, *names); err != nil {
 			return err
 		}
-		lock, err := agent.Acquire(cmd.Context(), "", lockPatience)
+		lock, err := agent.Acquire(cmd.Context(), "", *names, lockPatience)
 		if err != nil {
 			return err
 		}
 		defer lock.Release()
 		progress := newProgress(o)
-		result := agent.Converge(cmd.Context(), domains, progress)
+		result, err := host.Converge(cmd.Context(), *names, progress)
 		progress.close()
-		return printResult(o, result)
+		return errors.Join(printResult(o, result), err)
 	}
 	return cmd
 }

@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pollInterval is how often that is looked at of which the kernel announces no
+// changes; see Host.polled.
+const pollInterval = 10 * time.Second
+
+// lane converges some of the domains, one after another, in a goroutine of its
+// own. Lanes do not wait for each other: while the cluster's lane waits minutes
+// for an etcd without quorum, the host's lane puts a deleted address back.
+type lane struct {
+	*daemon
+	name    string
+	domains []string
+	box     *mailbox
+	// busySince is when the converge that runs began, in Unix nanoseconds, 0
+	// when none runs.
+	busySince atomic.Int64
+
+	// The rest is owned by the lane's goroutine.
+	polled time.Time // when the polled domains were last looked at
+	// renewal is when the next certificate is due, as of the last look at the
+	// pki domain.
+	renewal Due
+}
+
+func newLane(d *daemon, name string, domains ...string) *lane {
+	return &lane{daemon: d, name: name, domains: domains, box: newMailbox()}
+}
+
+// mine returns those of the named domains (none: all) that the lane has.
+func (l *lane) mine(names []string) []string {
+	if len(names) == 0 {
+		return l.domains
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !slices.Contains(l.domains, name) })
+}
+
+// post puts an event into the lane's mailbox if it concerns the lane.
+func (l *lane) post(ev Event) {
+	if len(ev.Domains) > 0 {
+		ev.Domains = l.mine(ev.Domains)
+		if len(ev.Domains) == 0 {
+			return
+		}
+	}
+	l.box.put(ev)
+}
+
+func (l *lane) stuck(now time.Time) bool {
+	since := l.busySince.Load()
+	return since != 0 && now.Sub(time.Unix(0, since)) > stuckAfter
+}
+
+// run converges until ctx is done; once is closed after the first converge.
+func (l *lane) run(ctx context.Context, once chan<- struct{}) {
+	var first sync.Once
+	converge := func(ctx context.Context, names []string) []string {
+		defer first.Do(func() { close(once) })
+		return l.converge(ctx, names)
+	}
+	(&loop{log: l.Log, events: l.box, converge: converge, due: l.due}).run(ctx)
+}
+
+// due is the earlier of the next poll and the next certificate.
+func (l *lane) due(now time.Time) Due {
+	polled := l.host.polled()
+	if len(l.mine(polled)) == 0 {
+		return l.renewal
+	}
+	poll := Due{At: cmp.Or(l.polled, now).Add(pollInterval), Domains: l.mine(polled)}
+	return earlier(poll, l.renewal)
+}
+
+// converge converges the named domains of the lane and those that build on
+// them; none means all of the lane, with the fleet's files read again. It
+// returns the names of the domains that did not converge.
+func (l *lane) converge(ctx context.Context, names []string) []string {
+	l.busySince.Store(time.Now().UnixNano())
+	defer l.busySince.Store(0)
+	if len(names) == 0 {
+		// An invalid fleet is in the status line; what is in force is kept up.
+		_ = l.reload()
+	}
+	names = l.mine(withDependents(names))
+	if slices.Contains(names, DomainKernel) {
+		l.polled = time.Now()
+	}
+	lock, err := Acquire(ctx, l.Root, names, lockPatience)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		l.Log.Error("not converged", "error", err)
+		l.tell(l.name, err)
+		return names
+	}
+	defer lock.Release()
+	result, markErr := l.host.Converge(ctx, names, logReporter{l.Log})
+	if ctx.Err() != nil {
+		return nil
+	}
+	l.report(result, markErr)
+	l.after(ctx, names, result)
+	return result.Failed()
+}
+
+// report logs what did not converge; a converge that found nothing to do is
+// silent.
+func (l *lane) report(result Result, markErr error) {
+	err := cmp.Or(result.Err(), markErr)
+	switch {
+	case err != nil:
+		l.Log.Error("not converged", "error", err)
+	case result.Applied() > 0:
+		l.Log.Info("converged", "changes", result.Applied())
+	}
+	if err != nil || result.Applied() > 0 || len(result) == len(l.domains) {
+		l.tell(l.name, err)
+	}
+}
+
+// after does what follows from a converge.
+func (l *lane) after(ctx context.Context, names []string, result Result) {
+	if slices.Contains(names, DomainPKI) {
+		l.renewal = l.host.certificatesDue(ctx, time.Now())
+	}
+	if slices.Contains(names, DomainUnits) {
+		l.snapshots.follow(ctx, l.host, l.Version)
+	}
+	if result.Applied() > 0 {
+		// What the work has taken is not needed while the host stays as it is.
+		debug.FreeOSMemory()
+	}
+}
