@@ -226,7 +226,7 @@ func (d *daemon) endRestore(ctx context.Context) {
 		}
 		return
 	}
-	lock, err := Acquire(ctx, d.Root, DomainNames(), lockPatience)
+	lock, err := Acquire(ctx, d.Root, []string{DomainUnits}, lockPatience)
 	if err != nil {
 		d.Log.Error("an interrupted restore was not ended", "error", err)
 		return

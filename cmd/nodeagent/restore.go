@@ -93,7 +93,7 @@ func restore(cmd *cobra.Command, o *options, host *agent.Host, plan etcdops.Rest
 			return err
 		}
 	}
-	lock, err := agent.Acquire(cmd.Context(), "", nil, lockPatience)
+	lock, err := agent.Acquire(cmd.Context(), "", []string{agent.DomainUnits}, lockPatience)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func restore(cmd *cobra.Command, o *options, host *agent.Host, plan etcdops.Rest
 }
 
 func resumeRestore(cmd *cobra.Command, o *options, host *agent.Host) error {
-	lock, err := agent.Acquire(cmd.Context(), "", nil, lockPatience)
+	lock, err := agent.Acquire(cmd.Context(), "", []string{agent.DomainUnits}, lockPatience)
 	if err != nil {
 		return err
 	}
