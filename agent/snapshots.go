@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 // none). Moments that were missed while the host was down are made up for at
 // once, by one snapshot.
 func nextSnapshot(schedule calendar.Schedule, newest, now time.Time) time.Time {
-	if newest.IsZero() || newest.After(now) {
+	if newest.IsZero() {
 		return now
 	}
 	next := schedule.Next(newest)
@@ -91,38 +92,77 @@ func (s *snapshotter) stop() {
 	}
 }
 
+// longestSleep bounds how long the next moment is slept for without a look at
+// the clock, which may have been set meanwhile.
+const longestSleep = time.Hour
+
 func takeSnapshots(ctx context.Context, h *Host, spec *hosts.Spec, schedule calendar.Schedule, version string) {
+	var last time.Time // what this loop took counts even where the folder cannot be listed
 	for ctx.Err() == nil {
-		next := nextSnapshot(schedule, newestSnapshot(h.log, spec, time.Now()), time.Now())
+		now := time.Now()
+		newest := last
+		if newest.After(now) {
+			newest = time.Time{} // the clock was put back since
+		}
+		if found := newestSnapshot(h.log, spec, now); found.After(newest) {
+			newest = found
+		}
+		next := nextSnapshot(schedule, newest, now)
 		if next.IsZero() {
 			return // the schedule has no further moment
+		}
+		if pause := now.Add(longestSleep); next.After(pause) {
+			sleepUntil(ctx, pause)
+			continue
 		}
 		if !sleepUntil(ctx, next) {
 			return
 		}
-		if err := takeSnapshot(ctx, h, spec, version); err != nil && ctx.Err() == nil {
-			h.log.Error("the scheduled snapshot failed", "error", err, "again in", snapshotRetry)
-			sleepUntil(ctx, time.Now().Add(snapshotRetry))
+		if err := takeSnapshot(ctx, h, spec, version); err != nil {
+			if ctx.Err() == nil {
+				h.log.Error("the scheduled snapshot failed", "error", err, "again in", snapshotRetry)
+				sleepUntil(ctx, time.Now().Add(snapshotRetry))
+			}
+			continue
 		}
+		last = time.Now()
 	}
 }
 
-// newestSnapshot is when the newest good snapshot was taken, zero if there is
-// none. One that is dated in the future, from a time when the clock was wrong,
-// does not count: the next one would never be newer, so that one snapshot would
-// follow the other without a pause, and retention would delete the real ones.
+// newestSnapshot is when the newest good snapshot of the spec's folder was
+// taken, zero if there is none.
 func newestSnapshot(log *slog.Logger, spec *hosts.Spec, now time.Time) time.Time {
 	entries, err := etcdops.List(spec.Snapshots.Destination)
 	if err != nil {
 		log.Error("the folder of snapshots cannot be read", "error", err)
-		return time.Time{}
 	}
-	for _, e := range entries {
-		if e.Good() && e.Manifest.Cluster == spec.Cluster && e.Manifest.Host == spec.Name && !e.Taken.After(now) {
-			return e.Taken
-		}
+	newest, _ := newestOwn(entries, spec, now)
+	return newest.Taken
+}
+
+// newestOwn picks the newest good snapshot of this host's cluster: the folder
+// may be shared with others. One that is dated in the future, from a time when
+// the clock was wrong, does not count: the next one would never be newer, so that
+// one snapshot would follow the other without a pause.
+func newestOwn(entries []etcdops.Entry, spec *hosts.Spec, now time.Time) (etcdops.Entry, bool) {
+	return etcdops.Newest(slices.DeleteFunc(slices.Clone(entries), func(e etcdops.Entry) bool {
+		return e.Taken.After(now) || e.Manifest == nil || e.Manifest.Cluster != spec.Cluster || e.Manifest.Host != spec.Name
+	}))
+}
+
+// overdue tells whether two moments of the schedule have passed since the
+// newest snapshot: one may be under way or tried again, two mean that nobody
+// takes them. Zero is never overdue.
+func overdue(schedule calendar.Schedule, newest, now time.Time) bool {
+	if newest.IsZero() {
+		return false
 	}
-	return time.Time{}
+	next := schedule.Next(newest)
+	if next.IsZero() {
+		return false
+	}
+	second := schedule.Next(next)
+	return !second.IsZero() && second.Before(now)
 }
 
 func takeSnapshot(ctx context.Context, h *Host, spec *hosts.Spec, version string) error {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -77,8 +78,11 @@ type SnapshotStatus struct {
 	Count  int            `json:"count"`
 	Newest *etcdops.Entry `json:"newest,omitempty"`
 	// Next is when the schedule calls for the next one; zero without a schedule.
-	Next  time.Time `json:"next,omitzero"`
-	Error string    `json:"error,omitempty"`
+	Next time.Time `json:"next,omitzero"`
+	// Overdue tells that the schedule has called for several snapshots that
+	// nobody took.
+	Overdue bool   `json:"overdue"`
+	Error   string `json:"error,omitempty"`
 }
 
 // Status looks at everything at once. What cannot be found out is said in the
@@ -198,13 +202,21 @@ func (h *Host) snapshotStatus() *SnapshotStatus {
 		s.Error = err.Error()
 	}
 	s.Count = len(entries)
+	now := time.Now()
 	var newest time.Time
-	if e, ok := etcdops.Newest(entries); ok {
+	if e, ok := newestOwn(entries, spec, now); ok {
 		s.Newest, newest = &e, e.Taken
 	}
-	if schedule, err := calendar.Parse(spec.Snapshots.Schedule); err == nil {
-		s.Next = nextSnapshot(schedule, newest, time.Now())
+	schedule, parseErr := calendar.Parse(spec.Snapshots.Schedule)
+	if parseErr != nil || err != nil {
+		return s // without a schedule nothing is due
 	}
+	s.Next = nextSnapshot(schedule, newest, now)
+	since := newest
+	if marker, err := os.Stat(h.root.EtcdMarker()); err == nil && since.IsZero() {
+		since = marker.ModTime() // when there was first something to save
+	}
+	s.Overdue = overdue(schedule, since, now)
 	return s
 }
 
@@ -232,6 +244,9 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 	}
 	if s.Snapshots != nil && s.Snapshots.Error != "" {
 		add("snapshots: %s", s.Snapshots.Error)
+	}
+	if s.Snapshots != nil && s.Snapshots.Overdue {
+		add("snapshots are overdue: the schedule called for more than one since the newest; nodeagent.service takes them: systemctl status nodeagent")
 	}
 	if nodesErr != nil {
 		add("the API server does not tell its nodes: %s", nodesErr)
