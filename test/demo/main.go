@@ -32,13 +32,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: go run ./test/demo [up|shell|clean]")
 		os.Exit(2)
 	}
-	err := run(ctx)
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-	case name == "shell" && errors.As(err, &exit):
-		os.Exit(exit.ExitCode()) // what the user's last command in the shell answered
-	default:
+	if err := run(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
@@ -51,7 +45,12 @@ func shell(ctx context.Context) error {
 		return err
 	}
 	fmt.Println("You are root on the host mercury. Try: nodeagent status; kubectl get pods -A; journalctl -u nodeagent")
-	return host.Shell(ctx, "bash", "--login")
+	err = host.Shell(ctx, "bash", "--login")
+	// What the user's last command in it answered is no news.
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return nil
+	}
+	return err
 }
 
 // running is the demo's host, which must be running.
