@@ -49,14 +49,19 @@ func (b *Builder) Agent(ctx context.Context) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("build nodeagent: %w", err)
 	}
-	// Several test programs may do this at once; each has a file of its own
-	// until the rename.
-	temp := filepath.Join(dir, fmt.Sprintf("nodeagent.%d", os.Getpid()))
-	if err := b.goBuild(ctx, "nodeagent", b.Root, &server{}, "./cmd/nodeagent", temp); err != nil {
+	// Several tests may do this at once; each has a folder of its own until
+	// the rename.
+	temp, err := os.MkdirTemp(dir, "building")
+	if err != nil {
+		return "", fmt.Errorf("build nodeagent: %w", err)
+	}
+	defer os.RemoveAll(temp)
+	fresh := filepath.Join(temp, "nodeagent")
+	if err := b.goBuild(ctx, "nodeagent", b.Root, &server{}, "./cmd/nodeagent", fresh); err != nil {
 		return "", err
 	}
 	file := filepath.Join(dir, "nodeagent")
-	if err := os.Rename(temp, file); err != nil {
+	if err := os.Rename(fresh, file); err != nil {
 		return "", fmt.Errorf("build nodeagent: %w", err)
 	}
 	return file, nil
