@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,21 +21,120 @@ import (
 // and the folders below them, until ctx is done. A folder that does not exist
 // is an error; folders made later inside a watched one are watched as well.
 // Temporary files of atomicfile are not reported.
+//
+// Links on the way to a folder are followed. A folder that is replaced, as by a
+// link that is switched to another release of a fleet, is a change, and what
+// stands in its place is watched from then on.
 func watchTrees(ctx context.Context, log *slog.Logger, out chan<- Event, ev Event, dirs ...string) error {
-	w, err := fsnotify.NewWatcher()
+	t, err := openTrees(dirs)
 	if err != nil {
-		return fmt.Errorf("watch files: %w", err)
-	}
-	for _, dir := range dirs {
-		if err := addTree(w, dir); err != nil {
-			return errors.Join(fmt.Errorf("watch %q: %w", dir, err), w.Close())
-		}
+		return errors.Join(err, t.close())
 	}
 	go func() {
-		defer w.Close()
-		forward(ctx, log, w, out, ev)
+		for ctx.Err() == nil {
+			t.forward(ctx, log, out, ev)
+			_ = t.close() // only a second call fails
+			for ctx.Err() == nil {
+				if t, err = openTrees(dirs); err == nil || errors.Is(err, fs.ErrNotExist) {
+					break // one that is missing is waited for where it was
+				}
+				log.Warn("files are not watched", "error", err)
+				_ = t.close()
+				sleepUntil(ctx, time.Now().Add(watchAgain))
+			}
+			send(ctx, out, ev)
+		}
+		_ = t.close()
 	}()
 	return nil
+}
+
+// trees watches folders, those below them, and the way that leads to them.
+type trees struct {
+	watcher *fsnotify.Watcher
+	// roots are the folders themselves, behind all links.
+	roots []string
+	// way holds each folder and link on the way to a root, the root included.
+	way map[string]bool
+}
+
+// openTrees watches as much as there is, and says what there is not.
+func openTrees(dirs []string) (*trees, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return &trees{}, fmt.Errorf("watch files: %w", err)
+	}
+	t := &trees{watcher: w, way: map[string]bool{}}
+	var failed []error
+	for _, dir := range dirs {
+		if err := t.add(dir); err != nil {
+			failed = append(failed, fmt.Errorf("watch %q: %w", dir, err))
+		}
+	}
+	return t, errors.Join(failed...)
+}
+
+func (t *trees) close() error {
+	if t.watcher == nil {
+		return nil
+	}
+	return t.watcher.Close()
+}
+
+// maxLinks is how many links a path may lead through, as for the kernel
+// (path_resolution(7)).
+const maxLinks = 40
+
+// add walks to the folder from the root of the file system. Each step is
+// watched before it is looked at, so that none is replaced unnoticed.
+func (t *trees) add(dir string) error {
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	at, rest, links := "/", strings.Split(path, "/"), 0
+	for len(rest) > 0 {
+		name := rest[0]
+		rest = rest[1:]
+		if name == "" || name == "." || name == ".." {
+			at = filepath.Join(at, name)
+			continue
+		}
+		// Who may not read a folder cannot watch it, but may pass through it.
+		if err := t.watcher.Add(at); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		step := filepath.Join(at, name)
+		t.way[step] = true
+		info, err := os.Lstat(step)
+		if err != nil {
+			return err
+		}
+		if info.Mode().Type() != fs.ModeSymlink {
+			at = step
+			continue
+		}
+		target, err := os.Readlink(step)
+		if err != nil {
+			return err
+		}
+		if links++; links > maxLinks {
+			return fmt.Errorf("%q leads through more than %d links", path, maxLinks)
+		}
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	t.roots = append(t.roots, at)
+	return addTree(t.watcher, at)
+}
+
+// holds tells whether the path is a root or lies below one.
+func (t *trees) holds(path string) bool {
+	return slices.ContainsFunc(t.roots, func(root string) bool {
+		return path == root || strings.HasPrefix(path, root+"/")
+	})
 }
 
 // addTree watches dir and every folder below it. A folder that disappears
@@ -57,22 +157,24 @@ func addTree(w *fsnotify.Watcher, dir string) error {
 	})
 }
 
-func forward(ctx context.Context, log *slog.Logger, w *fsnotify.Watcher, out chan<- Event, ev Event) {
+// forward sends an event for each change below the roots. It returns when ctx
+// is done, or when something on the way to a root was replaced.
+func (t *trees) forward(ctx context.Context, log *slog.Logger, out chan<- Event, ev Event) {
+	const replaced = fsnotify.Create | fsnotify.Remove | fsnotify.Rename
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case e, ok := <-w.Events:
-			if !ok {
+		case e, ok := <-t.watcher.Events:
+			switch {
+			case !ok || t.way[e.Name] && e.Op&replaced != 0:
 				return
-			}
-			if strings.HasPrefix(filepath.Base(e.Name), atomicfile.TempPrefix) {
+			case !t.holds(e.Name) || strings.HasPrefix(filepath.Base(e.Name), atomicfile.TempPrefix):
 				continue
+			case e.Has(fsnotify.Create):
+				watchNewFolder(log, t.watcher, e.Name)
 			}
-			if e.Has(fsnotify.Create) {
-				watchNewFolder(log, w, e.Name)
-			}
-		case err, ok := <-w.Errors:
+		case err, ok := <-t.watcher.Errors:
 			if !ok {
 				return
 			}

@@ -59,6 +59,62 @@ func TestWatchTrees(t *testing.T) {
 	expectEvent(t, events, "a deleted file")
 }
 
+// TestWatchTreesFollowsReplacedFolders replaces the watched folder in the ways
+// in which fleets are rolled out.
+func TestWatchTreesFollowsReplacedFolders(t *testing.T) {
+	write := func(elem ...string) {
+		t.Helper()
+		path := filepath.Join(elem...)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := func(target, path string) {
+		t.Helper()
+		if err := errors.Join(os.Symlink(target, path+".new"), os.Rename(path+".new", path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	base := t.TempDir()
+	write(base, "releases", "1", "fleet", "cluster.toml")
+	write(base, "releases", "2", "fleet", "cluster.toml")
+	link("releases/1", filepath.Join(base, "current"))
+	dir := filepath.Join(base, "current", "fleet")
+	events := make(chan Event)
+	if err := watchTrees(t.Context(), slog.New(slog.DiscardHandler), events, Event{Source: "files"}, dir); err != nil {
+		t.Fatal(err)
+	}
+	write(dir, "host.toml")
+	expectEvent(t, events, "a file behind a link")
+
+	link(filepath.Join(base, "releases", "2"), filepath.Join(base, "current"))
+	expectEvent(t, events, "a link that was switched")
+	write(dir, "host.toml")
+	expectEvent(t, events, "a file behind the switched link")
+
+	move(dir, dir+".old")
+	expectEvent(t, events, "a folder that was moved away")
+	write(base, "next", "cluster.toml")
+	move(filepath.Join(base, "next"), dir)
+	expectEvent(t, events, "a folder that was moved in")
+	write(dir, "other.toml")
+	expectEvent(t, events, "a file in the folder that was moved in")
+
+	write(dir+".old", "host.toml")
+	write(base, "beside")
+	select {
+	case <-events:
+		t.Error("an event for files outside of the folder")
+	case <-time.After(200 * time.Millisecond):
+	}
+}
+
 // TestBrokenWatchIsMadeAgain closes a watch as a lost subscription does.
 func TestBrokenWatchIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
