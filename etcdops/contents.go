@@ -1,6 +1,7 @@
 package etcdops
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -45,6 +46,9 @@ type Contents struct {
 	Members []string `json:"members,omitempty"`
 	// Alarms that are raised; they come back with a restore.
 	Alarms []string `json:"alarms,omitempty"`
+	// Encrypted tells that kube-apiserver has encrypted values at rest: without
+	// the key, which is not in the snapshot, they cannot be read.
+	Encrypted bool `json:"encrypted"`
 }
 
 // inspect checks the database that is the first dbSize bytes of the file, page
@@ -64,7 +68,7 @@ func inspect(ctx context.Context, path string, dbSize int64, objects map[string]
 		return found, errors.Join(err, ctx.Err())
 	}
 	var system *os.PathError
-	if errors.As(err, &system) {
+	if errors.As(err, &system) || errors.Is(err, ErrNotSnapshot) {
 		return Contents{}, err
 	}
 	return Contents{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -111,6 +115,11 @@ func readContents(ctx context.Context, path string, objects map[string]int64) (_
 	defer func() { err = errors.Join(err, db.Close()) }()
 	found := Contents{Objects: objects}
 	err = db.View(func(tx *bolt.Tx) error {
+		for _, b := range []bucket{schema.Key, schema.Meta, schema.Members} {
+			if tx.Bucket(b.Name()) == nil {
+				return fmt.Errorf("%w: it is the database of another program, without etcd's bucket %q", ErrNotSnapshot, b.Name())
+			}
+		}
 		if v := schema.ReadStorageVersionFromSnapshot(tx); v != nil {
 			found.StorageVersion = v.String()
 		}
@@ -123,6 +132,10 @@ func readContents(ctx context.Context, path string, objects map[string]int64) (_
 	})
 	return found, err
 }
+
+// bucket is what etcd's schema says of one: a database that lacks one of those
+// that every etcd makes when it first starts is not etcd's, however sound.
+type bucket interface{ Name() []byte }
 
 // contentsReader reads the buckets of a database in the order in which
 // `etcdutl snapshot status` does, and makes the same hash.
@@ -170,10 +183,11 @@ func (r *contentsReader) key(k, v []byte) error {
 		return fmt.Errorf("revision %x is too short", k)
 	}
 	r.Revision = mvcc.BytesToRev(k).Main // panics on rubbish, which guarded turns into an error
-	key, err := keyOf(v)
+	key, encrypted, err := keyOf(v)
 	if err != nil {
 		return fmt.Errorf("revision %d: %w", r.Revision, err)
 	}
+	r.Encrypted = r.Encrypted || encrypted
 	if len(key) == 0 {
 		return nil // the mark that a restore with a revision bump leaves
 	}
@@ -234,26 +248,34 @@ func (r *contentsReader) alarm(k, _ []byte) error {
 	return nil
 }
 
+// encryptedPrefix begins what kube-apiserver has encrypted at rest; see
+// https://kubernetes.io/docs/tasks/administer-cluster/encrypt-data/.
+var encryptedPrefix = []byte("k8s:enc:")
+
 // keyOf returns the key of an encoded mvccpb.KeyValue without copying its value,
-// which makes reading a snapshot several times as fast.
-func keyOf(v []byte) ([]byte, error) {
-	var key []byte
+// which makes reading a snapshot several times as fast, and whether the value
+// is encrypted.
+func keyOf(v []byte) (key []byte, encrypted bool, err error) {
 	for len(v) > 0 {
 		number, kind, n := protowire.ConsumeTag(v)
 		if n < 0 {
-			return nil, protowire.ParseError(n)
+			return nil, false, protowire.ParseError(n)
 		}
 		v = v[n:]
 		n = protowire.ConsumeFieldValue(number, kind, v)
 		if n < 0 {
-			return nil, protowire.ParseError(n)
+			return nil, false, protowire.ParseError(n)
 		}
-		if number == 1 && kind == protowire.BytesType { // KeyValue.key
+		switch {
+		case number == 1 && kind == protowire.BytesType: // KeyValue.key
 			key, _ = protowire.ConsumeBytes(v)
+		case number == 5 && kind == protowire.BytesType: // KeyValue.value
+			value, _ := protowire.ConsumeBytes(v)
+			encrypted = bytes.HasPrefix(value, encryptedPrefix)
 		}
 		v = v[n:]
 	}
-	return key, nil
+	return key, encrypted, nil
 }
 
 // keySet is the keys that are alive, by 128 bits of two seeded hashes: a

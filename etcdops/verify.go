@@ -73,8 +73,24 @@ func verifyFile(ctx context.Context, path string, opts VerifyOptions) (_ Report,
 	if opts.Objects {
 		objects = map[string]int64{}
 	}
-	report.Contents, err = inspect(ctx, path, dbSize, objects)
-	return report, err
+	if report.Contents, err = inspect(ctx, path, dbSize, objects); err != nil {
+		return Report{}, err
+	}
+	return report, report.compareContents()
+}
+
+// compareContents compares what is in the snapshot with what the manifest says
+// of it: a manifest with the right hash that was edited would otherwise be
+// believed by everybody who reads no more than it.
+func (r *Report) compareContents() error {
+	switch m := r.Manifest; {
+	case m == nil:
+	case m.Revision != r.Revision:
+		return fmt.Errorf("%w: it ends at revision %d, the manifest says %d", ErrManifestMismatch, r.Revision, m.Revision)
+	case m.Keys != r.Keys:
+		return fmt.Errorf("%w: it has %d keys, the manifest says %d", ErrManifestMismatch, r.Keys, m.Keys)
+	}
+	return nil
 }
 
 // checkManifest compares the file with the manifest beside it, if there is one.

@@ -170,6 +170,32 @@ func TestVerifyAcceptsAGoodOne(t *testing.T) {
 	}
 }
 
+// A sound database of another program (containerd has one too) is no snapshot,
+// with or without a trailer.
+func TestVerifyRefusesAnotherProgramsDatabase(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "meta.db")
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("meta")); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{path, writeFile(t, withTrailer(content))} {
+		if _, err := Verify(t.Context(), file, VerifyOptions{SkipHash: true}); !errors.Is(err, ErrNotSnapshot) || errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v, want %v", filepath.Base(file), err, ErrNotSnapshot)
+		}
+	}
+}
+
 func TestVerifyComparesTheManifest(t *testing.T) {
 	t.Parallel()
 	one, other := withTrailer(makeDB(t, 20, false)), withTrailer(makeDB(t, 21, false))
@@ -178,12 +204,25 @@ func TestVerifyComparesTheManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := Manifest{Format: 1, Cluster: "c", Host: "h", Size: report.Size, SHA256: report.SHA256}
+	m := Manifest{Format: 1, Cluster: "c", Host: "h", Size: report.Size, SHA256: report.SHA256, Revision: report.Revision, Keys: report.Keys}
 	if err := writeManifest(path, m); err != nil {
 		t.Fatal(err)
 	}
 	if report, err = Verify(t.Context(), path, VerifyOptions{}); err != nil || report.Manifest == nil {
 		t.Errorf("with its manifest: %+v, %v", report.Manifest, err)
+	}
+	for name, edit := range map[string]func(*Manifest){"revision": func(m *Manifest) { m.Revision++ }, "keys": func(m *Manifest) { m.Keys++ }} {
+		edited := m
+		edit(&edited)
+		if err := writeManifest(path, edited); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(t.Context(), path, VerifyOptions{}); !errors.Is(err, ErrManifestMismatch) {
+			t.Errorf("edited %s: %v, want %v", name, err, ErrManifestMismatch)
+		}
+	}
+	if err := writeManifest(path, m); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, other, 0o600); err != nil {
 		t.Fatal(err)
