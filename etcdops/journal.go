@@ -101,16 +101,22 @@ func writeMark(dataDir string, p RestorePlan) error {
 
 // marked tells whether the folder holds the data that the restore made.
 func marked(dataDir, id string) (bool, error) {
+	m, err := readMark(dataDir)
+	return err == nil && m.ID != "" && m.ID == id, err
+}
+
+// readMark returns the zero mark of a folder that no restore has made.
+func readMark(dataDir string) (mark, error) {
 	content, err := os.ReadFile(markPath(dataDir))
 	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+		return mark{}, nil
 	}
 	if err != nil {
-		return false, err
+		return mark{}, err
 	}
 	var m mark
 	if err := json.Unmarshal(content, &m); err != nil {
-		return false, fmt.Errorf("read %q: %w", markPath(dataDir), err)
+		return mark{}, fmt.Errorf("read %q: %w", markPath(dataDir), err)
 	}
-	return m.ID == id, nil
+	return m, nil
 }

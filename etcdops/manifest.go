@@ -42,6 +42,9 @@ type Manifest struct {
 	RaftIndex uint64 `json:"raftIndex"`
 	// Keys is how many keys are alive in it.
 	Keys int64 `json:"keys"`
+	// EncryptionKey is the fingerprint of the key with which kube-apiserver
+	// encrypts Secrets at rest, empty where the host has none.
+	EncryptionKey string `json:"encryptionKey,omitempty"`
 	// Alarms that were raised in the cluster, such as NOSPACE. They survive in
 	// the snapshot.
 	Alarms []string `json:"alarms,omitempty"`

@@ -115,6 +115,12 @@ func (r *restorer) recheck() error {
 	if err != nil {
 		return err
 	}
+	for _, path := range []string{r.plan.StagedDir, r.plan.AsideDir} {
+		// Made by another restore since. Going back would take it for the old data.
+		if exists(path) {
+			return fmt.Errorf("%q appeared since the restore was planned: plan again", path)
+		}
+	}
 	if data != r.plan.HadData {
 		return fmt.Errorf("the data in %q appeared or vanished since the restore was planned: plan again", r.plan.DataDir)
 	}

@@ -340,6 +340,13 @@ func TestPlanRestoreRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	two := append(slices.Clone(h.Members), Member{Name: "m2", PeerURL: "https://127.0.0.1:2", ClientURL: h.endpoint()})
+	aside := h.Root.EtcdData() + ".before-restore-20260101T000000Z"
+	if err := os.MkdirAll(filepath.Join(aside, "member"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeMark(aside, RestorePlan{ID: "1", Token: "spent"}); err != nil {
+		t.Fatal(err)
+	}
 	for name, tc := range map[string]struct {
 		change func(*RestoreOptions)
 		want   string
@@ -352,7 +359,9 @@ func TestPlanRestoreRefuses(t *testing.T) {
 		"older etcd": {func(o *RestoreOptions) {
 			o.Snapshot, o.EtcdBinary = writeFile(t, withTrailer(makeDB(t, 1, false))), fake
 		}, "data format of etcd 3.7"},
-		"no etcd": {func(o *RestoreOptions) { o.EtcdBinary = "/nonexistent/etcd" }, "ask \"/nonexistent/etcd\""},
+		"the first token":  {func(o *RestoreOptions) { o.Token = "mercury" }, "is not new"},
+		"an earlier token": {func(o *RestoreOptions) { o.Token = "spent" }, "is not new"},
+		"no etcd":          {func(o *RestoreOptions) { o.EtcdBinary = "/nonexistent/etcd" }, "ask \"/nonexistent/etcd\""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			opts := h.restoreOptions(path)
@@ -401,6 +410,20 @@ func TestRestoreRefusesAStalePlan(t *testing.T) {
 	}
 	if _, err := PlanRestore(t.Context(), h.restoreOptions(path)); !errors.Is(err, ErrRestoreInterrupted) {
 		t.Errorf("plan with a journal: %v, want %v", err, ErrRestoreInterrupted)
+	}
+	if err := os.Remove(journalPath(h.Root)); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{plan.AsideDir, plan.StagedDir} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Restore(t.Context(), h.Root, plan, h, nil); err == nil || !strings.Contains(err.Error(), "appeared since") {
+			t.Errorf("with %q: %v", dir, err)
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
 	}
 	if calls := h.calls(t); !cmp.Equal(calls, []string{""}) {
 		t.Errorf("units were touched: %v", calls)
@@ -467,6 +490,49 @@ func TestPlanText(t *testing.T) {
 	}
 	if diff := cmp.Diff(plan, decoded); diff != "" {
 		t.Errorf("plan through JSON:\n%s", diff)
+	}
+}
+
+// The encryption key is not in a snapshot: a plan tells when the Secrets that it
+// brings back could not be read.
+func TestPlanWarnsOfAnotherEncryptionKey(t *testing.T) {
+	t.Parallel()
+	h := startHost(t)
+	client := h.client(t)
+	defer client.Close()
+	put(t, h, "a")
+	_, plain := save(t, h)
+	if _, err := client.Put(t.Context(), "/registry/secrets/ns/s", "k8s:enc:secretbox:v1:key1:\x01\x02"); err != nil {
+		t.Fatal(err)
+	}
+	_, unnamed := save(t, h)
+	opts := h.saveOptions()
+	opts.EncryptionKey = "sha256:aa"
+	m, err := Save(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		snapshot string
+		own      []string
+		want     string
+	}{
+		"nothing is encrypted":    {plain, nil, ""},
+		"the same key":            {m.Path(opts.Dir), []string{"sha256:bb", "sha256:aa"}, ""},
+		"another key":             {m.Path(opts.Dir), []string{"sha256:bb"}, "with the key sha256:aa, this host has sha256:bb"},
+		"no key":                  {m.Path(opts.Dir), nil, "this host has no key"},
+		"a key that is not named": {unnamed, []string{"sha256:bb"}, "does not name"},
+	} {
+		opts := h.restoreOptions(tc.snapshot)
+		opts.EncryptionKeys = tc.own
+		plan, err := PlanRestore(t.Context(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		warned := strings.Join(plan.Warnings, "\n")
+		if tc.want == "" && strings.Contains(warned, "encrypted") || !strings.Contains(warned, tc.want) {
+			t.Errorf("%s: warnings %q, want %q", name, warned, tc.want)
+		}
 	}
 }
 

@@ -51,6 +51,9 @@ type RestoreOptions struct {
 	Endpoint string
 	// EtcdBinary, if set, is asked for its version.
 	EtcdBinary string
+	// EncryptionKeys are fingerprints of this host's encryption-at-rest keys, as
+	// SaveOptions.EncryptionKey has them.
+	EncryptionKeys []string
 	// Stop are components stopped before etcd is, in this order: those that
 	// write to etcd. They are started again after it.
 	Stop []string
@@ -157,7 +160,7 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 			plan.HealthTimeout = 15 * time.Minute
 		}
 	}
-	if err := errors.Join(plan.checkMembers(opts), plan.checkCluster(opts), plan.checkVersion(ctx, opts), plan.chooseFolders(opts.Root)); err != nil {
+	if err := errors.Join(plan.checkMembers(opts), plan.checkToken(opts), plan.checkCluster(opts), plan.checkVersion(ctx, opts), plan.chooseFolders(opts.Root)); err != nil {
 		return RestorePlan{}, err
 	}
 	if err := errors.Join(plan.checkOthersStopped(ctx), plan.checkSpace()); err != nil {
@@ -165,6 +168,7 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 	}
 	plan.lookAtRunning(ctx)
 	plan.warnOfSnapshot()
+	plan.warnOfEncryption(opts.EncryptionKeys)
 	plan.Steps = plan.steps()
 	return plan, nil
 }
@@ -192,6 +196,31 @@ func (p *RestorePlan) checkMembers(opts RestoreOptions) error {
 	}
 	p.Warnings = append(p.Warnings, fmt.Sprintf("the cluster has %d members: run this with the same snapshot and token %s on each of %s; etcd is healthy only when most of them are done",
 		len(opts.Members), p.Token, strings.Join(memberNames(opts.Members), ", ")))
+	return nil
+}
+
+// checkToken refuses a token that was used before: the ids of members are made
+// of it, so a peer that still runs with old data could rejoin.
+func (p *RestorePlan) checkToken(opts RestoreOptions) error {
+	if opts.Token == "" {
+		return nil // made afresh, or refused already
+	}
+	used := map[string]string{opts.Cluster: "the cluster was first made with it"}
+	data := opts.Root.EtcdData()
+	old, err := filepath.Glob(data + ".before-restore-*")
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(old, data) {
+		m, err := readMark(dir)
+		if err != nil {
+			return err
+		}
+		used[m.Token] = fmt.Sprintf("an earlier restore made %q with it", dir)
+	}
+	if why, ok := used[opts.Token]; ok {
+		return fmt.Errorf("token %q is not new (%s): choose one that was never used, for example restored-%s", opts.Token, why, p.ID)
+	}
 	return nil
 }
 
@@ -353,6 +382,27 @@ func (p *RestorePlan) lookAtRunning(ctx context.Context) {
 	}
 	p.Warnings = append(p.Warnings, fmt.Sprintf("etcd runs on this host at revision %d; what was written since the snapshot (revision %d) is lost to the cluster and stays only in %s",
 		status.Header.GetRevision(), p.Snapshot.Revision, p.AsideDir))
+}
+
+// warnOfEncryption tells when the restored Secrets could not be read: the key is
+// not in the snapshot.
+func (p *RestorePlan) warnOfEncryption(own []string) {
+	if !p.Snapshot.Encrypted {
+		return
+	}
+	var key string
+	if m := p.Snapshot.Manifest; m != nil {
+		key = m.EncryptionKey
+	}
+	const remedy = "put the folder pki/keys/encryption of the host that wrote them back from a backup, or they stay unreadable"
+	switch {
+	case len(own) == 0:
+		p.Warnings = append(p.Warnings, "Secrets in the snapshot are encrypted, and this host has no key: "+remedy)
+	case key == "":
+		p.Warnings = append(p.Warnings, fmt.Sprintf("Secrets in the snapshot are encrypted with a key that it does not name: if that is not this host's %s, %s", own[0], remedy))
+	case !slices.Contains(own, key):
+		p.Warnings = append(p.Warnings, fmt.Sprintf("Secrets in the snapshot are encrypted with the key %s, this host has %s: %s", key, strings.Join(own, ", "), remedy))
+	}
 }
 
 func (p *RestorePlan) warnOfSnapshot() {

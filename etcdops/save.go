@@ -28,6 +28,9 @@ type SaveOptions struct {
 	TLS       TLS
 	// Version is nodeagent's own, for the manifest.
 	Version string
+	// EncryptionKey is the fingerprint of the host's encryption-at-rest key, for
+	// the manifest; empty where there is none.
+	EncryptionKey string
 	// Stall is how long the stream may bring no byte; 30 s by default.
 	Stall time.Duration
 	// Now is the time for name and manifest; the clock's by default.
@@ -201,6 +204,7 @@ func (s member) manifest(opts SaveOptions) Manifest {
 		Endpoint:         s.endpoint,
 		EtcdVersion:      s.status.Version,
 		Alarms:           s.alarms,
+		EncryptionKey:    opts.EncryptionKey,
 		NodeagentVersion: opts.Version,
 	}
 }
