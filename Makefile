@@ -72,7 +72,7 @@ cache: deps
 	@go run ./test/servers/build
 
 .PHONY: test
-test: lint test-unit test-fuzz test-servers test-lab test-e2e ## Run every test, fast ones first.
+test: deps lint test-unit test-fuzz test-servers test-lab test-e2e ## Run every test, fast ones first.
 	@echo "=== every stage passed"
 
 .PHONY: lint
