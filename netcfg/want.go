@@ -98,8 +98,38 @@ func wantRoutes(spec *hosts.Spec, links []Link) []Route {
 		}
 		routes = append(routes, r)
 	}
+	for _, r := range podRoutes(spec, links) {
+		// What the spec says of the same destination wins.
+		if !slices.ContainsFunc(routes, func(own Route) bool { return own.Destination == r.Destination }) {
+			routes = append(routes, r)
+		}
+	}
 	sortRoutes(routes)
 	return slices.Compact(routes)
+}
+
+// podRoutes lead to the pods of the other hosts, where nodeagent gives pods
+// their addresses: through WireGuard where both hosts have it, by the peer's
+// node address otherwise, which must then be on a network of this host.
+func podRoutes(spec *hosts.Spec, links []Link) []Route {
+	if spec.Kubernetes.CNI != "bridge" || !spec.Has(hosts.RoleWorker) && !spec.Has(hosts.RoleControlPlane) {
+		return nil
+	}
+	var routes []Route
+	for _, p := range spec.Peers {
+		if !p.PodRange.IsValid() {
+			continue
+		}
+		r := Route{Destination: p.PodRange.Masked(), Protocol: RouteProtocol}
+		if wg := spec.Network.WireGuard; wg != nil && p.WireGuard != nil {
+			// The range is among the peer's allowed addresses.
+			r.Device = wg.Interface
+		} else {
+			r.Via, r.Device = p.Address, deviceTowards(p.Address, spec, links)
+		}
+		routes = append(routes, r)
+	}
+	return routes
 }
 
 // deviceTowards names the wanted link in whose network the gateway lies, or ""
