@@ -28,8 +28,14 @@ func (h *Host) cgroups() []string {
 	return dirs
 }
 
-// cgroupParents are this process's own control groups, one folder for each
-// mounted hierarchy: what limits this process limits its hosts too.
+// unified is where version 2 of control groups is mounted on a machine that
+// has nothing else.
+const unified = "/sys/fs/cgroup"
+
+// cgroupParents are the folders that hosts' control groups are made in, one
+// for each mounted hierarchy: this process's own groups, so that what limits
+// it limits its hosts too. Version 2 is different: a group with processes of
+// its own cannot hand its controllers down, so hosts go to the top.
 func cgroupParents() []string {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -47,7 +53,7 @@ func cgroupParents() []string {
 		parent := mount
 		for _, option := range append(strings.Split(fstype[2], ","), fstype[0]) {
 			dir := filepath.Join(mount, own[option])
-			if info, err := os.Stat(dir); err == nil && info.IsDir() && own[option] != "" {
+			if info, err := os.Stat(dir); err == nil && info.IsDir() && own[option] != "" && mount != unified {
 				parent = dir
 			}
 		}

@@ -210,11 +210,14 @@ func (h *Host) nspawn() []string {
 		"--resolv-conf=off", "--timezone=off", "--link-journal=no",
 		"--bind=/dev/net/tun", // for user space WireGuard
 		"--bind=/dev/kmsg",    // the kubelet watches it for the OOM killer
+		// The kernel's modules are the machine's; nspawn leaves them out of the
+		// host's /sys.
+		"--bind-ro=/sys/module",
 	}
 	for i, link := range h.links {
 		args = append(args, fmt.Sprintf("--network-veth-extra=%s:%s", h.outerName(i), link.Name))
 	}
-	for _, bind := range h.binds {
+	for _, bind := range append(modules(), h.binds...) {
 		args = append(args, "--bind-ro="+bind.From+":"+bind.To)
 	}
 	return args

@@ -55,23 +55,41 @@ func (h *Host) installPreparation() error {
 	return h.putBuiltinModules()
 }
 
-// putBuiltinModules gives the host the list of modules that its kernel has
-// built in, which every distribution ships with its kernel. A host runs on the
-// machine's kernel, and the machine may have no such list; then what the
-// kernel says of its own configuration tells.
-func (h *Host) putBuiltinModules() error {
+// modules are the machine's kernel modules, where it has any: a host runs on
+// the machine's kernel, and a module that nodeagent loads is the machine's.
+func modules() []Bind {
+	dir, err := modulesDir()
+	if err != nil {
+		return nil
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil
+	}
+	return []Bind{{From: dir, To: dir}}
+}
+
+// modulesDir is where the modules of the running kernel are, if there are any.
+func modulesDir() (string, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		return fmt.Errorf("read kernel release: %w", err)
+		return "", fmt.Errorf("read kernel release: %w", err)
 	}
-	release := unix.ByteSliceToString(name.Release[:])
-	list, err := os.ReadFile("/lib/modules/" + release + "/modules.builtin")
+	return "/usr/lib/modules/" + unix.ByteSliceToString(name.Release[:]), nil
+}
+
+// putBuiltinModules gives the host the list of modules that its kernel has
+// built in, which every distribution ships with its kernel. A machine whose
+// kernel came without has no such list; then what the kernel says of its own
+// configuration tells.
+func (h *Host) putBuiltinModules() error {
+	dir, err := modulesDir()
+	if err != nil || len(modules()) > 0 {
+		return err
+	}
+	list, err := builtinByConfig()
 	if err != nil {
-		if list, err = builtinByConfig(); err != nil {
-			return fmt.Errorf("list built-in modules of the kernel: %w", err)
-		}
+		return fmt.Errorf("list built-in modules of the kernel: %w", err)
 	}
-	dir := "/usr/lib/modules/" + release
 	for _, empty := range []string{"modules.dep", "modules.alias", "modules.order"} {
 		if err := h.PutFile(dir+"/"+empty, nil, 0o644); err != nil {
 			return err

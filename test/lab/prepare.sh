@@ -5,9 +5,11 @@ set -eu
 
 # The kubelet and runc make control groups. The host's groups are its own part
 # of each hierarchy, but cgroup v1 hierarchies come read-only.
-for controller in /sys/fs/cgroup/*/; do
-	mount -o remount,bind,rw "$controller"
-done
+while read -r _ folder type _; do
+	if [ "$type" = cgroup ]; then
+		mount -o remount,bind,rw "$folder"
+	fi
+done </proc/self/mounts
 
 # The kubelet and nodeagent set sysctls. Those of the network are the host's
 # own; the others (kernel, vm, fs) are the machine's and there is no namespace
