@@ -29,7 +29,8 @@ func (h *Host) PlanRestore(ctx context.Context, choices RestoreChoices) (etcdops
 		return etcdops.RestorePlan{}, errNoEtcd(spec)
 	}
 	opts := etcdops.RestoreOptions{
-		Root: h.root, Snapshot: choices.Snapshot, SkipHash: choices.SkipHash,
+		EncryptionKeys: h.encryptionKeys(),
+		Root:           h.root, Snapshot: choices.Snapshot, SkipHash: choices.SkipHash,
 		Cluster: spec.Cluster, OtherCluster: choices.OtherCluster,
 		Host: spec.Name, Members: etcdops.Members(spec), Token: choices.Token,
 		KeepRevision: choices.KeepRevision,

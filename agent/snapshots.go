@@ -11,6 +11,7 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/calendar"
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 // snapshotRetry is the pause after a scheduled snapshot that failed.
@@ -29,10 +30,28 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 		return etcdops.Manifest{}, errNoEtcd(spec)
 	}
 	return etcdops.Save(ctx, etcdops.SaveOptions{
-		Dir: dir, Cluster: spec.Cluster, Host: spec.Name,
+		EncryptionKey: first(h.encryptionKeys()),
+		Dir:           dir, Cluster: spec.Cluster, Host: spec.Name,
 		Endpoints: []string{localEtcd(spec)}, TLS: EtcdTLS(h.root),
 		Version: version, Progress: progress,
 	})
+}
+
+// encryptionKeys are the fingerprints of this host's encryption-at-rest keys.
+// One that cannot be read keeps nobody from saving or restoring.
+func (h *Host) encryptionKeys() []string {
+	keys, err := pki.EncryptionKeys(h.root)
+	if err != nil {
+		h.log.Warn("the encryption key is not known", "error", err)
+	}
+	return keys
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
 }
 
 // nextSnapshot is when the schedule calls for a snapshot, the newest good one
@@ -125,7 +144,7 @@ func takeSnapshots(ctx context.Context, h *Host, spec *hosts.Spec, schedule cale
 			}
 			continue
 		}
-		last = time.Now()
+		last = time.Now().Round(0) // by the wall clock, which may be put back
 	}
 }
 
@@ -146,7 +165,7 @@ func newestSnapshot(log *slog.Logger, spec *hosts.Spec, now time.Time) time.Time
 // one snapshot would follow the other without a pause.
 func newestOwn(entries []etcdops.Entry, spec *hosts.Spec, now time.Time) (etcdops.Entry, bool) {
 	return etcdops.Newest(slices.DeleteFunc(slices.Clone(entries), func(e etcdops.Entry) bool {
-		return e.Taken.After(now) || e.Manifest == nil || e.Manifest.Cluster != spec.Cluster || e.Manifest.Host != spec.Name
+		return e.Ahead(now) || e.Manifest == nil || e.Manifest.Cluster != spec.Cluster || e.Manifest.Host != spec.Name
 	}))
 }
 

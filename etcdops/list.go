@@ -30,6 +30,14 @@ type Entry struct {
 // Foreign tells whether the file has no manifest: somebody else put it there.
 func (e Entry) Foreign() bool { return e.Manifest == nil && e.Damage == "" }
 
+// clockSlack is how far ahead of now a snapshot may be dated before its date is
+// not believed.
+const clockSlack = time.Hour
+
+// Ahead tells whether it is dated so far in the future that the clock must have
+// been wrong, then or now. Its date then says nothing about its age.
+func (e Entry) Ahead(now time.Time) bool { return e.Taken.After(now.Add(clockSlack)) }
+
 // Good tells whether the snapshot was taken by nodeagent and looks whole.
 func (e Entry) Good() bool { return e.Manifest != nil && e.Damage == "" }
 

@@ -19,10 +19,6 @@ type Decision struct {
 	Reason string `json:"reason"`
 }
 
-// clockSlack is how far ahead of now a snapshot may be dated before its date is
-// not believed.
-const clockSlack = time.Hour
-
 // Retain decides which snapshots stay: of each cluster and host the newest keep
 // good ones (at least one). It is pure.
 //
@@ -47,7 +43,7 @@ func Retain(entries []Entry, keep int, now time.Time) (kept, dropped []Decision)
 		}
 		from := source{e.Manifest.Cluster, e.Manifest.Host}
 		switch {
-		case e.Taken.After(now.Add(clockSlack)):
+		case e.Ahead(now):
 			stay("it is dated in the future, %s", e.Taken.UTC().Format(time.RFC3339))
 		case e.Damage != "" && seen[from] == 0:
 			stay("it is damaged (%s), but no newer one is good", e.Damage)

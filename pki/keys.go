@@ -67,6 +67,24 @@ func freshEncryption() ([]byte, error) {
 	return fmt.Appendf(nil, encryptionTemplate, base64.StdEncoding.EncodeToString(key)), nil
 }
 
+// EncryptionKeys returns the fingerprints of this host's keys that encrypt
+// Secrets in etcd, first the one in use; none where the file is missing. A
+// snapshot of etcd cannot be read in full without the key that was in use then.
+func EncryptionKeys(root layout.Root) ([]string, error) {
+	keys, err := readAs(root.EncryptionConfig(), parseEncryptionKeys)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read encryption keys: %q %s", root.EncryptionConfig(), problem(err))
+	}
+	list := make([]string, len(keys))
+	for i, key := range keys {
+		list[i] = plan.Fingerprint(key)
+	}
+	return list, nil
+}
+
 // freshServiceAccount makes a private key that signs service account tokens.
 func freshServiceAccount() ([]byte, error) {
 	key, err := newKey("ecdsa-p256")

@@ -131,6 +131,16 @@ const secretboxKeyBytes = 32
 // provider. It accepts further keys and providers, which a person may have
 // added to rotate the key.
 func parseEncryption(content []byte) ([]byte, error) {
+	keys, err := parseEncryptionKeys(content)
+	if err != nil {
+		return nil, err
+	}
+	return keys[0], nil
+}
+
+// parseEncryptionKeys returns the secretbox keys of Secrets, first the one that
+// encrypts.
+func parseEncryptionKeys(content []byte) ([][]byte, error) {
 	var c encryptionConfiguration
 	if err := yaml.Unmarshal(content, &c); err != nil {
 		// The parser's error may quote the content: say only what is wrong.
@@ -146,11 +156,20 @@ func parseEncryption(content []byte) ([]byte, error) {
 		if len(r.Providers) == 0 || r.Providers[0].Secretbox == nil || len(r.Providers[0].Secretbox.Keys) == 0 {
 			return nil, errors.New("does not encrypt secrets by secretbox first")
 		}
-		key, err := base64.StdEncoding.DecodeString(r.Providers[0].Secretbox.Keys[0].Secret)
-		if err != nil || len(key) != secretboxKeyBytes {
-			return nil, fmt.Errorf("has a key that is not %d bytes in base64", secretboxKeyBytes)
+		var keys [][]byte
+		for _, p := range r.Providers {
+			if p.Secretbox == nil {
+				continue
+			}
+			for _, k := range p.Secretbox.Keys {
+				key, err := base64.StdEncoding.DecodeString(k.Secret)
+				if err != nil || len(key) != secretboxKeyBytes {
+					return nil, fmt.Errorf("has a key that is not %d bytes in base64", secretboxKeyBytes)
+				}
+				keys = append(keys, key)
+			}
 		}
-		return key, nil
+		return keys, nil
 	}
 	return nil, errors.New("does not encrypt secrets")
 }

@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
@@ -103,6 +104,35 @@ func TestLostEncryptionKeyIsNotReplacedWhileEtcdHasData(t *testing.T) {
 	}
 	if changes := h.diff(); len(changes) > 0 {
 		t.Errorf("left:\n%s", printed(changes))
+	}
+}
+
+// A snapshot names the encryption key by the first fingerprint; a key that was
+// rotated out is still one of them.
+func TestEncryptionKeys(t *testing.T) {
+	h := newHost(t, mercury())
+	if keys, err := EncryptionKeys(h.root); err != nil || len(keys) != 0 {
+		t.Errorf("before there is one: %v, %v", keys, err)
+	}
+	h.converge()
+	made, err := EncryptionKeys(h.root)
+	if err != nil || len(made) != 1 {
+		t.Fatalf("keys %v, %v", made, err)
+	}
+	content := readString(t, h.root.EncryptionConfig())
+	added := strings.Replace(content, "          keys:\n", "          keys:\n            - name: key2\n              secret: "+base64.StdEncoding.EncodeToString(make([]byte, secretboxKeyBytes))+"\n", 1)
+	if err := os.WriteFile(h.root.EncryptionConfig(), []byte(added), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := EncryptionKeys(h.root)
+	if err != nil || len(keys) != 2 || keys[0] == made[0] || keys[1] != made[0] {
+		t.Errorf("with a new key in front: %v, %v, want it and then %v", keys, err, made)
+	}
+	if err := os.WriteFile(h.root.EncryptionConfig(), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := EncryptionKeys(h.root); err == nil {
+		t.Errorf("of a damaged file: %v", keys)
 	}
 }
 
