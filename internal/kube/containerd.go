@@ -33,8 +33,33 @@ func containerd(spec *hosts.Spec, root layout.Root) component {
 			"TasksMax=infinity",
 			"OOMScoreAdjust=-999",
 		},
-		effect: plan.Restart,
+		programs: containerPrograms(spec),
+		effect:   plan.Restart,
 	}
+}
+
+// containerPrograms are what containerd runs to make pods. Where the fleet's
+// settings choose other runtimes or plugin folders it knows better.
+func containerPrograms(spec *hosts.Spec) []units.Program {
+	plugins, _ := spec.Kubernetes.Config[layout.Containerd]["plugins"].(map[string]any)
+	runtime, _ := plugins["io.containerd.cri.v1.runtime"].(map[string]any)
+	var programs []units.Program
+	if runtime["containerd"] == nil {
+		for _, name := range []string{"containerd-shim-runc-v2", "runc"} {
+			programs = append(programs, units.Program{
+				Name: name, Missing: "containerd runs it for every container; put it beside containerd (" + setAt(spec, "kubernetes.binaries") + ")",
+			})
+		}
+	}
+	if runtime["cni"] == nil && spec.Kubernetes.CNI == "bridge" {
+		for _, name := range []string{"bridge", "host-local", "portmap"} {
+			programs = append(programs, units.Program{
+				Name: name, Folders: []string{spec.Kubernetes.CNIBinaries},
+				Missing: "pods get no network without this CNI plugin; put the reference plugins there, or name their folder (" + setAt(spec, "kubernetes.cni_binaries") + ")",
+			})
+		}
+	}
+	return programs
 }
 
 // cniFolder is where containerd looks for its network: a folder of nodeagent's

@@ -48,10 +48,11 @@ type component struct {
 	flags        flags
 	files        []units.File
 	hardening    hardening
-	unitSettings []string // further lines of the unit's [Unit] section
-	service      []string // further lines of the unit's [Service] section
-	after        []string // components that start earlier at boot
-	needs        []string // components that must be ready first
+	unitSettings []string        // further lines of the unit's [Unit] section
+	service      []string        // further lines of the unit's [Service] section
+	after        []string        // components that start earlier at boot
+	needs        []string        // components that must be ready first
+	programs     []units.Program // those without folders are searched for in PATH
 	ready        *units.Probe
 	effect       plan.Effect
 	restart      []string // restart files
@@ -117,18 +118,36 @@ func (c component) unit(spec *hosts.Spec, facts Facts) units.Unit {
 		Binary:  binary,
 		Missing: missing(spec, c.name),
 		Ready:   c.ready,
+
+		Programs: c.inFolders(filepath.SplitList(pathEnv(spec, facts))),
 	}
+}
+
+// inFolders are the component's programs with the folders of PATH where they
+// have none of their own.
+func (c component) inFolders(path []string) []units.Program {
+	programs := slices.Clone(c.programs)
+	for i := range programs {
+		if len(programs[i].Folders) == 0 {
+			programs[i].Folders = path
+		}
+	}
+	return programs
 }
 
 // missing completes the error about a component without a binary.
 func missing(spec *hosts.Spec, name string) string {
 	const field = "kubernetes.binaries"
-	where := "the default of " + field
-	if line, ok := spec.Defined[field]; ok {
-		where = field + " at " + line
-	}
 	return fmt.Sprintf("searched for %s in the folder %s (%s); put %s %s there, or name its folder in %s",
-		name, spec.Kubernetes.Binaries, where, name, wantedVersion(spec, name), field)
+		name, spec.Kubernetes.Binaries, setAt(spec, field), name, wantedVersion(spec, name), field)
+}
+
+// setAt says where a field of the spec was set.
+func setAt(spec *hosts.Spec, field string) string {
+	if line, ok := spec.Defined[field]; ok {
+		return field + " at " + line
+	}
+	return "the default of " + field
 }
 
 // wantedVersion says which release of a component to install.

@@ -222,6 +222,40 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// TestPrograms names what containerd and kube-proxy cannot work without.
+func TestPrograms(t *testing.T) {
+	names := func(spec *hosts.Spec) []string {
+		var list []string
+		for _, unit := range Render(spec, "", Facts{PathEnv: "/usr/sbin"}).Units {
+			for _, p := range unit.Programs {
+				list = append(list, p.Name+" in "+strings.Join(p.Folders, ":"))
+				if p.Missing == "" {
+					t.Errorf("%s: nothing says what to do when it is missing", p.Name)
+				}
+			}
+		}
+		return list
+	}
+	bridge := single()
+	bridge.Kubernetes.Binaries, bridge.Kubernetes.CNIBinaries = "/opt/bin", "/opt/cni"
+	bridge.Kubernetes.Config = nil
+	runtime := []string{"containerd-shim-runc-v2 in /opt/bin:/usr/sbin", "runc in /opt/bin:/usr/sbin"}
+	plugins := []string{"bridge in /opt/cni", "host-local in /opt/cni", "portmap in /opt/cni"}
+	proxy := []string{"nft in /opt/bin:/usr/sbin"}
+	if diff := cmp.Diff(slices.Concat(runtime, plugins, proxy), names(bridge)); diff != "" {
+		t.Error(diff)
+	}
+	other := *bridge
+	other.Kubernetes.CNI = "none"
+	other.Kubernetes.Config = map[string]map[string]any{
+		"containerd": {"plugins": object{"io.containerd.cri.v1.runtime": object{"containerd": object{"default_runtime_name": "crun"}}}},
+		"kube-proxy": {"mode": "iptables"},
+	}
+	if diff := cmp.Diff([]string(nil), names(&other)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestEffects(t *testing.T) {
 	for _, unit := range Render(mesh(), "", Facts{}).Units {
 		want := plan.Restart

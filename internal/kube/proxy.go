@@ -19,6 +19,10 @@ func kubeProxy(spec *hosts.Spec, root layout.Root) component {
 	if err != nil { // an address alone: the port is kube-proxy's default
 		host, port = fmt.Sprint(settings["healthzBindAddress"]), "10256"
 	}
+	var programs []units.Program
+	if settings["mode"] == "nftables" {
+		programs = []units.Program{{Name: "nft", Missing: "kube-proxy runs it; install the package nftables"}}
+	}
 	return component{
 		name:        layout.KubeProxy,
 		description: "Kubernetes service proxy of " + spec.Name,
@@ -35,9 +39,10 @@ func kubeProxy(spec *hosts.Spec, root layout.Root) component {
 		// It waits for the node, which the kubelet registers.
 		after: []string{layout.Kubelet},
 		// /healthz would also say whether the node is about to be removed.
-		ready:   plainProbe(host, port, "/livez", 2*time.Minute),
-		effect:  plan.Restart,
-		restart: clientTrust(spec, root),
+		ready:    plainProbe(host, port, "/livez", 2*time.Minute),
+		programs: programs,
+		effect:   plan.Restart,
+		restart:  clientTrust(spec, root),
 	}
 }
 

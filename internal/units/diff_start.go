@@ -1,7 +1,6 @@
 package units
 
 import (
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,12 +28,14 @@ func (d *diff) startUnits() {
 		default:
 			continue
 		}
-		if slices.Contains(d.have.Host.MissingBinaries, want.Binary) {
-			c.Reason += fmt.Sprintf("; it cannot start: no binary at %s: %s", want.Binary, want.Missing)
+		if lacks := want.lacks(d.there); lacks != "" {
+			c.Reason += "; it cannot start: " + lacks
 		}
 		d.add(c, startUnit{unit: want, units: d.want.Units, restart: c.Action == plan.ActionRestart})
 	}
 }
+
+func (d *diff) there(path string) bool { return !slices.Contains(d.have.Host.MissingBinaries, path) }
 
 // outdated tells whether a process that runs was started with other inputs. A
 // changed unit file counts even where the digest does not cover it.

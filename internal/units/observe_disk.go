@@ -180,12 +180,43 @@ func enabled(dir string, u Unit) bool {
 func missingBinaries(units []Unit) []string {
 	var missing []string
 	for _, u := range units {
-		if u.Binary != "" && !executable(u.Binary) {
-			missing = append(missing, u.Binary)
+		for _, path := range u.candidates() {
+			if !executable(path) {
+				missing = append(missing, path)
+			}
 		}
 	}
 	slices.Sort(missing)
 	return slices.Compact(missing)
+}
+
+// candidates are the paths at which a unit's binary and programs may lie.
+func (u Unit) candidates() []string {
+	var paths []string
+	if u.Binary != "" {
+		paths = append(paths, u.Binary)
+	}
+	for _, p := range u.Programs {
+		for _, folder := range p.Folders {
+			paths = append(paths, filepath.Join(folder, p.Name))
+		}
+	}
+	return paths
+}
+
+// lacks says what the unit cannot run without and has not, and what to do;
+// empty when everything is there.
+func (u Unit) lacks(there func(path string) bool) string {
+	if u.Binary != "" && !there(u.Binary) {
+		return fmt.Sprintf("no binary at %s: %s", u.Binary, u.Missing)
+	}
+	for _, p := range u.Programs {
+		found := func(folder string) bool { return there(filepath.Join(folder, p.Name)) }
+		if !slices.ContainsFunc(p.Folders, found) {
+			return fmt.Sprintf("no %s in %s: %s", p.Name, strings.Join(p.Folders, ", "), p.Missing)
+		}
+	}
+	return ""
 }
 
 func executable(path string) bool {

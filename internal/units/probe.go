@@ -23,8 +23,9 @@ const (
 	answerLength = 200
 )
 
-// Check asks once whether a unit is ready: it is active and its probe, if it
-// has one, answers. The error says what is wrong.
+// Check asks once whether a unit is ready: it is active, its probe, if it has
+// one, answers, and the programs that it runs are there. The error says what is
+// wrong.
 func (s *Systemd) Check(ctx context.Context, u Unit) error {
 	state, err := s.activeState(ctx, u.Name)
 	if err != nil {
@@ -33,11 +34,13 @@ func (s *Systemd) Check(ctx context.Context, u Unit) error {
 	if state != "active" && state != "reloading" {
 		return fmt.Errorf("%s: %w", u.Name, s.failure(ctx, u.Name))
 	}
-	if u.Ready == nil {
-		return nil
+	if u.Ready != nil {
+		if err := u.Ready.ask(ctx); err != nil {
+			return fmt.Errorf("%s: %w", u.Name, err)
+		}
 	}
-	if err := u.Ready.ask(ctx); err != nil {
-		return fmt.Errorf("%s: %w", u.Name, err)
+	if lacks := u.lacks(executable); lacks != "" {
+		return fmt.Errorf("%s runs, but there is %s", u.Name, lacks)
 	}
 	return nil
 }

@@ -125,6 +125,26 @@ func TestRealMissingBinary(t *testing.T) {
 	mustContain(t, applyErr(t, ctx, s, want), "start unit nodeagent-a.service: a: "+text)
 }
 
+// TestRealMissingProgram: a unit that runs without a program that it needs is
+// not ready, and is not started.
+func TestRealMissingProgram(t *testing.T) {
+	s, ctx := realHost(t), t.Context()
+	a := server(t, "a", 4001, "")
+	converge(t, ctx, s, State{Units: []Unit{a}})
+	a.Programs = []Program{{Name: "sh", Folders: []string{"/opt/none", "/bin"}}, {Name: "bridge", Folders: []string{"/opt/none"}, Missing: "install it"}}
+	const text = "no bridge in /opt/none: install it"
+	if err := s.Check(ctx, a); err == nil || !strings.Contains(err.Error(), text) {
+		t.Errorf("checked: %v, want %q", err, text)
+	}
+	if err := s.Stop(ctx, a.Name); err != nil {
+		t.Fatal(err)
+	}
+	want := State{Units: []Unit{a}}
+	changes := diffNow(t, ctx, s, want)
+	mustContain(t, changes[len(changes)-1].Reason, "it cannot start: "+text)
+	mustContain(t, applyErr(t, ctx, s, want), "start unit nodeagent-a.service: a: "+text)
+}
+
 func TestRealForeignUnitsAreUntouched(t *testing.T) {
 	s, ctx := realHost(t), t.Context()
 	const path, masked, other = "/etc/systemd/system/nodeagent-a.service", "/etc/systemd/system/nodeagent-b.service", "/etc/systemd/system/nodeagent-other.service"

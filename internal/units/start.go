@@ -161,9 +161,9 @@ func (s *Systemd) Restart(ctx context.Context, u Unit) error {
 }
 
 func (s *Systemd) bringUp(ctx context.Context, verb string, u Unit, call func(*dbus.Conn) jobCall) error {
-	if u.Binary != "" && !executable(u.Binary) {
+	if lacks := u.lacks(executable); lacks != "" {
 		component := strings.TrimPrefix(strings.TrimSuffix(u.Name, filepath.Ext(u.Name)), layout.UnitPrefix)
-		return fmt.Errorf("%s: no binary at %s: %s", component, u.Binary, u.Missing)
+		return fmt.Errorf("%s: %s", component, lacks)
 	}
 	ctx, cancel := u.deadline(ctx)
 	defer cancel()

@@ -47,8 +47,8 @@ type Host struct {
 	// host: /etc/systemd/system, or /run/systemd/system where the former is
 	// read-only.
 	UnitFolder string
-	// MissingBinaries are the wanted units' binaries that are not there or not
-	// executable, sorted.
+	// MissingBinaries are the paths of wanted units' binaries and programs at
+	// which there is nothing executable, sorted.
 	MissingBinaries []string
 	// Foreign are the unit files that have the name of a wanted unit but that
 	// nodeagent did not write, sorted by path.
@@ -107,11 +107,22 @@ type Unit struct {
 	// Missing completes the error "kubelet: no binary at …: " with the folder
 	// searched and the spec line to change.
 	Missing string
+	// Programs are what the binary itself runs, and cannot do its work without.
+	Programs []Program
 	// Ready tells when the started unit can be used; nil when active is enough.
 	Ready *Probe
 	// Detail is what was observed beyond the above, for status and for the
 	// reasons that Diff gives; no change depends on it.
 	Detail Detail
+}
+
+// Program is a program that a unit's binary runs.
+type Program struct {
+	Name string
+	// Folders are where it is searched for; one of them must have it.
+	Folders []string
+	// Missing completes the error "no NAME in FOLDERS: " with what to do.
+	Missing string
 }
 
 // Probe asks a health endpoint until it answers 200.
