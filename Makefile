@@ -13,7 +13,9 @@ LDFLAGS := -s -w -X main.release=$(VERSION) -X main.commit=$(COMMIT)
 PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system
 
-# Packages that boot hosts; they have stages of their own.
+# Packages with stages of their own: those that hold what they write against
+# the real programs, and those that boot hosts.
+PROGRAM_PACKAGES := ./internal/kube ./internal/cluster
 LAB_PACKAGES := ./test/lab/... ./test/e2e/...
 TOOL := go tool -modfile=test/tools/go.mod
 # Checked by hand-written Go alone, nested modules have their own go.mod.
@@ -72,7 +74,7 @@ cache: deps
 	@go run ./test/servers/build
 
 .PHONY: test
-test: deps lint test-unit test-fuzz test-servers test-lab test-e2e ## Run every test, fast ones first.
+test: deps lint test-unit test-fuzz test-servers test-programs test-lab test-e2e ## Run every test, fast ones first.
 	@echo "=== every stage passed"
 
 .PHONY: lint
@@ -86,7 +88,7 @@ lint: ## Check formatting and run go vet and staticcheck.
 .PHONY: test-unit
 test-unit: ## Run the unit and kernel tests with the race detector.
 	$(call stage,unit and kernel tests,\
-	  go test -race $$(go list ./... | grep -v -E '/test/(lab|e2e)(/|$$)'))
+	  go test -race $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(LAB_PACKAGES))"))
 
 .PHONY: test-fuzz
 test-fuzz: ## Run each fuzz target for a short time (FUZZTIME=5s).
@@ -98,6 +100,10 @@ test-fuzz: ## Run each fuzz target for a short time (FUZZTIME=5s).
 .PHONY: test-servers
 test-servers: deps
 	$(call stage,servers and root folder of the lab,go run ./test/servers/build)
+
+.PHONY: test-programs
+test-programs: test-servers ## Run the tests against the real etcd, containerd and Kubernetes programs.
+	$(call stage,units and configuration against the programs,go test -race -count=1 $(PROGRAM_PACKAGES))
 
 .PHONY: test-lab
 test-lab: deps ## Run the lab's own tests: boot hosts (root).
