@@ -31,15 +31,15 @@ type Settings struct {
 }
 
 // Run is `nodeagent run`: it keeps the host converged until ctx is done. An
-// error means that it could not start: the fleet is not valid, or what it must
-// watch cannot be watched.
+// error means that it could not start: the fleet is not valid and never was, or
+// what it must watch cannot be watched.
 func Run(ctx context.Context, s Settings) error {
 	d := &daemon{Settings: s, manager: manager{log: s.Log}, events: make(chan Event)}
 	d.lanes = []*lane{
 		newLane(d, "host", DomainKernel, DomainNetwork),
 		newLane(d, "cluster", DomainPKI, DomainUnits, DomainCluster),
 	}
-	spec, err := d.load()
+	spec, err := d.firstSpec()
 	if err != nil {
 		return err
 	}
@@ -112,16 +112,48 @@ func (d *daemon) stuck(now time.Time) bool {
 	return slices.ContainsFunc(d.lanes, func(l *lane) bool { return l.stuck(now) })
 }
 
-// load reads the fleet and picks this host.
+// firstSpec is the spec to begin with: that of the fleet's files, or where they
+// are not valid that of the last fleet that was.
+func (d *daemon) firstSpec() (*hosts.Spec, error) {
+	spec, err := d.load()
+	if err == nil {
+		return spec, nil
+	}
+	kept, keptErr := keptSpec(d.Root, d.Host)
+	if keptErr != nil {
+		return nil, err
+	}
+	_ = d.refuse(kept, err) // reported, and in the status line
+	return kept, nil
+}
+
+// load reads the fleet, picks this host and keeps a copy of what is valid.
 func (d *daemon) load() (*hosts.Spec, error) {
 	fleet, err := hosts.Load(d.Fleet)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := fleet.Host(d.Host)
 	if err != nil {
 		return nil, err
 	}
 	for _, w := range fleet.Warnings {
 		d.Log.Warn(w.String())
 	}
-	return fleet.Host(d.Host)
+	if err := keepFleet(d.Root, d.Fleet, spec.Digest); err != nil {
+		d.Log.Warn("no copy of the fleet is kept: should its files become invalid, the next start fails", "error", err)
+	}
+	return spec, nil
+}
+
+// refuse reports, once, files that are not used; the spec stays in force.
+func (d *daemon) refuse(spec *hosts.Spec, problem error) error {
+	err := fmt.Errorf("the fleet's files are not used, the spec %s stays in force: %w", spec.Digest, problem)
+	if d.invalid != err.Error() {
+		d.Log.Error("the fleet is not valid", "error", err)
+	}
+	d.invalid = err.Error()
+	return err
 }
 
 // watch arms every source of events.
@@ -152,12 +184,7 @@ func (d *daemon) reload() error {
 	defer d.mu.Unlock()
 	spec, err := d.load()
 	if err != nil {
-		err = fmt.Errorf("the fleet's files are not used, the spec %s stays in force: %w", d.host.Spec().Digest, err)
-		if d.invalid != err.Error() {
-			d.Log.Error("the fleet is not valid", "error", err)
-		}
-		d.invalid = err.Error()
-		return err
+		return d.refuse(d.host.Spec(), err)
 	}
 	d.invalid = ""
 	if spec.Digest != d.host.Spec().Digest {

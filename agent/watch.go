@@ -18,8 +18,8 @@ import (
 )
 
 // watchTrees sends an event for each change of a file in one of the folders
-// and the folders below them, until ctx is done. A folder that does not exist
-// is an error; folders made later inside a watched one are watched as well.
+// and the folders below them, until ctx is done. A folder that does not exist is
+// waited for; folders made later inside a watched one are watched as well.
 // Temporary files of atomicfile are not reported.
 //
 // Links on the way to a folder are followed. A folder that is replaced, as by a
@@ -27,7 +27,7 @@ import (
 // stands in its place is watched from then on.
 func watchTrees(ctx context.Context, log *slog.Logger, out chan<- Event, ev Event, dirs ...string) error {
 	t, err := openTrees(dirs)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(err, t.close())
 	}
 	go func() {

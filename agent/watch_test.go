@@ -147,9 +147,18 @@ func TestBrokenWatchIsMadeAgain(t *testing.T) {
 	})
 }
 
-func TestWatchTreesNamesAMissingFolder(t *testing.T) {
-	err := watchTrees(t.Context(), slog.New(slog.DiscardHandler), make(chan Event), Event{}, filepath.Join(t.TempDir(), "no"))
-	if err == nil {
-		t.Error("a folder that does not exist is watched")
+func TestWatchTreesWaitsForAMissingFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not", "yet")
+	events := make(chan Event)
+	if err := watchTrees(t.Context(), slog.New(slog.DiscardHandler), events, Event{}, dir); err != nil {
+		t.Fatal(err)
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	expectEvent(t, events, "a folder that is made later")
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expectEvent(t, events, "a file in it")
 }
