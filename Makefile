@@ -62,7 +62,7 @@ deps: ## Install the Debian packages that the lab needs, if any is missing.
 	install || { echo "apt's package lists seem to be missing or old; updating them"; $(SUDO) apt-get update -q; install; }
 
 .PHONY: servers
-servers: ## Build the servers that lab hosts run (once; about 10 minutes).
+servers: ## Build the servers that lab hosts run (once; about 7 minutes on 2 cores).
 	@go run ./test/servers/build servers image
 
 .PHONY: rootfs

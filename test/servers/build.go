@@ -41,6 +41,26 @@ func (b *Builder) build(ctx context.Context, s *server) (string, error) {
 	})
 }
 
+// fetch brings the sources of a server that is to be built into Go's module
+// cache. It is a help and no more: what goes wrong, the build will say.
+func (b *Builder) fetch(ctx context.Context, s *server) {
+	key, err := b.key(s)
+	if err != nil {
+		return
+	}
+	if _, err := os.Stat(filepath.Join(b.Cache, "servers", s.name, key)); err == nil {
+		return
+	}
+	args := []string{"list", "-deps", "-tags=" + s.tags}
+	for _, p := range s.programs {
+		args = append(args, p.pkg)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = b.moduleDir(s)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	_ = cmd.Run()
+}
+
 // Agent builds nodeagent itself and returns the file. It is built at every
 // call, since its sources are what is being worked on; Go's own cache makes
 // that a matter of seconds.
@@ -74,6 +94,9 @@ func (b *Builder) goBuild(ctx context.Context, name, dir string, s *server, pkg,
 		return err
 	}
 	args := []string{"build", "-v", "-trimpath", "-mod=readonly", "-ldflags=" + flags, "-o", out}
+	if s.compiler != "" {
+		args = append(args, "-gcflags="+s.compiler)
+	}
 	if s.tags != "" {
 		args = append(args, "-tags="+s.tags)
 	}
