@@ -189,3 +189,18 @@ func TestLoadNamesItsFolder(t *testing.T) {
 		t.Errorf("Load gives %v", err)
 	}
 }
+
+// A pipe would be waited for, for ever; a folder is named as what it is.
+func TestFilesThatAreNoFiles(t *testing.T) {
+	for name, file := range map[string]*fstest.MapFile{
+		"is not a regular file": {Mode: fs.ModeNamedPipe},
+		"no file of a fleet":    {Data: make([]byte, maxFile+1)},
+	} {
+		fsys := fstest.MapFS{"cluster.toml": {Data: []byte(plainCluster)}, "a.toml": file}
+		_, err := LoadFS(fsys, ".")
+		var invalid *InvalidError
+		if !errors.As(err, &invalid) || len(invalid.Problems) != 1 || invalid.Problems[0].File != "a.toml" || !strings.Contains(invalid.Problems[0].Reason, name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -90,8 +90,21 @@ func (n *node) names() []string {
 	return slices.Sorted(maps.Keys(n.table))
 }
 
+// maxFile is the largest file that is read, in bytes; one host's file has about
+// a thousand.
+const maxFile = 1 << 20
+
 // readTree parses one file. A file that is no TOML gives nil and a problem.
 func readTree(fsys fs.FS, name, path string) (tree *node, problem *Problem, content []byte, err error) {
+	// A pipe would hold the reader up for ever.
+	info, err := fs.Stat(fsys, path)
+	switch {
+	case err != nil: // said below
+	case !info.Mode().IsRegular():
+		return nil, &Problem{File: name, Reason: "is not a regular file: remove it from the fleet"}, nil, nil
+	case info.Size() > maxFile:
+		return nil, &Problem{File: name, Reason: fmt.Sprintf("has %d bytes, and no file of a fleet has more than %d", info.Size(), maxFile)}, nil, nil
+	}
 	content, err = fs.ReadFile(fsys, path)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("read %q: %w; make the file readable, or remove it from the fleet", name, err)
