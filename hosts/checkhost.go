@@ -12,6 +12,7 @@ func (d *draft) checkHost(f facts) {
 	d.checkIdentity()
 	d.checkWireGuard(f)
 	d.checkKernel()
+	d.checkArguments()
 	d.checkLinks()
 	d.checkRoutes()
 	d.checkFirewall()
