@@ -115,6 +115,16 @@ func duration(atLeast time.Duration) leaf {
 	})
 }
 
+// parseKeepalive reads what WireGuard takes: whole seconds in 16 bits. The
+// kernel would cut off the rest, and the host would never be as its spec.
+func parseKeepalive(s string) (time.Duration, error) {
+	d, err := parseDuration(s)
+	if err == nil && (d%time.Second != 0 || d > math.MaxUint16*time.Second) {
+		err = fmt.Errorf("%s must be whole seconds, at most %d", quote(s), math.MaxUint16)
+	}
+	return d, err
+}
+
 var byteUnits = []struct {
 	suffix string
 	size   int64
@@ -169,6 +179,28 @@ func parseRange(s string) (netip.Prefix, error) {
 		err = fmt.Errorf("%s has bits set behind its length: write %s", quote(s), p.Masked())
 	}
 	return p, err
+}
+
+// parseClusterRange reads a range whose addresses the cluster gives to pods,
+// services or hosts.
+func parseClusterRange(s string) (netip.Prefix, error) {
+	p, err := parseRange(s)
+	if err != nil {
+		return p, err
+	}
+	for _, special := range specialRanges {
+		if p.Overlaps(special) {
+			return p, fmt.Errorf("%s overlaps %s, whose addresses have a meaning of their own", quote(s), special)
+		}
+	}
+	return p, nil
+}
+
+// specialRanges are those of RFC 6890 and RFC 4291 that no route leads to:
+// this host, loopback, link-local, multicast and reserved.
+var specialRanges = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/3"),
+	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
 }
 
 // parsePrefix reads an address with its prefix length.

@@ -86,7 +86,7 @@ var schema = sync.OnceValue(func() *rule {
 		"host": perHost(table(keys{
 			"roles":     listOf(one(word(string(RoleControlPlane), string(RoleEtcd), string(RoleWorker)))),
 			"address":   one(text("address", parseHostAddr)),
-			"pod_range": one(text("range", parseRange)),
+			"pod_range": one(text("range", parseClusterRange)),
 		})),
 		"wireguard": perHost(table(keys{
 			"address":    one(text("address", parseHostAddr)),
@@ -109,7 +109,7 @@ var schema = sync.OnceValue(func() *rule {
 		"snapshots": table(keys{
 			"schedule":    one(text("calendar expression", parseSchedule)),
 			"keep":        one(integer("integer", 1, 100000)),
-			"destination": one(text("path", parseFolder)),
+			"destination": one(text("path", parseDestinationFolder)),
 		}),
 	})
 })
@@ -127,9 +127,9 @@ func networkSchema() *rule {
 	return table(keys{
 		"wireguard": perCluster(table(keys{
 			"interface": one(text("link name", parseLinkName)),
-			"range":     one(text("range", parseRange)),
+			"range":     one(text("range", parseClusterRange)),
 			"port":      one(integer("port", 1, 65535)),
-			"keepalive": one(duration(0)),
+			"keepalive": one(text("duration", parseKeepalive)),
 			"mtu":       one(integer("integer", minIPv6MTU, maxMTU)),
 		})),
 		"link": named(checkLinkName, table(keys{
@@ -180,8 +180,8 @@ func pkiSchema() *rule {
 func kubernetesSchema(port leaf) *rule {
 	return table(keys{
 		"version":       perCluster(one(text("version", parseVersion))),
-		"pod_range":     perCluster(one(text("range", parseRange))),
-		"service_range": perCluster(one(text("range", parseRange))),
+		"pod_range":     perCluster(one(text("range", parseClusterRange))),
+		"service_range": perCluster(one(text("range", parseClusterRange))),
 		"endpoint":      perCluster(one(text("host:port", parseHostPort))),
 		"api_port":      perCluster(one(port)),
 		"cni":           perCluster(one(word(cniBridge, cniNone))),

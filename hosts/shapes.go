@@ -12,8 +12,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nodeagent/nodeagent/internal/calendar"
+	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
 var (
@@ -61,6 +63,9 @@ func parseDomain(s string) (string, error) {
 // parseExtraName reads a further name of kube-apiserver: DNS name or address.
 func parseExtraName(s string) (string, error) {
 	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		if a.IsUnspecified() || a.IsMulticast() {
+			return "", fmt.Errorf("%s cannot be the address of one host", quote(s))
+		}
 		return a.String(), nil
 	}
 	// A name of digits and dots only is a mistyped address.
@@ -162,6 +167,17 @@ func parseFolder(s string) (string, error) {
 	return parsePath(s)
 }
 
+// parseDestinationFolder keeps snapshots out of nodeagent's other folders: a
+// restore exchanges etcd's data folder, and what lies in others is cleaned.
+func parseDestinationFolder(s string) (string, error) {
+	s, err := parseFolder(s)
+	state, own := layout.Root("").State(), layout.Root("").Snapshots()
+	if err == nil && (s == state || strings.HasPrefix(s, state+"/")) && s != own && !strings.HasPrefix(s, own+"/") {
+		err = fmt.Errorf("%s is a folder of nodeagent's own: snapshots go to %s, or anywhere outside of %s", quote(s), own, state)
+	}
+	return s, err
+}
+
 func parseImage(s string) (string, error) {
 	if !imagePattern.MatchString(s) {
 		return "", fmt.Errorf("%s is not the name of an image such as \"registry.k8s.io/pause:3.10.1\"", quote(s))
@@ -222,8 +238,12 @@ func parseSchedule(s string) (string, error) {
 	if s == never {
 		return s, nil
 	}
-	if _, err := calendar.Parse(s); err != nil {
+	schedule, err := calendar.Parse(s)
+	if err != nil {
 		return "", errors.New(oneLine(err.Error()))
+	}
+	if schedule.Next(time.Unix(0, 0).UTC()).IsZero() {
+		return "", fmt.Errorf("%s is a date that never comes: no snapshot would be taken (write %q if that is meant)", quote(s), never)
 	}
 	return s, nil
 }
