@@ -3,6 +3,8 @@ package hosts
 import (
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -45,7 +47,11 @@ func (l *loader) checkCluster(f facts) {
 
 // checkEndpoint asks for an endpoint where none can be derived.
 func (l *loader) checkEndpoint(f facts) {
-	if len(f.controlPlanes) < 2 || l.cluster.get("kubernetes.endpoint") != nil {
+	if n := l.cluster.get("kubernetes.endpoint"); n != nil {
+		l.checkEndpointHost(n)
+		return
+	}
+	if len(f.controlPlanes) < 2 {
 		return
 	}
 	parent := l.cluster.get("kubernetes")
@@ -53,6 +59,29 @@ func (l *loader) checkEndpoint(f facts) {
 		return // said already
 	}
 	l.missing(clusterTOML, parent, "kubernetes.endpoint", "is missing: with %d control planes, clients need one host:port that leads to a working one (a load balancer, a virtual address or a DNS name)", len(f.controlPlanes))
+}
+
+// checkEndpointHost warns of an endpoint that leads to a host of the fleet where
+// no kube-apiserver listens, unless something that nodeagent does not know of
+// does.
+func (l *loader) checkEndpointHost(n *node) {
+	host, port, err := net.SplitHostPort(parsed[string](n))
+	address, addrErr := netip.ParseAddr(host)
+	if err != nil || addrErr != nil {
+		return
+	}
+	for _, d := range l.hosts {
+		if !slices.Contains(d.ownAddresses(), address) || !d.ok("host.roles") {
+			continue
+		}
+		switch own := strconv.Itoa(d.spec.Kubernetes.APIPort); {
+		case !d.spec.Has(RoleControlPlane):
+			l.warn(n.file, n, n.path, "%s is host %q, which is no control plane", address, d.spec.Name)
+		case port != own:
+			l.warn(n.file, n, n.path, "host %q listens on port %s (kubernetes.api_port), not on %s", d.spec.Name, own, port)
+		}
+		return
+	}
 }
 
 func (l *loader) checkIssuer(f facts) {

@@ -249,11 +249,30 @@ func (d *draft) checkPodRange(f facts) {
 	}
 }
 
+// checkAddressIsHeld warns of a node address that is none of those that are
+// written for the host's links: most often one of the two has a typing error,
+// and etcd could not listen.
+func (d *draft) checkAddressIsHeld(n *node, mesh netip.Addr) {
+	var links []string
+	for _, h := range d.held() {
+		if h.link && h.addr == d.spec.Address {
+			return
+		}
+		if h.link && h.addr.Is4() == d.spec.Address.Is4() {
+			links = append(links, h.addr.String())
+		}
+	}
+	if len(links) > 0 && d.spec.Address != mesh && len(d.spec.Roles) > 0 && d.ok("network.link") {
+		d.warn(n.file, n, n.path, "%s is on none of the host's links, which have %s", d.spec.Address, list(links))
+	}
+}
+
 // checkAddress keeps the node address, and the links' networks, out of the
 // cluster's ranges.
 func (d *draft) checkAddress() {
 	mesh := value[netip.Addr](d, "wireguard.address")
 	if n := d.tree.get("host.address"); n != nil && !n.bad {
+		d.checkAddressIsHeld(n, mesh)
 		for _, r := range d.clusterRanges() {
 			if r.prefix.Contains(d.spec.Address) && d.spec.Address != mesh {
 				d.at(n, "%s is within %s %s (%s)", d.spec.Address, r.path, r.prefix, r.node.place())

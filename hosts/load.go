@@ -105,6 +105,9 @@ func (l *loader) readFiles(fsys fs.FS, dir string) error {
 	for _, entry := range entries {
 		file := entry.Name()
 		if entry.IsDir() || strings.HasPrefix(file, ".") || path.Ext(file) != ".toml" {
+			if !entry.IsDir() && !strings.HasPrefix(file, ".") && strings.EqualFold(path.Ext(file), ".toml") {
+				l.warn(file, nil, "", "is ignored: the files of a fleet end in .toml, in small letters")
+			}
 			continue
 		}
 		tree, problem, content, err := readTree(fsys, file, path.Join(dir, file))
