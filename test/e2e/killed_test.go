@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -16,9 +17,12 @@ import (
 const (
 	// kills is how often the first apply is killed before it may finish.
 	kills = 25
-	// longestLife of an apply, so short that a bare host needs many: the kills
-	// fall into all of its phases.
+	// longestLife of an apply, so short that a bare host needs several: the
+	// kills fall into all of its phases.
 	longestLife = 2500 * time.Millisecond
+	// killsPerHost is after how many kills a bare host takes the place of the
+	// one that is nearly done: most is written in an apply's first second.
+	killsPerHost = 5
 )
 
 // TestKilledApply kills the first apply of a host again and again, at random
@@ -40,7 +44,8 @@ func TestKilledApply(t *testing.T) {
 	l := lab.New(t)
 	h := newHost(t, l)
 	for killed := 0; killed < kills; {
-		life := time.Duration(random.Int64N(int64(longestLife)))
+		// Squared, so that early moments come more often.
+		life := time.Duration(math.Pow(random.Float64(), 2) * float64(longestLife))
 		done, err := h.applyFor(life)
 		if err != nil {
 			t.Fatalf("kill %d, after %s: %v", killed+1, life, err)
@@ -54,6 +59,9 @@ func TestKilledApply(t *testing.T) {
 		// Whatever the killed apply left, a plan can read it.
 		changes := h.plan()
 		t.Logf("kill %d after %s leaves %d changes", killed, life.Round(time.Millisecond), len(changes))
+		if killed%killsPerHost == 0 && killed < kills {
+			h.bare()
+		}
 	}
 	t.Logf("the apply that may finish says:\n%s", h.agent("apply"))
 	h.converged()
