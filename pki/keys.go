@@ -136,8 +136,8 @@ func freshUnlessData(root layout.Root, dataExists func() (bool, error)) ([]byte,
 		return nil, fmt.Errorf("ask whether etcd holds data: %w", err)
 	}
 	if exists {
-		return nil, fmt.Errorf("etcd holds data in %q that may be encrypted with the key that is lost: put %q back from a backup; to give the encrypted Secrets up, move etcd's data away first",
-			root.EtcdData(), root.EncryptionConfig())
+		return nil, fmt.Errorf("etcd holds data in %q, or held it, that may be encrypted with the key that is lost: put %q back from a backup; to give the encrypted Secrets up, move etcd's data away and delete %q",
+			root.EtcdData(), root.EncryptionConfig(), root.EtcdMarker())
 	}
 	return freshEncryption()
 }

@@ -345,10 +345,17 @@ func (o *observer) etcd(context.Context) {
 	o.state.EtcdData = found
 }
 
+// etcdData tells whether etcd has data on this host, or has had: data that is
+// lost comes back with a snapshot, and wants the key with which it was written.
 func etcdData(root layout.Root) (bool, error) {
-	_, err := os.Stat(filepath.Join(root.EtcdData(), "member"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	for _, path := range []string{filepath.Join(root.EtcdData(), "member"), root.EtcdMarker()} {
+		_, err := os.Stat(path)
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
 	}
-	return err == nil, err
+	return false, nil
 }

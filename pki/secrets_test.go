@@ -96,6 +96,16 @@ func TestLostEncryptionKeyIsNotReplacedWhileEtcdHasData(t *testing.T) {
 			t.Errorf("%s: a key was made", name)
 		}
 	}
+	// Data that is lost, too, comes back with a snapshot and wants its key.
+	if err := os.RemoveAll(h.root.EtcdData()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(h.root.EtcdMarker(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.apply(h.diff()); err == nil || !strings.Contains(err.Error(), "etcd holds data") {
+		t.Errorf("data and key lost: error %v, want a refusal", err)
+	}
 	// The caller may know better than this host's data folder.
 	none := func() (bool, error) { return false, nil }
 	a := &Applier{Root: h.root, Issuer: func(context.Context) (Issuer, error) { return &Local{Root: h.root}, nil }, DataExists: none}
