@@ -42,6 +42,8 @@ type Status struct {
 	Snapshots    *SnapshotStatus      `json:"snapshots,omitempty"`
 	// Problems are what makes the host not healthy, a line each.
 	Problems []string `json:"problems"`
+	// Warnings are what a person should know, though nothing fails, a line each.
+	Warnings []string `json:"warnings"`
 }
 
 // DomainStatus is how far one domain is from the spec.
@@ -64,6 +66,8 @@ type ComponentStatus struct {
 	Since       time.Time `json:"since,omitzero"`
 	Restarts    int       `json:"restarts"`
 	MemoryBytes uint64    `json:"memoryBytes"`
+	// DropIns are files of somebody else's that change what the unit does.
+	DropIns []string `json:"dropIns,omitempty"`
 }
 
 // EtcdStatus is etcd as this host's member tells it.
@@ -113,6 +117,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	s.Converged = !slices.ContainsFunc(s.Domains, func(d DomainStatus) bool { return !d.Converged })
 	s.Problems = s.problems(spec, nodesErr)
 	s.Healthy = len(s.Problems) == 0
+	s.Warnings = s.warnings()
 	return s
 }
 
@@ -149,6 +154,7 @@ func (h *Host) componentStatus(ctx context.Context) []ComponentStatus {
 		}
 		d := have.Units[at].Detail
 		c.State, c.Since, c.Restarts, c.MemoryBytes = cmp.Or(d.ActiveState, "inactive"), d.Since, d.Restarts, d.MemoryBytes
+		c.DropIns = d.DropIns
 		checks.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, statusPatience)
 			defer cancel()
@@ -252,18 +258,32 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 		add("the API server does not tell its nodes: %s", nodesErr)
 	}
 	if spec.Has(hosts.RoleWorker) && nodesErr == nil && spec.Has(hosts.RoleControlPlane) {
-		list = append(list, nodeProblems(s.Nodes, spec.Name)...)
+		list = append(list, nodeProblems(s.Nodes, spec.Name, spec.Kubernetes.Version)...)
 	}
 	return list
 }
 
-func nodeProblems(nodes []cluster.NodeStatus, name string) []string {
+// warnings lists what changes a component behind nodeagent's back.
+func (s Status) warnings() []string {
+	list := []string{}
+	for _, c := range s.Components {
+		for _, path := range c.DropIns {
+			list = append(list, fmt.Sprintf("%s changes what %s does; nodeagent did not write it and does not look into it", path, c.Name))
+		}
+	}
+	return list
+}
+
+func nodeProblems(nodes []cluster.NodeStatus, name, version string) []string {
 	at := slices.IndexFunc(nodes, func(n cluster.NodeStatus) bool { return n.Name == name })
 	if at < 0 {
 		return []string{fmt.Sprintf("node %s is not registered", name)}
 	}
 	if !nodes[at].Ready {
 		return []string{fmt.Sprintf("node %s is not Ready: %s", name, nodes[at].Reason)}
+	}
+	if runs := nodes[at].Version; runs != "" && runs != "v"+version {
+		return []string{fmt.Sprintf("the kubelet is %s, the spec says %s: put the binaries of that version into kubernetes.binaries and restart the components", runs, version)}
 	}
 	return nil
 }

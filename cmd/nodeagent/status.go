@@ -58,6 +58,9 @@ func printStatus(out screen, s agent.Status) error {
 	for _, problem := range s.Problems {
 		fmt.Fprintf(out.w, "%s %s\n", out.bad("!"), problem)
 	}
+	for _, warning := range s.Warnings {
+		fmt.Fprintf(out.w, "%s %s\n", out.head("note:"), warning)
+	}
 	return errors.Join(
 		out.section("domain", domainRows(out, s)),
 		out.section("component", componentRows(out, s)),

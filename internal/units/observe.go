@@ -33,6 +33,9 @@ func (s *Systemd) Observe(ctx context.Context, want State) (State, error) {
 	for name, l := range live {
 		have.Units = addLoaded(have.Units, name, l, have.Host)
 	}
+	for i := range have.Units {
+		have.Units[i].Detail.DropIns = s.folders.dropIns(have.Units[i].Name)
+	}
 	have.Units = order(have.Units, want.Units)
 	return have, errors.Join(diskErr, liveErr)
 }

@@ -110,6 +110,25 @@ func (f folders) unitFiles(have *State, want State) error {
 	return errors.Join(failed...)
 }
 
+// dropIns are the files in a unit's own drop-in folders, see systemd.unit(5).
+// The folders that do not exist or cannot be read have none.
+func (f folders) dropIns(name string) []string {
+	var paths []string
+	for _, dir := range []string{f.persistent(), f.persistent() + ".control", f.runtime(), f.runtime() + ".control"} {
+		folder := filepath.Join(dir, name+".d")
+		entries, err := os.ReadDir(folder)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if filepath.Ext(e.Name()) == ".conf" {
+				paths = append(paths, filepath.Join(folder, e.Name()))
+			}
+		}
+	}
+	return paths
+}
+
 func (f folders) unitFolder(have *State, want State, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -144,4 +144,7 @@ type Detail struct {
 	Restarts                      int
 	Since                         time.Time
 	MemoryBytes                   uint64
+	// DropIns are files by which somebody changes what the unit file says
+	// (systemctl edit). They are not nodeagent's, and are left alone.
+	DropIns []string
 }
