@@ -53,8 +53,6 @@ func Run(ctx context.Context, s Settings) error {
 	s.Log.Info("nodeagent runs", "host", spec.Name, "spec", spec.Digest, "version", s.Version)
 	go d.manager.watchdog(ctx, d.stuck)
 	go d.dispatch(ctx)
-	d.manager.ready()
-	d.endRestore(ctx)
 	d.runLanes(ctx)
 	d.manager.stopping()
 	d.snapshots.stop()
@@ -78,15 +76,19 @@ type daemon struct {
 }
 
 // runLanes runs the lanes until ctx is done. The first one, which makes the
-// network, has converged once before the others begin: etcd binds to the
-// node's address.
+// network and the firewall, has converged once before systemd hears that the
+// service is ready (components wait for that at boot, by way of
+// network-online.target) and before the others begin. Readiness must not wait
+// for them: starting a component waits for it.
 func (d *daemon) runLanes(ctx context.Context) {
 	var running sync.WaitGroup
 	for i, l := range d.lanes {
 		once := make(chan struct{})
 		running.Go(func() { l.run(ctx, once) })
-		if i < len(d.lanes)-1 {
+		if i == 0 {
 			<-once
+			d.manager.ready()
+			d.endRestore(ctx)
 		}
 	}
 	running.Wait()

@@ -14,6 +14,11 @@ import (
 // changes; see Host.polled.
 const pollInterval = 10 * time.Second
 
+// resync is how often a lane looks at all of its domains although nothing
+// happened: for what nobody announces, such as a binding that was deleted in
+// the API server.
+const resync = 10 * time.Minute
+
 // lane converges some of the domains, one after another, in a goroutine of its
 // own. Lanes do not wait for each other: while the cluster's lane waits minutes
 // for an etcd without quorum, the host's lane puts a deleted address back.
@@ -28,6 +33,7 @@ type lane struct {
 
 	// The rest is owned by the lane's goroutine.
 	polled time.Time // when the polled domains were last looked at
+	whole  time.Time // when all of the lane's domains were
 	// renewal is when the next certificate is due, as of the last look at the
 	// pki domain.
 	renewal Due
@@ -71,14 +77,14 @@ func (l *lane) run(ctx context.Context, once chan<- struct{}) {
 	(&loop{log: l.Log, events: l.box, converge: converge, due: l.due}).run(ctx)
 }
 
-// due is the earlier of the next poll and the next certificate.
+// due is the earliest of the next poll, the next look at everything and the
+// next certificate.
 func (l *lane) due(now time.Time) Due {
-	polled := l.host.polled()
-	if len(l.mine(polled)) == 0 {
-		return l.renewal
+	next := earlier(Due{At: cmp.Or(l.whole, now).Add(resync), Domains: l.domains}, l.renewal)
+	if polled := l.mine(l.host.polled()); len(polled) > 0 {
+		next = earlier(next, Due{At: cmp.Or(l.polled, now).Add(pollInterval), Domains: polled})
 	}
-	poll := Due{At: cmp.Or(l.polled, now).Add(pollInterval), Domains: l.mine(polled)}
-	return earlier(poll, l.renewal)
+	return next
 }
 
 // converge converges the named domains of the lane and those that build on
@@ -94,6 +100,9 @@ func (l *lane) converge(ctx context.Context, names []string) []string {
 	names = l.mine(withDependents(names))
 	if slices.Contains(names, DomainKernel) {
 		l.polled = time.Now()
+	}
+	if len(names) == len(l.domains) {
+		l.whole = time.Now()
 	}
 	lock, err := Acquire(ctx, l.Root, names, lockPatience)
 	if ctx.Err() != nil {

@@ -26,7 +26,7 @@ func TestNodeProblems(t *testing.T) {
 
 func TestDropInsAreTold(t *testing.T) {
 	s := Status{Components: []ComponentStatus{{Name: "etcd", DropIns: []string{"/etc/x.conf"}}, {Name: "kubelet"}}}
-	if got := s.warnings(); len(got) != 1 || !strings.Contains(got[0], "/etc/x.conf changes what etcd does") {
+	if got := s.warnings(nil); len(got) != 1 || !strings.Contains(got[0], "/etc/x.conf changes what etcd does") {
 		t.Errorf("warnings %q", got)
 	}
 }

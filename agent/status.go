@@ -23,6 +23,9 @@ import (
 // statusPatience bounds each question that status asks over the network.
 const statusPatience = 5 * time.Second
 
+// Service is the unit of the agent itself, which `nodeagent run` is.
+const Service = "nodeagent.service"
+
 // Status is how a host is at one moment. Its JSON keys are stable.
 type Status struct {
 	Host    string    `json:"host"`
@@ -94,8 +97,9 @@ type SnapshotStatus struct {
 func (h *Host) Status(ctx context.Context) Status {
 	spec := h.Spec()
 	s := Status{Host: spec.Name, Cluster: spec.Cluster, Spec: spec.Digest, Time: time.Now().UTC(), Nodes: []cluster.NodeStatus{}, Problems: []string{}}
-	var nodesErr error
+	var nodesErr, serviceErr error
 	var parts sync.WaitGroup
+	parts.Go(func() { serviceErr = h.systemd.Check(ctx, units.Unit{Name: Service}) })
 	parts.Go(func() { s.Domains = h.domainStatus(ctx) })
 	parts.Go(func() { s.Components = h.componentStatus(ctx) })
 	parts.Go(func() { s.Certificates = h.certificateStatus(ctx) })
@@ -117,7 +121,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	s.Converged = !slices.ContainsFunc(s.Domains, func(d DomainStatus) bool { return !d.Converged })
 	s.Problems = s.problems(spec, nodesErr)
 	s.Healthy = len(s.Problems) == 0
-	s.Warnings = s.warnings()
+	s.Warnings = s.warnings(serviceErr)
 	return s
 }
 
@@ -264,8 +268,11 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 }
 
 // warnings lists what changes a component behind nodeagent's back.
-func (s Status) warnings() []string {
+func (s Status) warnings(serviceErr error) []string {
 	list := []string{}
+	if serviceErr != nil {
+		list = append(list, fmt.Sprintf("%s does not run: drift is not repaired, certificates are not renewed, no snapshots are taken (systemctl enable --now nodeagent)", Service))
+	}
 	for _, c := range s.Components {
 		for _, path := range c.DropIns {
 			list = append(list, fmt.Sprintf("%s changes what %s does; nodeagent did not write it and does not look into it", path, c.Name))

@@ -60,6 +60,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, errChanges) {
 		return exitChanges
 	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		fmt.Fprintln(stderr, "nodeagent: interrupted; what was done stays, and the same command goes on from there")
+		return exitFailed
+	}
 	var invalid *hosts.InvalidError
 	if errors.As(err, &invalid) {
 		fmt.Fprintln(stderr, invalid.Error())

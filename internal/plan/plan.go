@@ -30,8 +30,8 @@ const (
 	Restart
 	// Disconnect may cut connections over the network of the host.
 	Disconnect
-	// Quorum takes an etcd member away while it lasts. Such changes never run
-	// on two hosts at once.
+	// Quorum takes an etcd member away while it lasts. Apply such changes on one
+	// host at a time.
 	Quorum
 )
 
