@@ -146,7 +146,7 @@ func (l *lane) after(ctx context.Context, names []string, result Result) {
 	if slices.Contains(names, DomainUnits) {
 		l.snapshots.follow(ctx, l.host, l.Version)
 	}
-	if result.Applied() > 0 {
+	if result.Applied() > 0 || len(names) == len(l.domains) {
 		// What the work has taken is not needed while the host stays as it is.
 		debug.FreeOSMemory()
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/nodeagent/nodeagent/test/lab"
 	"github.com/nodeagent/nodeagent/test/servers"
 )
@@ -137,18 +139,22 @@ func (d *tour) snapshot(ctx context.Context) error {
 	if err := d.run(ctx, "nodeagent", "snapshot"); err != nil {
 		return err
 	}
-	return d.run(ctx, "nodeagent", "snapshot", "list")
+	return d.table(ctx, "nodeagent", "snapshot", "list")
 }
 
 // keep leaves the host in the hands of the service.
 func (d *tour) keep(ctx context.Context) error {
 	d.say("From here on nodeagent runs as a systemd service and keeps the host so.")
-	return d.run(ctx, "systemctl", "enable", "--now", "nodeagent.service")
+	if err := d.run(ctx, "systemctl", "enable", "nodeagent.service"); err != nil {
+		return err
+	}
+	// Restarted, not only started: a second demo has built another binary.
+	return d.run(ctx, "systemctl", "restart", "nodeagent.service")
 }
 
 func (d *tour) look(ctx context.Context) error {
 	d.say("How the host is now.")
-	if err := d.run(ctx, "nodeagent", "status"); err != nil {
+	if err := d.table(ctx, "nodeagent", "status"); err != nil {
 		return err
 	}
 	for _, args := range [][]string{{"get", "nodes", "-o", "wide"}, {"get", "deployments,services,pods", "-A", "-o", "wide"}} {
@@ -172,7 +178,22 @@ Done after %s. The host goes on running.
 
 // run shows a command on the host and what it prints, as it prints it.
 func (d *tour) run(ctx context.Context, args ...string) error {
-	fmt.Printf("\nmercury# %s\n", strings.Join(args, " "))
+	return d.show(ctx, args, args)
+}
+
+// table shows a command that prints tables on terminals only: script(1) gives
+// it one. Colours it has where the demo itself runs on a terminal.
+func (d *tour) table(ctx context.Context, args ...string) error {
+	onTerminal := []string{"script", "--quiet", "--return", "--command", strings.Join(args, " "), "/dev/null"}
+	if !term.IsTerminal(int(os.Stdout.Fd())) {
+		onTerminal = append([]string{"env", "NO_COLOR=1"}, onTerminal...)
+	}
+	return d.show(ctx, args, onTerminal)
+}
+
+// show prints the words of a command, carries it out and prints what it prints.
+func (d *tour) show(ctx context.Context, words, args []string) error {
+	fmt.Printf("\nmercury# %s\n", strings.Join(words, " "))
 	cmd, err := d.host.Command(ctx, args...)
 	if err != nil {
 		return err
@@ -182,9 +203,9 @@ func (d *tour) run(ctx context.Context, args ...string) error {
 	if err := cmd.Run(); err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
-			return fmt.Errorf("%s answered exit code %d", strings.Join(args, " "), exit.ExitCode())
+			return fmt.Errorf("%s answered exit code %d", strings.Join(words, " "), exit.ExitCode())
 		}
-		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+		return fmt.Errorf("%s: %w", strings.Join(words, " "), err)
 	}
 	return nil
 }
@@ -193,7 +214,8 @@ func (d *tour) run(ctx context.Context, args ...string) error {
 type indenter struct{ inLine bool }
 
 func (i *indenter) Write(p []byte) (int, error) {
-	for line := range strings.Lines(string(p)) {
+	// Terminals end lines with a carriage return, too.
+	for line := range strings.Lines(strings.ReplaceAll(string(p), "\r\n", "\n")) {
 		if !i.inLine {
 			line = "  " + line
 		}
