@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -30,10 +31,17 @@ type Settings struct {
 	Log     *slog.Logger
 }
 
+// gcPercent is how much the daemon's heap may grow before it is collected, in
+// percent of what is in use.
+const gcPercent = 50
+
 // Run is `nodeagent run`: it keeps the host converged until ctx is done. An
 // error means that it could not start: the fleet is not valid and never was, or
 // what it must watch cannot be watched.
 func Run(ctx context.Context, s Settings) error {
+	// The daemon is idle nearly always: memory counts for more than the CPU of
+	// a collection now and then.
+	debug.SetGCPercent(gcPercent)
 	d := &daemon{Settings: s, manager: manager{log: s.Log}, events: make(chan Event)}
 	d.lanes = []*lane{
 		newLane(d, "host", DomainKernel, DomainNetwork),

@@ -146,8 +146,9 @@ func (l *lane) after(ctx context.Context, names []string, result Result) {
 	if slices.Contains(names, DomainUnits) {
 		l.snapshots.follow(ctx, l.host, l.Version)
 	}
-	if result.Applied() > 0 || len(names) == len(l.domains) {
-		// What the work has taken is not needed while the host stays as it is.
+	if result.Applied() > 0 || slices.Contains(names, DomainUnits) || len(names) == len(l.domains) {
+		// What the look has taken is not needed while the host stays as it is.
+		// The polls, which are small, are left to the collector.
 		debug.FreeOSMemory()
 	}
 }
