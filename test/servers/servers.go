@@ -59,7 +59,7 @@ var all = []server{
 			"kube", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl",
 		}}},
 		compiler: quick,
-		expect:   "about 6 minutes on 2 cores",
+		expect:   "about 7 minutes on 2 cores",
 	},
 	{
 		name:   "etcd",
