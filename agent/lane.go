@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -149,6 +148,8 @@ func (l *lane) after(ctx context.Context, names []string, result Result) {
 	if result.Applied() > 0 || slices.Contains(names, DomainUnits) || len(names) == len(l.domains) {
 		// What the look has taken is not needed while the host stays as it is.
 		// The polls, which are small, are left to the collector.
-		debug.FreeOSMemory()
+		if err := release(); err != nil {
+			l.Log.Warn("memory that is not needed is kept", "error", err)
+		}
 	}
 }

@@ -17,9 +17,10 @@ import (
 // effectiveTimeout is how long a new binding may take until it counts.
 const effectiveTimeout = 30 * time.Second
 
-// readyTimeout is how long Apply waits for the API server, which may just have
-// been started, to be ready.
-const readyTimeout = time.Minute
+// readyTimeout is how long Apply waits for the API server to be ready. Whoever
+// started it has waited for that already; this is for one that is just being
+// restarted. One that does not run is not waited for any longer.
+const readyTimeout = 15 * time.Second
 
 // Apply carries out the changes of Diff with a client that holds the
 // superuser's certificate. It waits for the API server to be ready first. Each
