@@ -138,3 +138,24 @@ func mustParse(t *testing.T, expr string) calendar.Schedule {
 	}
 	return schedule
 }
+
+// TestReadmeShowsTheShippedFleet keeps the fleet in the README the real one.
+func TestReadmeShowsTheShippedFleet(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../hosts/fleets/mercury/*.toml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("files %v, %v", files, err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(readme), strings.TrimSpace(string(content))) {
+			t.Errorf("the README does not show %s as it is", file)
+		}
+	}
+}
