@@ -13,7 +13,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nodeagent/nodeagent/internal/cluster"
+	"github.com/nodeagent/nodeagent/internal/kernel"
 	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/internal/units"
+	"github.com/nodeagent/nodeagent/netcfg"
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 // Domain is one part of the host as the agent sees it.
@@ -70,11 +75,11 @@ func (v verbs[S]) Apply(ctx context.Context, changes []plan.Change, rep plan.Rep
 // Names of the domains in the order in which they are applied: each may build
 // on those before it, but fails without stopping them.
 const (
-	DomainKernel  = "kernel"
-	DomainNetwork = "network"
-	DomainPKI     = "pki"
-	DomainUnits   = "units"
-	DomainCluster = "cluster"
+	DomainKernel  = kernel.Domain
+	DomainNetwork = netcfg.Domain
+	DomainPKI     = pki.Domain
+	DomainUnits   = units.Domain
+	DomainCluster = cluster.Domain
 )
 
 // DomainNames returns the names of all domains in order.

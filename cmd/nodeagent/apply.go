@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -69,9 +68,7 @@ type domainApplied struct {
 func printResult(o *options, result agent.Result) error {
 	err := result.Err()
 	if o.json() {
-		enc := json.NewEncoder(o.stdout)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(resultJSON(result)); err != nil {
+		if err := printJSON(o, resultJSON(result)); err != nil {
 			return err
 		}
 	}

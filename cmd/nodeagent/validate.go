@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -91,9 +90,7 @@ func within(dir string, problems []hosts.Problem, several bool) []hosts.Problem 
 
 func printVerdicts(o *options, verdicts []verdict) error {
 	if o.json() {
-		enc := json.NewEncoder(o.stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(map[string]any{"fleets": verdicts})
+		return printJSON(o, map[string]any{"fleets": verdicts})
 	}
 	for _, v := range verdicts {
 		for _, w := range within(v.Fleet, v.Warnings, len(verdicts) > 1) {
