@@ -166,7 +166,7 @@ func (d *draft) readNetwork() {
 			MTU:       parsed[int](n.get("mtu")),
 			Master:    parsed[string](n.get("master")),
 			Peer:      parsed[string](n.get("peer")),
-			Addresses: values[netip.Prefix](n.get("addresses")),
+			Addresses: Plain(values[netip.Prefix](n.get("addresses"))...),
 		})
 	}
 	if routes := d.tree.get("network.route"); routes != nil {

@@ -174,7 +174,7 @@ func checkInvariants(t testing.TB, s *Spec) {
 	for _, l := range s.Network.Links {
 		must(l.Name != "" && l.Kind != "", "link "+l.Name)
 		for _, p := range l.Addresses {
-			must(p.IsValid(), "address of link "+l.Name)
+			must(p.Prefix.IsValid(), "address of link "+l.Name)
 		}
 	}
 	for _, r := range s.Network.Routes {
@@ -278,7 +278,7 @@ func TestJoinAndDerive(t *testing.T) {
 	sysctls["kernel.panic"] = "5"
 	delete(sysctls, "kernel.panic_on_oops")
 	check("sysctls of c", c.Kernel.Sysctls, sysctls)
-	check("links", c.Network.Links, []Link{{Name: "lan0", Kind: LinkPhysical, MTU: 9000, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.3/24")}}})
+	check("links", c.Network.Links, []Link{{Name: "lan0", Kind: LinkPhysical, MTU: 9000, Addresses: Plain(netip.MustParsePrefix("192.0.2.3/24"))}})
 	check("names", c.PKI.ExtraNames, []string{"api.three.example.org", "c.example.org"})
 	check("lifetimes", []time.Duration{a.PKI.Lifetime, a.PKI.RenewBefore, c.PKI.Lifetime, c.PKI.RenewBefore}, []time.Duration{2160 * time.Hour, 720 * time.Hour, 732 * time.Hour, 244 * time.Hour})
 	check("vault", a.PKI.Vault, &Vault{Address: "https://vault.example.org:8200", Mount: "pki"})

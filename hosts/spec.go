@@ -56,6 +56,13 @@ type Spec struct {
 	Etcd       Etcd
 	Snapshots  Snapshots
 
+	// Names is what the host knows of names without a DNS server's help, and
+	// whom it asks otherwise.
+	Names Names
+	// Drift says by domain ("network") what `run` does about a host that is no
+	// longer as the spec says; a domain that is not in it is repaired.
+	Drift map[string]Drift
+
 	// Peers are the other hosts of the fleet, sorted by name.
 	Peers []Peer
 
@@ -99,94 +106,6 @@ type Kernel struct {
 type Module struct {
 	Name       string
 	Parameters map[string]string
-}
-
-// LinkKind is the kind of a network link.
-type LinkKind string
-
-// The kinds of links. A physical link is never created or deleted.
-const (
-	LinkPhysical LinkKind = "physical"
-	LinkBridge   LinkKind = "bridge"
-	LinkVeth     LinkKind = "veth"
-)
-
-// Network is what the network domain sets: only what is written here is
-// managed, everything else on the host is left alone.
-type Network struct {
-	Links  []Link
-	Routes []Route
-	// WireGuard is nil where the host has no WireGuard device.
-	WireGuard *WireGuard
-}
-
-// Link is one network link.
-type Link struct {
-	Name string
-	Kind LinkKind
-	// MTU in bytes; 0 leaves it as it is.
-	MTU int
-	// Master is the bridge that the link is a port of, or empty.
-	Master string
-	// Peer is the name of the other end of a veth.
-	Peer string
-	// Addresses with their prefix lengths, in the order written.
-	Addresses []netip.Prefix
-}
-
-// Route is one unicast route of the main table.
-type Route struct {
-	// Destination is masked; 0.0.0.0/0 and ::/0 for "default".
-	Destination netip.Prefix
-	// Via is the gateway, invalid where the destination is on the link.
-	Via netip.Addr
-	// Device is the link's name; empty lets the kernel choose by the gateway.
-	Device string
-	// Metric is the priority; 0 leaves the kernel's default.
-	Metric int
-	// Source is the preferred source address, invalid where not set.
-	Source netip.Addr
-}
-
-// WireGuard is the host's own WireGuard device; its peers are derived from
-// Spec.Peers. The private key is made on the host and is never in a fleet.
-type WireGuard struct {
-	Interface string
-	Address   netip.Prefix // the host's address with the range's prefix length
-	Port      int
-	MTU       int
-	PublicKey string // base64, 32 bytes; empty until the host has made its key
-	Keepalive time.Duration
-}
-
-// WireGuardPeer is a peer's part of the mesh.
-type WireGuardPeer struct {
-	Address   netip.Addr
-	PublicKey string
-	Endpoint  string // host:port, where the peer is reached from outside
-}
-
-// Firewall is the host's inbound packet filter. Established connections,
-// loopback, and ICMP as needed for path MTU and neighbour discovery are always
-// accepted; everything else that no Allow names is dropped.
-type Firewall struct {
-	// Enabled is false where the fleet has no [firewall] table: nodeagent then
-	// leaves the host's packet filter alone.
-	Enabled bool
-	Allow   []Allow
-}
-
-// Allow accepts new inbound connections.
-type Allow struct {
-	// Name is what the rule is for, for people: "ssh".
-	Name     string
-	Protocol string // "tcp" or "udp"
-	Ports    []uint16
-	// From are source ranges; empty means from anywhere. "fleet" in a file has
-	// been replaced by the other hosts' addresses, "pods" by the pod range.
-	From []netip.Prefix
-	// Interfaces restricts the rule to inbound interfaces; empty means any.
-	Interfaces []string
 }
 
 // PKI is who issues certificates and how long they live.

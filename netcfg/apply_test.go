@@ -126,7 +126,7 @@ func TestWhatIsSomebodysStays(t *testing.T) {
 	// lan1 without a master in the spec stays somebody's port.
 	spec.Network.Links = append(spec.Network.Links, hosts.Link{
 		Name: "lan1", Kind: hosts.LinkPhysical,
-		Addresses: []netip.Prefix{netip.MustParsePrefix("172.18.0.1/16")},
+		Addresses: hosts.Plain(netip.MustParsePrefix("172.18.0.1/16")),
 	})
 	converge(t, sys, Want(spec))
 	after := dumpNetwork(t)
@@ -170,9 +170,9 @@ func TestKilledBetweenAnyTwoWrites(t *testing.T) {
 	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
 	other := &hosts.Spec{Name: "mercury", Network: hosts.Network{
 		Links: []hosts.Link{
-			{Name: "br1", Kind: hosts.LinkBridge, Addresses: []netip.Prefix{prefix("10.20.0.1/24"), prefix("10.20.0.2/24")}},
+			{Name: "br1", Kind: hosts.LinkBridge, Addresses: hosts.Plain(prefix("10.20.0.1/24"), prefix("10.20.0.2/24"))},
 			{Name: "vpod", Kind: hosts.LinkVeth, Peer: "vnew", Master: "br1"}, // another other end: made anew
-			{Name: "lan0", Kind: hosts.LinkPhysical, MTU: 1400, Addresses: []netip.Prefix{prefix("192.0.2.11/24"), prefix("2001:db8::10/48")}},
+			{Name: "lan0", Kind: hosts.LinkPhysical, MTU: 1400, Addresses: hosts.Plain(prefix("192.0.2.11/24"), prefix("2001:db8::10/48"))},
 		},
 		Routes: []hosts.Route{
 			{Destination: prefix("0.0.0.0/0"), Via: addr("192.0.2.1")},
@@ -239,7 +239,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	somebodysVeth(t, "lan0", "wire0")
 	somebodysVeth(t, "br7", "wire7")
 	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
-	lan0 := hosts.Link{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: []netip.Prefix{prefix("192.0.2.10/24")}}
+	lan0 := hosts.Link{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: hosts.Plain(prefix("192.0.2.10/24"))}
 	for _, c := range []struct {
 		name string
 		net  hosts.Network
@@ -247,7 +247,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}{
 		{
 			"a physical link that is not there",
-			hosts.Network{Links: []hosts.Link{{Name: "eno1", Kind: hosts.LinkPhysical, Addresses: []netip.Prefix{prefix("192.0.2.9/24")}}}},
+			hosts.Network{Links: []hosts.Link{{Name: "eno1", Kind: hosts.LinkPhysical, Addresses: hosts.Plain(prefix("192.0.2.9/24"))}}},
 			[]string{`create link eno1: link "eno1" is not on this host; links found: br7, lan0, lo, wire0, wire7`},
 		},
 		{

@@ -16,7 +16,7 @@ func busyHost() State {
 	for i := range 50 {
 		network.Links = append(network.Links, hosts.Link{
 			Name: fmt.Sprintf("v%d", i), Kind: hosts.LinkVeth, Peer: fmt.Sprintf("w%d", i),
-			Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 1}), 24)},
+			Addresses: hosts.Plain(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 1}), 24)),
 		})
 	}
 	for i := range 1000 {

@@ -181,8 +181,8 @@ func mercury() *hosts.Spec {
 	return &hosts.Spec{Name: "mercury", Network: hosts.Network{
 		Links: []hosts.Link{
 			{Name: "vpod", Kind: hosts.LinkVeth, Peer: "vhost", Master: "br0", MTU: 1450},
-			{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: []netip.Prefix{prefix("192.0.2.10/24"), prefix("2001:db8::10/64")}},
-			{Name: "br0", Kind: hosts.LinkBridge, MTU: 1450, Addresses: []netip.Prefix{prefix("10.20.0.1/24")}},
+			{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: hosts.Plain(prefix("192.0.2.10/24"), prefix("2001:db8::10/64"))},
+			{Name: "br0", Kind: hosts.LinkBridge, MTU: 1450, Addresses: hosts.Plain(prefix("10.20.0.1/24"))},
 		},
 		Routes: []hosts.Route{
 			{Destination: prefix("0.0.0.0/0"), Via: addr("198.51.100.1"), Device: "lan0"},

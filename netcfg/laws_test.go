@@ -76,9 +76,9 @@ func (w *world) link(l hosts.Link) {
 		w.subnets = w.subnets[1:]
 		for _, host := range w.r.Perm(3)[:1+w.r.IntN(3)] {
 			if subnet < 4 {
-				l.Addresses = append(l.Addresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(subnet), byte(host + 1)}), []int{24, 24, 25}[w.r.IntN(3)]))
+				l.Addresses = append(l.Addresses, hosts.Address{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(subnet), byte(host + 1)}), []int{24, 24, 25}[w.r.IntN(3)])})
 			} else {
-				l.Addresses = append(l.Addresses, netip.MustParsePrefix(fmt.Sprintf("fd00:%d::%d/%d", subnet, host+1, []int{64, 64, 48}[w.r.IntN(3)])))
+				l.Addresses = append(l.Addresses, hosts.Address{Prefix: netip.MustParsePrefix(fmt.Sprintf("fd00:%d::%d/%d", subnet, host+1, []int{64, 64, 48}[w.r.IntN(3)]))})
 			}
 		}
 	}
@@ -95,12 +95,12 @@ func (w *world) routes() {
 		link := l[w.r.IntN(len(l))]
 		v6 := w.one(3)
 		route := hosts.Route{Metric: []int{0, 0, 100, 1024}[w.r.IntN(4)], Destination: destination(w.r, v6)}
-		addresses := slices.DeleteFunc(slices.Clone(link.Addresses), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
+		addresses := slices.DeleteFunc(slices.Clone(link.Addresses), func(p hosts.Address) bool { return p.Prefix.Addr().Is6() != v6 })
 		switch {
 		case len(addresses) == 0 || w.one(4):
 			route.Device = link.Name
 		default:
-			network := addresses[w.r.IntN(len(addresses))]
+			network := addresses[w.r.IntN(len(addresses))].Prefix
 			route.Via = gatewayIn(network)
 			if w.one(2) {
 				route.Device = link.Name

@@ -19,7 +19,7 @@ import (
 func physical(name string, addresses ...string) hosts.Link {
 	l := hosts.Link{Name: name, Kind: hosts.LinkPhysical}
 	for _, a := range addresses {
-		l.Addresses = append(l.Addresses, netip.MustParsePrefix(a))
+		l.Addresses = append(l.Addresses, hosts.Address{Prefix: netip.MustParsePrefix(a)})
 	}
 	return l
 }
@@ -95,7 +95,7 @@ delete address 192.0.2.10/24 on lan0 [disconnect] "192.0.2.10/24" -> "": nodeage
 func TestAddressesOnOwnLinks(t *testing.T) {
 	newNamespace(t)
 	sys := open(t)
-	want := network([]hosts.Link{{Name: "br0", Kind: hosts.LinkBridge, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}}})
+	want := network([]hosts.Link{{Name: "br0", Kind: hosts.LinkBridge, Addresses: hosts.Plain(netip.MustParsePrefix("10.0.0.1/24"))}})
 	converge(t, sys, want)
 	somebodysAddress(t, "br0", "10.0.9.1/24")
 	leased, err := netlink.ParseAddr("10.0.8.1/24")
@@ -266,7 +266,7 @@ func TestKindChangesMakeAnew(t *testing.T) {
 	somebodysVeth(t, "lan0", "wire0")
 	sys := open(t)
 	route := hosts.Route{Destination: netip.MustParsePrefix("10.99.0.0/16"), Via: netip.MustParseAddr("10.0.0.254")}
-	address := []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}
+	address := hosts.Plain(netip.MustParsePrefix("10.0.0.1/24"))
 	converge(t, sys, network([]hosts.Link{
 		{Name: "x0", Kind: hosts.LinkBridge, Addresses: address},
 		{Name: "lan0", Kind: hosts.LinkPhysical, Master: "x0"},

@@ -50,10 +50,10 @@ func wantLinks(specs []hosts.Link) []Link {
 	return mastersFirst(links)
 }
 
-func wantAddresses(prefixes []netip.Prefix) []Address {
+func wantAddresses(specs []hosts.Address) []Address {
 	var addresses []Address
-	for _, p := range prefixes {
-		addresses = append(addresses, Address{Prefix: p, Owned: true})
+	for _, s := range specs {
+		addresses = append(addresses, Address{Prefix: s.Prefix, Owned: true})
 	}
 	sortAddresses(addresses)
 	return slices.Compact(addresses)

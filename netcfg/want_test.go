@@ -15,7 +15,7 @@ func TestRoutesToPods(t *testing.T) {
 	base := func() *hosts.Spec {
 		spec := &hosts.Spec{Name: "a", Roles: []hosts.Role{hosts.RoleWorker}, Address: addr("192.0.2.1")}
 		spec.Kubernetes.CNI = "bridge"
-		spec.Network.Links = []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: []netip.Prefix{prefix("192.0.2.1/24")}}}
+		spec.Network.Links = []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: hosts.Plain(prefix("192.0.2.1/24"))}}
 		spec.Peers = []hosts.Peer{
 			{Name: "b", Address: addr("192.0.2.2"), PodRange: prefix("10.244.1.0/24")},
 			{Name: "c", Address: addr("192.0.2.3")}, // no worker

@@ -136,11 +136,11 @@ func TestWatchSurvivesMissedEvents(t *testing.T) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, watchedGroups...)
 	must(t, err)
 	must(t, socket.SetReceiveBufferSize(1, false)) // the kernel gives its minimum
-	var prefixes []netip.Prefix
+	var addresses []hosts.Address
 	for i := range 50 {
-		prefixes = append(prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 1}), 24))
+		addresses = append(addresses, hosts.Plain(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 1}), 24))...)
 	}
-	converge(t, sys, Want(&hosts.Spec{Network: hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: prefixes}}}}))
+	converge(t, sys, Want(&hosts.Spec{Network: hosts.Network{Links: []hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: addresses}}}}))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
