@@ -138,6 +138,11 @@ func (o setLink) apply(ctx context.Context, sys *System) error {
 			return fmt.Errorf("bring up link %q: %w", o.name, explain(err))
 		}
 	}
+	if o.down && link.Attrs().Flags&1 != 0 {
+		if err := edit(ctx, func() error { return sys.nl.LinkSetDown(link) }); err != nil {
+			return fmt.Errorf("bring down link %q: %w", o.name, explain(err))
+		}
+	}
 	return sys.keep(ctx, o.bridges)
 }
 

@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func (sys *System) kernelRoute(r Route) (netlink.Route, error) {
 	route := netlink.Route{
 		Dst:      &net.IPNet{IP: r.Destination.Addr().AsSlice(), Mask: net.CIDRMask(r.Destination.Bits(), r.Destination.Addr().BitLen())},
 		Priority: r.Metric,
-		Protocol: RouteProtocol,
+		Protocol: netlink.RouteProtocol(cmp.Or(r.Protocol, RouteProtocol)),
 		Table:    unix.RT_TABLE_MAIN,
 		Type:     unix.RTN_UNICAST,
 	}

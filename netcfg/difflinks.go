@@ -145,9 +145,14 @@ func (d *linkDiffer) set(h, w Link) {
 		reasons = append(reasons, reason)
 		effect = plan.Disconnect
 	}
-	if !h.Up {
+	switch {
+	case !h.Up && (w.Up || !w.Exact):
 		o.up, after.Up = true, true
 		reasons = append(reasons, "it is down")
+	case h.Up && !w.Up && w.Exact:
+		o.down, after.Up = true, false
+		reasons = append(reasons, "it was down")
+		effect = plan.Disconnect
 	}
 	if len(reasons) > 0 {
 		o.bridges = d.keep(slices.Compact([]string{h.Master, after.Master})...)
@@ -164,6 +169,8 @@ func (d *linkDiffer) masterReason(h, w Link) string {
 		return ""
 	case w.Master != "":
 		return fmt.Sprintf("the spec wants master %s", w.Master)
+	case w.Exact:
+		return "it had no master"
 	case d.have[h.Master].Owned:
 		return "the spec wants no master"
 	}

@@ -122,6 +122,7 @@ func kernelMetric(w Route) int {
 // says, comparing only what the spec sets.
 func satisfies(h, w Route) bool {
 	return h.Other == "" && h.Via == w.Via &&
+		(w.Protocol == 0 || w.Protocol == RouteProtocol || h.Protocol == w.Protocol) &&
 		(w.Device == "" || h.Device == w.Device) &&
 		(!w.Source.IsValid() || h.Source == w.Source)
 }

@@ -18,6 +18,11 @@ import (
 // cannot be read the others are returned with an error that names it: without
 // CAP_NET_ADMIN those are WireGuard and the firewall.
 func (sys *System) Observe(ctx context.Context, want State) (State, error) {
+	return sys.observe(ctx, want, false)
+}
+
+// observe is Observe; everyRoute asks for all routes of the main table.
+func (sys *System) observe(ctx context.Context, want State, everyRoute bool) (State, error) {
 	if err := ctx.Err(); err != nil {
 		return State{}, err
 	}
@@ -32,7 +37,7 @@ func (sys *System) Observe(ctx context.Context, want State) (State, error) {
 	if err != nil {
 		failed = append(failed, fmt.Errorf("list addresses: %w", explain(err)))
 	}
-	have.Routes, err = sys.observeRoutes(kernel, want)
+	have.Routes, err = sys.observeRoutes(kernel, want, everyRoute)
 	if err != nil {
 		failed = append(failed, fmt.Errorf("list routes: %w", explain(err)))
 	}

@@ -11,7 +11,7 @@ import (
 
 // observeRoutes returns the routes of the main table that nodeagent made and
 // those whose destination the wanted state names, sorted.
-func (sys *System) observeRoutes(kernel kernelLinks, want State) ([]Route, error) {
+func (sys *System) observeRoutes(kernel kernelLinks, want State, every bool) ([]Route, error) {
 	destinations := make(map[netip.Prefix]bool, len(want.Routes))
 	for _, w := range want.Routes {
 		destinations[w.Destination] = true
@@ -19,7 +19,7 @@ func (sys *System) observeRoutes(kernel kernelLinks, want State) ([]Route, error
 	var routes []Route
 	var failed []error
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		found, err := dump(func() ([]Route, error) { return sys.listRoutes(kernel, family, destinations) })
+		found, err := dump(func() ([]Route, error) { return sys.listRoutes(kernel, family, every, destinations) })
 		routes = append(routes, found...)
 		failed = append(failed, err)
 	}
@@ -27,11 +27,11 @@ func (sys *System) observeRoutes(kernel kernelLinks, want State) ([]Route, error
 	return routes, errors.Join(failed...)
 }
 
-func (sys *System) listRoutes(kernel kernelLinks, family int, destinations map[netip.Prefix]bool) ([]Route, error) {
+func (sys *System) listRoutes(kernel kernelLinks, family int, every bool, destinations map[netip.Prefix]bool) ([]Route, error) {
 	var routes []Route
 	err := sys.nl.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE, func(k netlink.Route) bool {
 		destination := prefixOf(k, family)
-		if k.Protocol == RouteProtocol || destinations[destination] {
+		if k.Protocol == RouteProtocol || every || destinations[destination] {
 			// Routes of another type of service are beside those of the spec and
 			// never in their way.
 			if k.Tos == 0 {

@@ -19,6 +19,7 @@ type (
 		mtu     int     // 0: leave
 		master  *string // nil: leave; "": none
 		up      bool    // bring up
+		down    bool    // bring down
 		bridges []keepMTU
 	}
 	// deleteLink removes a link of ours.

@@ -68,6 +68,9 @@ type Link struct {
 	// Marked tells that the alias is set. A link of ours without it was left
 	// half made and is known by the group that it was created in.
 	Marked bool
+	// Exact tells that the link is wanted as it once was ([Back]): without a
+	// master none, whoever set it, and down where it is not Up. Wanted only.
+	Exact bool
 	// Driver is what the kernel calls the kind ("dummy", "bond", "" for most
 	// hardware). Observed only, for messages.
 	Driver string
@@ -90,9 +93,10 @@ type Route struct {
 	Device      string       // wanted: "" lets the kernel choose
 	Metric      int          // wanted: 0 is the kernel's default, 1024 for IPv6
 	Source      netip.Addr   // wanted: invalid accepts any
-	// Protocol is who made the route (rtm_protocol), [RouteProtocol] for ours.
-	// Observed only: a wanted route that exists with the same values satisfies
-	// whoever made it, and is left to its maker.
+	// Protocol is who made the route (rtm_protocol), [RouteProtocol] for ours. A
+	// wanted route of ours that exists with the same values satisfies whoever
+	// made it, and is left to its maker. Wanted is another protocol only on the
+	// way back ([Back]), where the route is to be its maker's again.
 	Protocol int
 	// Other names what a spec cannot say ("blackhole", "several gateways"); a
 	// route with it never satisfies. Observed only.

@@ -186,7 +186,7 @@ func diffWireGuardLink(have, want *WireGuard) []plan.Change {
 		before, after = append(before, fmt.Sprintf("mtu %d", have.MTU)), append(after, fmt.Sprintf("mtu %d", want.MTU))
 	}
 	held := func(a Address) bool { return a.Prefix == want.Address }
-	if !slices.ContainsFunc(have.Addresses, held) {
+	if want.Address.IsValid() && !slices.ContainsFunc(have.Addresses, held) {
 		changes = append(changes, change(fmt.Sprintf("address %s on %s", want.Address, want.Interface), plan.ActionCreate, plan.Quiet,
 			reasonMissing, "", want.Address.String(), addAddress{want.Interface, want.Address}))
 	}

@@ -1,0 +1,163 @@
+package netcfg
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/hosts"
+)
+
+// Back returns the wanted state that leads back to have once want was applied
+// in part or whole: what nodeagent owns, and of what others made that alone
+// which applying want changes. have was observed with [System.Before].
+//
+// The error names what could not be brought back exactly: then want must not be
+// tried on the understanding that it can be undone.
+func Back(have, want State) (State, error) {
+	var lost []error
+	back := State{Routes: backRoutes(have, want, &lost)}
+	links := map[string]Link{}
+	wanted := byName(want.Links)
+	for _, h := range have.Links {
+		if _, touched := wanted[h.Name]; touched || h.Owned || hasOwned(h.Addresses) {
+			links[h.Name] = backLink(h, wanted[h.Name], &lost)
+		}
+	}
+	back.Links = mastersFirst(links)
+	back.WireGuard = backWireGuard(have.WireGuard, &lost)
+	back.Firewall = backFirewall(have.Firewall, &lost)
+	return back, errors.Join(lost...)
+}
+
+// backLink is the link as it was, with the addresses that are nodeagent's.
+func backLink(h, w Link, lost *[]error) Link {
+	l := Link{
+		Name: h.Name, Kind: hosts.LinkPhysical, MTU: h.MTU, Master: h.Master, Up: h.Up,
+		Owned: h.Owned, Marked: h.Owned, Exact: true,
+	}
+	if h.Owned {
+		l.Kind, l.Peer = h.Kind, h.Peer
+	}
+	for _, a := range h.Addresses {
+		if a.Owned {
+			l.Addresses = append(l.Addresses, a)
+			continue
+		}
+		for _, n := range w.Addresses {
+			if n.Prefix.Addr().Is6() && n.Prefix.Addr() == a.Prefix.Addr() && n.Prefix != a.Prefix {
+				*lost = append(*lost, fmt.Errorf("address %s of link %q, which is not nodeagent's, would be replaced by %s", a.Prefix, h.Name, n.Prefix))
+			}
+		}
+	}
+	return l
+}
+
+// backRoutes are our routes, and those of people and DHCP that applying want
+// replaces or that go with the last address of a link that it names: the kernel
+// removes them silently (fib_disable_ip). Routing daemons and the kernel keep
+// their own.
+func backRoutes(have, want State, lost *[]error) []Route {
+	wanted := byName(want.Links)
+	owned := map[string]bool{}
+	for _, h := range have.Links {
+		owned[h.Name] = h.Owned || hasOwned(h.Addresses)
+	}
+	var routes []Route
+	for _, h := range have.Routes {
+		replaced := slices.ContainsFunc(want.Routes, func(w Route) bool { return sameSlot(h, w) && !satisfies(h, w) })
+		_, named := wanted[h.Device]
+		switch {
+		case h.Protocol == RouteProtocol:
+		case replaced:
+		case (named || owned[h.Device]) && h.Other == "" && slices.Contains([]int{unix.RTPROT_BOOT, unix.RTPROT_STATIC, unix.RTPROT_DHCP}, h.Protocol):
+		default:
+			continue
+		}
+		if h.Other != "" {
+			*lost = append(*lost, fmt.Errorf("route %q, made by %s, would be replaced", h, h.maker()))
+			continue
+		}
+		routes = append(routes, h)
+	}
+	sortRoutes(routes)
+	return slices.Compact(routes)
+}
+
+// backWireGuard turns an observed device into a wanted one. The private key is
+// the host's own and does not change.
+func backWireGuard(h *WireGuard, lost *[]error) *WireGuard {
+	if h == nil || h.Device != WireGuardLink {
+		return nil
+	}
+	w := &WireGuard{Interface: h.Interface, Folder: h.Folder, MTU: h.MTU, Port: h.Port}
+	for _, a := range h.Addresses {
+		if a.Owned && !w.Address.IsValid() {
+			w.Address = a.Prefix
+		}
+	}
+	for _, p := range h.Peers {
+		if p.Preshared {
+			*lost = append(*lost, fmt.Errorf("preshared key of WireGuard peer %s, which nobody may read, would be removed", p.label()))
+		}
+		w.Peers = append(w.Peers, p)
+	}
+	return w
+}
+
+func backFirewall(h *Firewall, lost *[]error) *Firewall {
+	if h == nil {
+		return nil
+	}
+	ours := h.Base == firewallBase && len(h.Other) == 0 &&
+		!slices.ContainsFunc(h.Rules, func(r FirewallRule) bool { return r.Other != "" })
+	if !ours {
+		*lost = append(*lost, fmt.Errorf("what somebody else put into nodeagent's nftables table %q would be removed", FirewallTable))
+	}
+	return h
+}
+
+// AfterBoot returns what of a way back still holds after a reboot: others set up
+// anew what is theirs, nodeagent only what it owns or manages.
+func (s State) AfterBoot() State {
+	left := s
+	left.Links, left.Routes = nil, nil
+	for _, l := range s.Links {
+		if !l.Owned && !l.Up {
+			continue // Diff brings up what is wanted
+		}
+		l.Exact = false
+		left.Links = append(left.Links, l)
+	}
+	for _, r := range s.Routes {
+		if r.Protocol == RouteProtocol {
+			left.Routes = append(left.Routes, r)
+		}
+	}
+	return left
+}
+
+// Join returns the way back of a second attempt that began before the first was
+// confirmed: to where the first began, and besides to what only the second
+// touches of what others made. later was taken when the second began.
+func (s State) Join(later State) State {
+	joined := s
+	links := byName(s.Links)
+	for _, l := range later.Links {
+		if _, known := links[l.Name]; !known && !l.Owned && !hasOwned(l.Addresses) {
+			links[l.Name] = l
+		}
+	}
+	joined.Links = mastersFirst(links)
+	joined.Routes = slices.Clone(s.Routes)
+	for _, r := range later.Routes {
+		taken := slices.ContainsFunc(s.Routes, func(f Route) bool { return sameSlot(f, r) })
+		if r.Protocol != RouteProtocol && !taken {
+			joined.Routes = append(joined.Routes, r)
+		}
+	}
+	sortRoutes(joined.Routes)
+	return joined
+}
