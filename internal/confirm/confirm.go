@@ -1,0 +1,146 @@
+// Package confirm decides about changes of the network that undo themselves
+// unless somebody confirms them. It is pure: records and moments in, decisions
+// out; [Store] alone touches the disk.
+//
+// Words: an attempt is a change that awaits confirmation; the way back is the
+// last confirmed network; a rejected spec is one whose attempt was undone.
+package confirm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Moment is a time that no setting of the clock moves: how long the host has
+// been up (CLOCK_BOOTTIME), in the boot with the id.
+type Moment struct {
+	Boot string        `json:"boot"`
+	Up   time.Duration `json:"up"`
+}
+
+// Attempt is a change of the network that awaits confirmation.
+type Attempt struct {
+	// Network is the digest of the wanted network, Spec that of the spec.
+	Network string `json:"network"`
+	Spec    string `json:"spec"`
+	// Back is the last confirmed network.
+	Back json.RawMessage `json:"back"`
+	// BackBoot is the id of the boot in which Back was observed.
+	BackBoot string `json:"backBoot"`
+	// Deadline is when it is undone; Until is the same by the clock, for people.
+	Deadline Moment        `json:"deadline"`
+	Until    time.Time     `json:"until"`
+	Patience time.Duration `json:"patience"`
+	// Changed is when the change was complete; zero before that.
+	Changed Moment `json:"changed,omitzero"`
+	// Undoing is why the attempt is being undone, "" while it is not. From then
+	// on it cannot be confirmed.
+	Undoing string `json:"undoing,omitempty"`
+}
+
+// Rejected is a spec whose network is not tried again by itself.
+type Rejected struct {
+	Network string          `json:"network"`
+	Spec    string          `json:"spec"`
+	Reason  string          `json:"reason"`
+	At      time.Time       `json:"at"`
+	Back    json.RawMessage `json:"back"`
+	// BackBoot is the id of the boot in which Back was observed.
+	BackBoot string `json:"backBoot"`
+}
+
+// Records are what is remembered; nil where there is none.
+type Records struct {
+	Attempt  *Attempt
+	Rejected *Rejected
+}
+
+// Due tells what is to be done about an attempt now: why it must be undone, or
+// how long it may still be confirmed. Without an attempt both are zero.
+func (r Records) Due(now Moment) (undo string, left time.Duration) {
+	a := r.Attempt
+	switch {
+	case a == nil:
+		return "", 0
+	case a.Undoing != "":
+		return a.Undoing, 0
+	case a.Deadline.Boot != now.Boot:
+		return "the host was rebooted before anybody confirmed", 0
+	case now.Up >= a.Deadline.Up:
+		return fmt.Sprintf("nobody confirmed within %s", a.Patience), 0
+	}
+	return "", a.Deadline.Up - now.Up
+}
+
+// The reasons for which an attempt is not confirmed.
+var (
+	ErrNothing     = errors.New("no change of the network awaits confirmation")
+	ErrTooLate     = errors.New("too late, the change is being undone")
+	ErrInterrupted = errors.New("the change was not completed: it is being made, or was interrupted and will be undone")
+	ErrOldSession  = errors.New("this session began before the change and proves nothing: open a new connection to the host and confirm there")
+	ErrNoSession   = errors.New("this is no ssh session; say --local if you sit at the host's console")
+)
+
+// Confirmable tells whether the session may confirm the attempt now: nil, or
+// why not.
+func (r Records) Confirmable(now Moment, s Session, local bool) error {
+	a := r.Attempt
+	if a == nil {
+		return ErrNothing
+	}
+	if undo, _ := r.Due(now); undo != "" {
+		return fmt.Errorf("%w: %s", ErrTooLate, undo)
+	}
+	if a.Changed == (Moment{}) {
+		return ErrInterrupted
+	}
+	switch {
+	case s.Remote && s.Since <= a.Changed.Up:
+		return ErrOldSession
+	case !s.Remote && !local:
+		return ErrNoSession
+	}
+	return nil
+}
+
+// Session is where a command comes from.
+type Session struct {
+	// Remote tells that it comes over a connection.
+	Remote bool
+	// Since is when its oldest process began, as the time since boot.
+	Since time.Duration
+}
+
+// Process is one of the command's ancestors.
+type Process struct {
+	Name string
+	// Started is the time since boot, to a hundredth of a second.
+	Started time.Duration
+	// Listens tells that it waits for connections: it is no part of one.
+	Listens bool
+}
+
+// servers are the names of processes that serve one ssh connection.
+var servers = map[string]bool{"sshd": true, "sshd-session": true, "sshd-auth": true, "dropbear": true}
+
+// SessionOf reads where a command comes from off its ancestors, the nearest
+// first. A connection is as old as the oldest of its server's processes: a new
+// session that is multiplexed over an old connection proves nothing. sshEnv
+// tells that the environment names an ssh connection; where no ancestor serves
+// one (tmux, screen), its age is not known and the session counts as old.
+func SessionOf(ancestors []Process, sshEnv bool) Session {
+	s := Session{Remote: sshEnv}
+	found := false
+	for _, p := range ancestors {
+		if !servers[p.Name] || p.Listens {
+			continue
+		}
+		if !found || p.Started < s.Since {
+			s.Since = p.Started
+		}
+		s.Remote, found = true, true
+	}
+	return s
+}
