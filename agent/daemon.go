@@ -55,12 +55,14 @@ func Run(ctx context.Context, s Settings) error {
 		return err
 	}
 	defer d.host.Close()
+	d.host.heed = true
 	if err := d.watch(ctx); err != nil {
 		return err
 	}
 	s.Log.Info("nodeagent runs", "host", spec.Name, "spec", spec.Digest, "version", s.Version)
 	go d.manager.watchdog(ctx, d.stuck)
 	go d.dispatch(ctx)
+	d.endAttempt(ctx)
 	d.runLanes(ctx)
 	d.manager.stopping()
 	d.snapshots.stop()

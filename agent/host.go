@@ -30,6 +30,12 @@ type Host struct {
 	kernel  *kernel.System
 	network *netcfg.System
 	systemd *units.Systemd
+	// heed makes the network domain keep away from rejected specs, as the
+	// daemon does; a person's apply may try one again.
+	heed bool
+	// trying is set while an attempt is made: else the network is left alone as
+	// long as one awaits confirmation.
+	trying atomic.Bool
 }
 
 // Open opens the running host for a spec. It changes nothing.
@@ -86,10 +92,10 @@ func (h *Host) kernelDomain() Domain {
 func (h *Host) networkDomain() Domain {
 	return verbs[netcfg.State]{
 		name:    DomainNetwork,
-		want:    func(context.Context) (netcfg.State, error) { return netcfg.WantIn(h.root, h.Spec()), nil },
+		want:    func(context.Context) (netcfg.State, error) { return h.wantNetwork() },
 		observe: h.network.Observe,
 		diff:    netcfg.Diff,
-		apply:   h.network.Apply,
+		apply:   h.applyNetwork,
 	}
 }
 
@@ -199,7 +205,7 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 	if err := watchSignals(ctx, h.log, h.systemd.Watch, events, services); err != nil {
 		return err
 	}
-	for dir, domain := range map[string]string{h.root.PKI(): DomainPKI, h.root.Components(): DomainUnits} {
+	for dir, domain := range map[string]string{h.root.PKI(): DomainPKI, h.root.Components(): DomainUnits, h.root.Confirm(): DomainNetwork} {
 		if err := atomicfile.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}

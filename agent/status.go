@@ -43,6 +43,8 @@ type Status struct {
 	Etcd         *EtcdStatus          `json:"etcd,omitempty"`
 	Nodes        []cluster.NodeStatus `json:"nodes"`
 	Snapshots    *SnapshotStatus      `json:"snapshots,omitempty"`
+	// Confirm is a change of the network that awaits confirmation or was undone.
+	Confirm *ConfirmStatus `json:"confirm,omitempty"`
 	// Problems are what makes the host not healthy, a line each.
 	Problems []string `json:"problems"`
 	// Warnings are what a person should know, though nothing fails, a line each.
@@ -120,6 +122,8 @@ func (h *Host) Status(ctx context.Context) Status {
 	parts.Wait()
 	s.Converged = !slices.ContainsFunc(s.Domains, func(d DomainStatus) bool { return !d.Converged })
 	s.Problems = s.problems(spec, nodesErr)
+	s.Confirm = h.confirmStatus()
+	s.Problems = append(s.Problems, s.Confirm.problems()...)
 	s.Healthy = len(s.Problems) == 0
 	s.Warnings = s.warnings(serviceErr)
 	return s

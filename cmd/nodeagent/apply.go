@@ -28,6 +28,7 @@ again at any time.`,
 		Args: noArgs,
 	}
 	names := only(cmd)
+	patience := cmd.Flags().Duration("confirm", 0, "undo the change of the network unless `nodeagent confirm` comes over a new connection within this `time`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		host, err := o.open(cmd)
 		if err != nil {
@@ -36,6 +37,9 @@ again at any time.`,
 		defer host.Close()
 		if _, err := pick(host, *names); err != nil {
 			return err
+		}
+		if cmd.Flags().Changed("confirm") {
+			return tryNetwork(cmd, o, host, *names, *patience)
 		}
 		lock, err := agent.Acquire(cmd.Context(), "", *names, lockPatience)
 		if err != nil {

@@ -49,6 +49,10 @@ func (r Root) EtcdMarker() string { return r.join("var/lib/nodeagent/etcd/initia
 // Snapshots is the default folder of etcd snapshots.
 func (r Root) Snapshots() string { return filepath.Join(r.State(), "snapshots") }
 
+// Confirm is the folder of what is remembered of network changes that await
+// confirmation, or were undone; mode 0700.
+func (r Root) Confirm() string { return filepath.Join(r.State(), "confirm") }
+
 // Runtime is the folder for sockets and locks that need not survive a reboot.
 func (r Root) Runtime() string { return r.join("run/nodeagent") }
 
