@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"internal/layout":     {},
 	"internal/atomicfile": {},
 	"internal/calendar":   {},
+	"internal/confirm":    {"internal/atomicfile"},
 	"hosts":               {"internal/calendar", "internal/layout"},
 	"netcfg":              domainMayImport,
 	"pki":                 domainMayImport,
@@ -31,9 +32,10 @@ var mayImport = map[string][]string{
 	"internal/kube":       append([]string{"internal/units"}, domainMayImport...),
 	"agent": append([]string{
 		"netcfg", "pki", "etcdops", "internal/kernel", "internal/units", "internal/kube", "internal/cluster",
+		"internal/confirm",
 	}, domainMayImport...),
 	"cmd/nodeagent": {
-		"agent", "hosts", "etcdops", "pki", "internal/plan", "internal/layout",
+		"agent", "hosts", "etcdops", "pki", "internal/confirm", "internal/plan", "internal/layout",
 	},
 }
 

@@ -22,8 +22,10 @@ func dumped(t testing.TB) string {
 	// Left out: carrier and link-local addresses, which come and go by themselves.
 	const links = `ip -o link | sed -E 's/^[0-9]+: ([^:]*): <([^>]*)>/\1 \2/; s/(LOWER_UP|NO-CARRIER|M-DOWN),?//g; s/, / /; s/link.*//; s/state [A-Z]*//' | sort`
 	for _, c := range [][]string{
-		{"ip", "-o", "address", "show", "scope", "global"}, {"ip", "-4", "route"},
-		{"sh", "-c", "ip -6 route | grep -v '^fe80' || true"}, {"sh", "-c", links},
+		{"ip", "-o", "address", "show", "scope", "global"},
+		{"ip", "-4", "route"},
+		{"sh", "-c", "ip -6 route | grep -v '^fe80' || true"},
+		{"sh", "-c", links},
 		{"nft", "--stateless", "list", "ruleset"},
 	} {
 		out, err := exec.CommandContext(t.Context(), c[0], c[1:]...).CombinedOutput()

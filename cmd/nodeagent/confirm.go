@@ -81,6 +81,7 @@ func newRollback(o *options) *cobra.Command {
 		Short: "Undo a network change that awaits confirmation",
 		Long: `rollback goes back to the last confirmed network at once, if a change of
 apply --confirm awaits confirmation, and remembers not to try that change again.`,
+		Example: `  nodeagent rollback`,
 		Args: noArgs,
 	}
 	due := cmd.Flags().Bool("due", false, "wait until the change is due")
