@@ -24,6 +24,7 @@ var hostPackages = []string{
 	"iproute2", "nftables", "iputils-ping", "procps", "ethtool", "ca-certificates",
 	"iptables", "conntrack", "socat", // called by the kubelet and kube-proxy
 	"runc", "containernetworking-plugins", // called by containerd
+	"openssh-server", // off; for tests that come in as a person would
 }
 
 // RootFS is a folder with the root file system that lab hosts are copied
@@ -50,7 +51,7 @@ func (b *Builder) RootFS(ctx context.Context) (string, error) {
 // rootFSKey names the root folder by everything that goes into it. Bump the
 // number when prepareRoot changes.
 func rootFSKey() string {
-	sum := sha256.Sum256([]byte(fmt.Sprint(1, suite, runtime.GOARCH, hostPackages)))
+	sum := sha256.Sum256([]byte(fmt.Sprint(2, suite, runtime.GOARCH, hostPackages)))
 	return suite + "-" + hex.EncodeToString(sum[:])[:16]
 }
 
@@ -83,7 +84,11 @@ func prepareRoot(dir string) error {
 			return fmt.Errorf("prepare root folder: %w", err)
 		}
 	}
-	for _, pattern := range []string{"var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "etc/hostname"} {
+	for _, pattern := range []string{
+		"var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "etc/hostname",
+		// A test that wants the SSH server starts it.
+		"etc/systemd/system/multi-user.target.wants/ssh.service", "etc/systemd/system/sshd.service",
+	} {
 		files, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
 			return fmt.Errorf("prepare root folder: %w", err)
