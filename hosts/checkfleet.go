@@ -26,14 +26,8 @@ func (d *draft) held() []heldAddress {
 	}
 	links := d.tree.get("network.link")
 	for _, name := range links.names() {
-		addresses := links.table[name].get("addresses")
-		if addresses == nil {
-			continue
-		}
-		for _, at := range addresses.list {
-			if p := parsed[netip.Prefix](at); p.IsValid() {
-				d.addresses = append(d.addresses, heldAddress{addr: p.Addr(), node: at, link: true})
-			}
+		for _, w := range linkAddresses(links.table[name]) {
+			d.addresses = append(d.addresses, heldAddress{addr: w.prefix.Addr(), node: w.at, link: true})
 		}
 	}
 	return d.addresses

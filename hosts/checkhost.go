@@ -15,6 +15,7 @@ func (d *draft) checkHost(f facts) {
 	d.checkArguments()
 	d.checkLinks()
 	d.checkRoutes()
+	d.checkRules()
 	d.checkFirewall()
 	d.checkLifetimes()
 	d.checkPodRange(f)
@@ -102,56 +103,6 @@ func (d *draft) checkKernel() {
 			d.at(n, "the module is not in kernel.modules")
 		}
 	}
-}
-
-func (d *draft) checkRoutes() {
-	n := d.tree.get("network.route")
-	if n == nil || n.bad {
-		return
-	}
-	type identity struct {
-		to     netip.Prefix
-		metric int
-	}
-	seen := map[identity]*node{}
-	for i, route := range n.list {
-		if !d.checkRoute(route, d.spec.Network.Routes[i]) {
-			continue
-		}
-		r := d.spec.Network.Routes[i]
-		id := identity{r.Destination, r.Metric}
-		if other := seen[id]; other != nil {
-			d.at(route, "is a second route to %s with the same metric: the first is at %s", r.Destination, other.place())
-		}
-		seen[id] = route
-	}
-}
-
-// checkRoute checks one route and tells whether it is complete.
-func (d *draft) checkRoute(n *node, r Route) bool {
-	if n.broken() {
-		return false
-	}
-	to := n.get("destination")
-	switch {
-	case to == nil:
-		d.missing(n.file, n, "network.route.destination", "is missing: a prefix or \"default\"")
-		return false
-	case n.get("via") == nil && n.get("device") == nil:
-		d.missing(n.file, n, "network.route", "needs via (a gateway), device (a link), or both")
-		return false
-	case r.Via.IsValid() && r.Via.Is4() != r.Destination.Addr().Is4():
-		d.at(n.get("via"), "%s is not of the same family as the destination %s", r.Via, r.Destination)
-	case r.Source.IsValid() && r.Source.Is4() != r.Destination.Addr().Is4():
-		d.at(n.get("source"), "%s is not of the same family as the destination %s", r.Source, r.Destination)
-	case r.Device != "" && !d.knowsLink(r.Device):
-		d.at(n.get("device"), "%s is not a link of this host: write [network.link.%s], which names a physical link by default%s", quote(r.Device), r.Device, didYouMean(r.Device, d.linkNames()))
-	case r.Source.IsValid() && !slices.Contains(d.ownAddresses(), r.Source) && d.ok("network.link", "host.address", "wireguard.address"):
-		d.at(n.get("source"), "%s is not an address of this host", r.Source)
-	default:
-		return true
-	}
-	return false
 }
 
 // checkFirewall checks what a rule needs beyond its values.

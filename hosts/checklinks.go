@@ -3,6 +3,7 @@ package hosts
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // linkNames are the links that the host is known to have: those of its spec,
@@ -26,6 +27,15 @@ func (d *draft) knowsLink(name string) bool {
 	return name == "lo" || slices.Contains(d.linkNames(), name)
 }
 
+// checkKnownLink reports a name that is no link of the host.
+func (d *draft) checkKnownLink(at *node, name string) bool {
+	if name == "" || d.knowsLink(name) {
+		return true
+	}
+	d.at(at, "%s is not a link of this host: write [network.link.%s], which names a physical link by default%s", quote(name), name, didYouMean(name, d.linkNames()))
+	return false
+}
+
 func (d *draft) link(name string) *Link {
 	for i, l := range d.spec.Network.Links {
 		if l.Name == name {
@@ -33,6 +43,21 @@ func (d *draft) link(name string) *Link {
 		}
 	}
 	return nil
+}
+
+// kindKnown tells whether a link's kind is written well, or by default.
+func (d *draft) kindKnown(name string) bool {
+	n := d.linkNode(name)
+	return n == nil || !n.bad && !n.get("kind").broken()
+}
+
+// linkNode is the table of a link, nil where the spec has none.
+func (d *draft) linkNode(name string) *node {
+	links := d.tree.get("network.link")
+	if links == nil {
+		return nil
+	}
+	return links.table[name]
 }
 
 func (d *draft) checkLinks() {
@@ -46,9 +71,41 @@ func (d *draft) checkLinks() {
 			d.at(n, "%s is the name of the WireGuard device (%s)", quote(l.Name), d.origin("network.wireguard.interface"))
 			continue
 		}
+		d.checkMatch(n, l)
 		d.checkMaster(n, l)
+		d.checkParent(n, l)
 		d.checkVeth(n, l)
+		d.checkSettings(n, l)
 		d.checkLinkAddresses(n, l)
+		d.checkMTU(n, l)
+	}
+	d.checkRings()
+	d.checkSharedNames()
+}
+
+// checkMatch checks how a physical link is found.
+func (d *draft) checkMatch(n *node, l Link) {
+	if !d.kindKnown(l.Name) {
+		return
+	}
+	mac, place := n.get("match_mac"), n.get("match_path")
+	at := mac
+	if at == nil {
+		at = place
+	}
+	switch {
+	case n.get("adopt") != nil && !n.get("adopt").bad && l.Kind == LinkPhysical:
+		d.at(n.get("adopt"), "has no effect: a physical link is used as it is, never made")
+	case at == nil || at.bad:
+	case l.Kind != LinkPhysical:
+		d.at(at, "finds a physical link, and this link is a %s, which nodeagent makes", l.Kind)
+	case mac != nil && place != nil && !place.bad:
+		d.at(place, "match_mac finds the link already (%s): keep one of them", mac.place())
+	}
+	for _, other := range d.spec.Network.Links {
+		if other.Name < l.Name && at != nil && !at.bad && other.Match == l.Match {
+			d.at(at, "finds the link %s too (%s)", quote(other.Name), d.linkNode(other.Name).place())
+		}
 	}
 }
 
@@ -62,18 +119,125 @@ func (d *draft) checkMaster(n *node, l Link) {
 	case l.Master == l.Name:
 		d.at(at, "a link cannot be its own master")
 	case master == nil:
-		d.at(at, "%s is not a link of this host: write [network.link.%s] with kind = \"bridge\"%s", quote(l.Master), l.Master, didYouMean(l.Master, d.linkNames()))
-	case master.Kind != LinkBridge && d.ok("network.link."+l.Master+".kind"):
-		d.at(at, "%s is a %s link, and only a bridge has ports", quote(l.Master), master.Kind)
-	case l.Kind == LinkBridge:
-		d.at(at, "a bridge cannot be the port of another bridge")
-	case len(l.Addresses) > 0:
-		d.at(n.get("addresses"), "the link is a port of %s, so its addresses belong on that bridge", quote(l.Master))
+		d.at(at, "%s is not a link of this host: write [network.link.%s] with kind = \"bridge\", \"bond\" or \"vrf\"%s", quote(l.Master), l.Master, didYouMean(l.Master, d.linkNames()))
+	case !d.kindKnown(l.Master) || !d.kindKnown(l.Name):
+	case master.Kind != LinkBridge && master.Kind != LinkBond && master.Kind != LinkVRF:
+		d.at(at, "%s is a %s link, and only a bridge, a bond or a vrf has ports", quote(l.Master), master.Kind)
+	case l.Kind == LinkVRF:
+		d.at(at, "a vrf cannot be the port of another link")
+	case l.Kind == master.Kind:
+		d.at(at, "a %s cannot be the port of another %s", l.Kind, l.Kind)
+	case len(l.Addresses) > 0 && master.Kind != LinkVRF:
+		where := n.get("addresses")
+		if where == nil || len(where.list) == 0 {
+			where = n.get("address")
+		}
+		d.at(where, "the link is a port of %s, so its addresses belong on that %s", quote(l.Master), master.Kind)
+	}
+}
+
+// needsParent are the kinds that lie upon another link; a VXLAN may.
+func needsParent(kind LinkKind) bool { return kind == LinkVLAN || kind == LinkMacvlan }
+
+func (d *draft) checkParent(n *node, l Link) {
+	if !d.kindKnown(l.Name) {
+		return
+	}
+	at := n.get("parent")
+	w := d.spec.Network.WireGuard
+	switch {
+	case at == nil && needsParent(l.Kind):
+		d.missing(n.file, n, n.path+".parent", "is missing: a %s lies upon another link", l.Kind)
+	case at == nil || at.bad:
+	case !needsParent(l.Kind) && l.Kind != LinkVXLAN:
+		d.at(at, "only a vlan, a macvlan or a vxlan has a parent, and this link is %s", l.Kind)
+	case l.Parent == l.Name:
+		d.at(at, "a link cannot be its own parent")
+	case !d.checkKnownLink(at, l.Parent):
+	case needsParent(l.Kind) && (l.Parent == "lo" || w != nil && l.Parent == w.Interface):
+		d.at(at, "%s carries no Ethernet frames, which a %s needs", quote(l.Parent), l.Kind)
+	}
+}
+
+// above are the links that cannot be made before this one, or that take it as a
+// port.
+func (d *draft) above(name string) []string {
+	var above []string
+	for _, l := range d.spec.Network.Links {
+		if l.Name == name && l.Master != "" {
+			above = append(above, l.Master)
+		}
+		if l.Parent == name {
+			above = append(above, l.Name)
+		}
+	}
+	return above
+}
+
+// checkRings refuses links each of which would have to be there before the
+// other: the kernel refuses them too.
+func (d *draft) checkRings() {
+	if !d.ok("network.link") {
+		return
+	}
+	reported := map[string]bool{}
+	for _, l := range d.spec.Network.Links {
+		ring := d.ring(l.Name, []string{l.Name})
+		if ring == nil || slices.ContainsFunc(ring, func(name string) bool { return reported[name] }) {
+			continue
+		}
+		for _, name := range ring {
+			reported[name] = true
+		}
+		n := d.linkNode(l.Name)
+		at := n.get("master")
+		if at == nil {
+			at = n.get("parent")
+		}
+		if at == nil {
+			at = n
+		}
+		d.at(at, "the links lie upon one another in a ring: %s", strings.Join(append(ring, l.Name), ", "))
+	}
+}
+
+// ring returns the way from the last link of the path back to the first, nil
+// where there is none.
+func (d *draft) ring(first string, path []string) []string {
+	for _, next := range d.above(path[len(path)-1]) {
+		if next == first {
+			return path
+		}
+		if slices.Contains(path, next) {
+			continue
+		}
+		if ring := d.ring(first, append(slices.Clone(path), next)); ring != nil {
+			return ring
+		}
+	}
+	return nil
+}
+
+// checkSharedNames looks for alternative names that another link has.
+func (d *draft) checkSharedNames() {
+	links := d.tree.get("network.link")
+	taken := map[string]string{}
+	for _, name := range d.linkNames() {
+		taken[name] = name
+	}
+	for _, l := range d.spec.Network.Links {
+		at := links.table[l.Name].get("alt_names")
+		for _, name := range l.AltNames {
+			if owner, ok := taken[name]; ok && !at.bad {
+				d.at(at, "%s is a name of the link %s already", quote(name), quote(owner))
+			}
+			taken[name] = l.Name
+		}
 	}
 }
 
 func (d *draft) checkVeth(n *node, l Link) {
-	if !d.ok("network.link." + l.Name + ".kind") {
+	if !d.kindKnown(l.Name) {
 		return
 	}
 	at := n.get("peer")
@@ -104,7 +268,7 @@ func (d *draft) checkVeth(n *node, l Link) {
 
 func (d *draft) checkOtherEnd(at *node, l Link) {
 	peer := d.link(l.Peer)
-	if peer != nil && peer.Kind != LinkVeth && d.ok("network.link."+l.Peer+".kind") {
+	if peer != nil && peer.Kind != LinkVeth && d.kindKnown(l.Peer) {
 		d.at(at, "%s is a %s link: the other end of a veth is a veth", quote(l.Peer), peer.Kind)
 		return
 	}
@@ -116,30 +280,107 @@ func (d *draft) checkOtherEnd(at *node, l Link) {
 	}
 }
 
-func (d *draft) checkLinkAddresses(n *node, l Link) {
-	if n.get("addresses") == nil || n.get("addresses").bad {
-		return
-	}
-	mtu := n.get("mtu")
-	for _, at := range n.get("addresses").list {
-		p := parsed[netip.Prefix](at)
-		if at.bad || !p.IsValid() {
-			continue
-		}
-		if p.Addr().Is6() && l.MTU > 0 && l.MTU < minIPv6MTU && !mtu.bad {
-			d.at(mtu, "%d is too small for the link's IPv6 address: at least %d", l.MTU, minIPv6MTU)
-		}
-		if isNetworkOrBroadcast(p.Addr(), p) {
-			d.at(at, "%s is the first or last address of its network, which no host can have", p)
-			continue
-		}
-		for _, r := range d.clusterRanges() {
-			if r.prefix.Overlaps(p.Masked()) {
-				d.at(at, "%s overlaps %s %s (%s)", p, r.path, r.prefix, r.node.place())
-				break
+// writtenAddress is an address of a link and where it is written.
+type writtenAddress struct {
+	prefix  netip.Prefix
+	at      *node
+	options *node // the table of [[address]], nil for a plain one
+}
+
+// linkAddresses are the good addresses of a link, both ways of writing them.
+func linkAddresses(n *node) []writtenAddress {
+	var written []writtenAddress
+	if list := n.get("addresses"); list != nil && !list.bad {
+		for _, at := range list.list {
+			if p := parsed[netip.Prefix](at); p.IsValid() {
+				written = append(written, writtenAddress{prefix: p, at: at})
 			}
 		}
 	}
+	if list := n.get("address"); list != nil && !list.bad {
+		for _, item := range list.list {
+			if p := parsed[netip.Prefix](item.get("address")); p.IsValid() && !item.bad {
+				written = append(written, writtenAddress{prefix: p, at: item.get("address"), options: item})
+			}
+		}
+	}
+	return written
+}
+
+func (d *draft) checkLinkAddresses(n *node, l Link) {
+	if list := n.get("address"); list != nil && !list.bad {
+		for _, item := range list.list {
+			if item.table != nil && item.get("address") == nil && !item.bad {
+				d.missing(item.file, item, item.path+".address", "is missing: the address that the options are of")
+			}
+		}
+	}
+	mtu := n.get("mtu")
+	for _, w := range linkAddresses(n) {
+		if w.prefix.Addr().Is6() && l.MTU > 0 && l.MTU < minIPv6MTU && !mtu.bad {
+			d.at(mtu, "%d is too small for the link's IPv6 address: at least %d", l.MTU, minIPv6MTU)
+		}
+		if isNetworkOrBroadcast(w.prefix.Addr(), w.prefix) {
+			d.at(w.at, "%s is the first or last address of its network, which no host can have", w.prefix)
+			continue
+		}
+		d.checkOutsideRanges(w.at, w.prefix)
+		if w.options != nil {
+			d.checkAddressOptions(w)
+		}
+	}
+}
+
+// checkOutsideRanges keeps a network out of the cluster's ranges.
+func (d *draft) checkOutsideRanges(at *node, p netip.Prefix) {
+	for _, r := range d.clusterRanges() {
+		if r.prefix.Overlaps(p.Masked()) {
+			d.at(at, "%s overlaps %s %s (%s)", p, r.path, r.prefix, r.node.place())
+			return
+		}
+	}
+}
+
+func (d *draft) checkAddressOptions(w writtenAddress) {
+	o, six := w.options, w.prefix.Addr().Is6()
+	if o.broken() {
+		return
+	}
+	preferred, valid := o.get("preferred_lifetime"), o.get("valid_lifetime")
+	switch {
+	case o.get("dad") != nil && !six:
+		d.at(o.get("dad"), "duplicate address detection is of IPv6, and %s is an IPv4 address", w.prefix)
+	case o.get("scope") != nil && six:
+		d.at(o.get("scope"), "is for IPv4: the scope of %s follows from the address itself", w.prefix)
+	case preferred != nil && parsed[bool](o.get("deprecated")):
+		d.at(preferred, "contradicts deprecated = true (%s), which is a preferred lifetime of nothing", o.get("deprecated").place())
+	case preferred != nil && valid != nil && durationOf(preferred) > durationOf(valid):
+		d.at(preferred, "%s is longer than valid_lifetime %s (%s)", hours(durationOf(preferred)), hours(durationOf(valid)), valid.place())
+	}
+}
+
+// checkMTU compares a link's MTU with that of the link that carries it.
+func (d *draft) checkMTU(n *node, l Link) {
+	below, at := d.link(l.Parent), n.get("mtu")
+	if at == nil || at.bad || below == nil || below.MTU == 0 || below.Name == l.Name {
+		return
+	}
+	switch {
+	case needsParent(l.Kind) && l.MTU > below.MTU:
+		// The kernel refuses it (net/8021q/vlan_dev.c, drivers/net/macvlan.c).
+		d.at(at, "%d is more than the %d of its parent %s (%s)", l.MTU, below.MTU, quote(below.Name), d.linkNode(below.Name).get("mtu").place())
+	case l.Kind == LinkVXLAN && l.MTU > below.MTU-vxlanOverhead(l):
+		d.warn(d.file, at, at.path, "%d and the %d bytes of VXLAN are more than the %d of its parent %s: packets would be cut up or lost", l.MTU, vxlanOverhead(l), below.MTU, quote(below.Name))
+	}
+}
+
+// vxlanOverhead is what the outer IP, UDP, VXLAN and inner Ethernet headers
+// take (RFC 7348, 5).
+func vxlanOverhead(l Link) int {
+	if v := l.VXLAN; v != nil && (v.Local.Is6() || v.Remote.Is6()) {
+		return encapsulationOverhead + 20
+	}
+	return encapsulationOverhead
 }
 
 // ownAddresses are the host's addresses that the fleet knows of.
@@ -149,4 +390,13 @@ func (d *draft) ownAddresses() []netip.Addr {
 		own = append(own, h.addr)
 	}
 	return own
+}
+
+// checkOwnAddress reports an address that the host does not have.
+func (d *draft) checkOwnAddress(at *node, a netip.Addr) bool {
+	if !a.IsValid() || slices.Contains(d.ownAddresses(), a) || !d.ok("network.link", "host.address", "wireguard.address") {
+		return true
+	}
+	d.at(at, "%s is not an address of this host", a)
+	return false
 }

@@ -31,6 +31,10 @@ const (
 	defaultWireGuardPort  = 51820
 	defaultWireGuardMTU   = 1420 // 1500 less 80 bytes of IPv6, UDP and WireGuard
 	defaultProtocol       = "tcp"
+	defaultMIIMon         = 100 * time.Millisecond
+	defaultVLANProtocol   = "802.1q"
+	defaultVXLANPort      = 4789 // RFC 7348, 8.1
+	defaultMacvlanMode    = "bridge"
 	ethernetMTU           = 1500
 	encapsulationOverhead = 50 // VXLAN over IPv4, the largest that is common
 )
@@ -67,9 +71,7 @@ func set[T comparable](field *T, value T) {
 func (d *draft) fillDefaults(f facts) {
 	s := d.spec
 	set(&s.Domain, defaultDomain)
-	for i := range s.Network.Links {
-		set(&s.Network.Links[i].Kind, LinkPhysical)
-	}
+	d.defaultLinks()
 	for i := range s.Firewall.Allow {
 		set(&s.Firewall.Allow[i].Protocol, defaultProtocol)
 	}
@@ -90,6 +92,35 @@ func (d *draft) fillDefaults(f facts) {
 	set(&s.Etcd.HeartbeatInterval, defaultHeartbeat)
 	set(&s.Etcd.ElectionTimeout, defaultElection)
 	d.defaultSnapshots()
+}
+
+func (d *draft) defaultLinks() {
+	for i := range d.spec.Network.Links {
+		l := &d.spec.Network.Links[i]
+		set(&l.Kind, LinkPhysical)
+		if b := l.Bond; b != nil && b.ARPInterval == 0 && d.linkNode(l.Name).get("bond.miimon") == nil {
+			b.MIIMon = defaultMIIMon
+		}
+		if l.VLAN != nil {
+			set(&l.VLAN.Protocol, defaultVLANProtocol)
+		}
+		if l.VXLAN != nil {
+			set(&l.VXLAN.Port, defaultVXLANPort)
+		}
+		if l.Kind == LinkMacvlan && l.Macvlan == nil {
+			l.Macvlan = &Macvlan{}
+		}
+		if l.Macvlan != nil {
+			set(&l.Macvlan.Mode, defaultMacvlanMode)
+		}
+	}
+	for i := range d.spec.Network.Routes {
+		r := &d.spec.Network.Routes[i]
+		set(&r.Type, RouteUnicast)
+		for j := range r.Nexthops {
+			set(&r.Nexthops[j].Weight, 1)
+		}
+	}
 }
 
 func (d *draft) defaultPKI(f facts) {

@@ -156,59 +156,6 @@ func (d *draft) addModule(name string, parameters *node) {
 	*modules = slices.Insert(*modules, i, module)
 }
 
-func (d *draft) readNetwork() {
-	links := d.tree.get("network.link")
-	for _, name := range links.names() {
-		n := links.table[name]
-		d.spec.Network.Links = append(d.spec.Network.Links, Link{
-			Name:      name,
-			Kind:      LinkKind(parsed[string](n.get("kind"))),
-			MTU:       parsed[int](n.get("mtu")),
-			Master:    parsed[string](n.get("master")),
-			Peer:      parsed[string](n.get("peer")),
-			Addresses: Plain(values[netip.Prefix](n.get("addresses"))...),
-		})
-	}
-	if routes := d.tree.get("network.route"); routes != nil {
-		for _, n := range routes.list {
-			d.spec.Network.Routes = append(d.spec.Network.Routes, readRoute(n))
-		}
-	}
-	if d.tree.get("network.wireguard") == nil || d.tree.get("wireguard") == nil {
-		return
-	}
-	d.spec.Network.WireGuard = &WireGuard{
-		Interface: value[string](d, "network.wireguard.interface"),
-		Port:      value[int](d, "network.wireguard.port"),
-		MTU:       value[int](d, "network.wireguard.mtu"),
-		Keepalive: value[time.Duration](d, "network.wireguard.keepalive"),
-		PublicKey: value[string](d, "wireguard.public_key"),
-	}
-	address, meshRange := value[netip.Addr](d, "wireguard.address"), value[netip.Prefix](d, "network.wireguard.range")
-	if address.IsValid() && meshRange.IsValid() {
-		d.spec.Network.WireGuard.Address = netip.PrefixFrom(address, meshRange.Bits())
-	}
-}
-
-func readRoute(n *node) Route {
-	r := Route{
-		Via:    parsed[netip.Addr](n.get("via")),
-		Device: parsed[string](n.get("device")),
-		Metric: parsed[int](n.get("metric")),
-		Source: parsed[netip.Addr](n.get("source")),
-	}
-	to := parsed[destination](n.get("destination"))
-	r.Destination = to.prefix
-	if to.isDefault {
-		// A default route is of the family of its gateway, or of its source.
-		r.Destination = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		if r.Via.Is6() || !r.Via.IsValid() && r.Source.Is6() {
-			r.Destination = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-		}
-	}
-	return r
-}
-
 // readFirewall leaves From empty: its words need the other hosts, see
 // derive.go.
 func (d *draft) readFirewall() {

@@ -123,32 +123,6 @@ func kernelSchema() *rule {
 	})
 }
 
-func networkSchema() *rule {
-	return table(keys{
-		"wireguard": perCluster(table(keys{
-			"interface": one(text("link name", parseLinkName)),
-			"range":     one(text("range", parseClusterRange)),
-			"port":      one(integer("port", 1, 65535)),
-			"keepalive": one(text("duration", parseKeepalive)),
-			"mtu":       one(integer("integer", minIPv6MTU, maxMTU)),
-		})),
-		"link": named(checkLinkName, table(keys{
-			"kind":      one(word(string(LinkPhysical), string(LinkBridge), string(LinkVeth))),
-			"mtu":       one(integer("integer", minLinkMTU, maxMTU)),
-			"master":    one(text("link name", parseLinkName)),
-			"peer":      one(text("link name", parseLinkName)),
-			"addresses": listOf(one(text("address with prefix length", parseLinkAddress))),
-		})),
-		"route": listOf(table(keys{
-			"destination": one(text("range or \"default\"", parseDestination)),
-			"via":         one(text("address", parseAddr)),
-			"device":      one(text("link name", parseLinkName)),
-			"metric":      one(integer("integer", 1, 1<<32-1)),
-			"source":      one(text("address", parseAddr)),
-		})),
-	})
-}
-
 func firewallSchema(port leaf) *rule {
 	return table(keys{
 		"allow": named(checkRuleName, table(keys{

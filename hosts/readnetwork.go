@@ -1,0 +1,300 @@
+package hosts
+
+import (
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+func (d *draft) readNetwork() {
+	links := d.tree.get("network.link")
+	for _, name := range links.names() {
+		d.spec.Network.Links = append(d.spec.Network.Links, readLink(name, links.table[name]))
+	}
+	for _, n := range d.items("network.route") {
+		d.spec.Network.Routes = append(d.spec.Network.Routes, readRoute(n))
+	}
+	for _, n := range d.items("network.rule") {
+		d.spec.Network.Rules = append(d.spec.Network.Rules, readRules(n)...)
+	}
+	d.readWireGuard()
+}
+
+// items are the tables of a list.
+func (d *draft) items(path string) []*node {
+	if n := d.tree.get(path); n != nil {
+		return n.list
+	}
+	return nil
+}
+
+// optional returns a value that may be left out, nil where it is.
+func optional[T any](n *node) *T {
+	if n == nil || n.bad || n.parsed == nil {
+		return nil
+	}
+	v := parsed[T](n)
+	return &v
+}
+
+func readLink(name string, n *node) Link {
+	return Link{
+		Name:      name,
+		Kind:      LinkKind(parsed[string](n.get("kind"))),
+		Match:     LinkMatch{MAC: parsed[string](n.get("match_mac")), Path: parsed[string](n.get("match_path"))},
+		Adopt:     parsed[bool](n.get("adopt")),
+		Down:      n.get("up") != nil && !parsed[bool](n.get("up")),
+		MTU:       parsed[int](n.get("mtu")),
+		MAC:       parsed[string](n.get("mac")),
+		AltNames:  sortedWords(values[string](n.get("alt_names"))),
+		Master:    parsed[string](n.get("master")),
+		Parent:    parsed[string](n.get("parent")),
+		Peer:      parsed[string](n.get("peer")),
+		Addresses: readAddresses(n),
+		Bridge:    readBridge(n.get("bridge")),
+		Bond:      readBond(n.get("bond")),
+		VLAN:      readVLAN(n.get("vlan")),
+		VXLAN:     readVXLAN(n.get("vxlan")),
+		Macvlan:   readMacvlan(n.get("macvlan")),
+		VRF:       readVRF(n.get("vrf")),
+		Port:      readPort(n.get("port")),
+	}
+}
+
+// readAddresses reads both ways of writing addresses, the plain ones first.
+func readAddresses(n *node) []Address {
+	addresses := Plain(values[netip.Prefix](n.get("addresses"))...)
+	list := n.get("address")
+	if list == nil {
+		return addresses
+	}
+	for _, item := range list.list {
+		a := Address{
+			Prefix:     parsed[netip.Prefix](item.get("address")),
+			Scope:      parsed[string](item.get("scope")),
+			NoDAD:      item.get("dad") != nil && !parsed[bool](item.get("dad")),
+			Preferred:  parsed[time.Duration](item.get("preferred_lifetime")),
+			Valid:      parsed[time.Duration](item.get("valid_lifetime")),
+			Deprecated: parsed[bool](item.get("deprecated")),
+		}
+		if a.Prefix.IsValid() {
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses
+}
+
+func readBridge(n *node) *Bridge {
+	if n == nil {
+		return nil
+	}
+	return &Bridge{
+		VLANFiltering:     optional[bool](n.get("vlan_filtering")),
+		DefaultPVID:       optional[int](n.get("default_pvid")),
+		STP:               optional[bool](n.get("stp")),
+		Priority:          optional[int](n.get("priority")),
+		ForwardDelay:      optional[time.Duration](n.get("forward_delay")),
+		HelloTime:         optional[time.Duration](n.get("hello_time")),
+		MaxAge:            optional[time.Duration](n.get("max_age")),
+		Ageing:            optional[time.Duration](n.get("ageing_time")),
+		MulticastSnooping: optional[bool](n.get("multicast_snooping")),
+	}
+}
+
+func readBond(n *node) *Bond {
+	if n == nil {
+		return nil
+	}
+	return &Bond{
+		Mode:            parsed[string](n.get("mode")),
+		MIIMon:          parsed[time.Duration](n.get("miimon")),
+		UpDelay:         parsed[time.Duration](n.get("updelay")),
+		DownDelay:       parsed[time.Duration](n.get("downdelay")),
+		LACPRate:        parsed[string](n.get("lacp_rate")),
+		XmitHashPolicy:  parsed[string](n.get("xmit_hash_policy")),
+		AdSelect:        parsed[string](n.get("ad_select")),
+		MinLinks:        parsed[int](n.get("min_links")),
+		Primary:         parsed[string](n.get("primary")),
+		PrimaryReselect: parsed[string](n.get("primary_reselect")),
+		FailOverMAC:     parsed[string](n.get("fail_over_mac")),
+		ARPInterval:     parsed[time.Duration](n.get("arp_interval")),
+		ARPTargets:      values[netip.Addr](n.get("arp_targets")),
+	}
+}
+
+func readVLAN(n *node) *VLAN {
+	if n == nil {
+		return nil
+	}
+	return &VLAN{ID: parsed[int](n.get("id")), Protocol: parsed[string](n.get("protocol"))}
+}
+
+func readVXLAN(n *node) *VXLAN {
+	if n == nil {
+		return nil
+	}
+	return &VXLAN{
+		ID:       parsed[int](n.get("id")),
+		Port:     parsed[int](n.get("port")),
+		Local:    parsed[netip.Addr](n.get("local")),
+		Remote:   parsed[netip.Addr](n.get("remote")),
+		Learning: optional[bool](n.get("learning")),
+		TTL:      parsed[int](n.get("ttl")),
+	}
+}
+
+func readMacvlan(n *node) *Macvlan {
+	if n == nil {
+		return nil
+	}
+	return &Macvlan{Mode: parsed[string](n.get("mode"))}
+}
+
+func readVRF(n *node) *VRF {
+	if n == nil {
+		return nil
+	}
+	return &VRF{Table: parsed[int](n.get("table"))}
+}
+
+func readPort(n *node) *BridgePort {
+	if n == nil {
+		return nil
+	}
+	return &BridgePort{
+		PVID:     parsed[int](n.get("pvid")),
+		Tagged:   sortedInts(values[int](n.get("tagged"))),
+		Untagged: sortedInts(values[int](n.get("untagged"))),
+		Cost:     optional[int](n.get("cost")),
+		Priority: optional[int](n.get("priority")),
+		Isolated: optional[bool](n.get("isolated")),
+		Hairpin:  optional[bool](n.get("hairpin")),
+		Learning: optional[bool](n.get("learning")),
+	}
+}
+
+func sortedInts(ns []int) []int {
+	slices.Sort(ns)
+	return slices.Compact(ns)
+}
+
+func sortedWords(words []string) []string {
+	slices.Sort(words)
+	return slices.Compact(words)
+}
+
+func readRoute(n *node) Route {
+	r := Route{
+		Type:   RouteType(parsed[string](n.get("type"))),
+		Table:  readTable(n.get("table")),
+		Via:    parsed[netip.Addr](n.get("via")),
+		Device: parsed[string](n.get("device")),
+		OnLink: parsed[bool](n.get("onlink")),
+		Metric: parsed[int](n.get("metric")),
+		Source: parsed[netip.Addr](n.get("source")),
+		MTU:    parsed[int](n.get("mtu")),
+		Adopt:  parsed[bool](n.get("adopt")),
+	}
+	if hops := n.get("nexthops"); hops != nil {
+		for _, hop := range hops.list {
+			r.Nexthops = append(r.Nexthops, Nexthop{
+				Via:    parsed[netip.Addr](hop.get("via")),
+				Device: parsed[string](hop.get("device")),
+				OnLink: parsed[bool](hop.get("onlink")),
+				Weight: parsed[int](hop.get("weight")),
+			})
+		}
+	}
+	r.Destination = readDestination(n, r)
+	return r
+}
+
+// readDestination takes a default route to be of the family of its gateways, or
+// of its source.
+func readDestination(n *node, r Route) netip.Prefix {
+	to := parsed[destination](n.get("destination"))
+	if !to.isDefault {
+		return to.prefix
+	}
+	gateway := r.Via
+	for _, hop := range r.Nexthops {
+		if !gateway.IsValid() {
+			gateway = hop.Via
+		}
+	}
+	if gateway.Is6() || !gateway.IsValid() && r.Source.Is6() {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+}
+
+// readTable writes the main table as the spec does: as none.
+func readTable(n *node) int {
+	if t := parsed[int](n); t != MainTable {
+		return t
+	}
+	return 0
+}
+
+// readRules reads one rule of the file: two where it is for both families.
+func readRules(n *node) []Rule {
+	r := Rule{
+		Priority:             parsed[int](n.get("priority")),
+		From:                 parsed[netip.Prefix](n.get("from")),
+		To:                   parsed[netip.Prefix](n.get("to")),
+		Inbound:              parsed[string](n.get("iif")),
+		Outbound:             parsed[string](n.get("oif")),
+		Mark:                 uint32(parsed[int](n.get("fwmark"))),
+		Mask:                 uint32(parsed[int](n.get("fwmask"))),
+		Protocol:             parsed[string](n.get("protocol")),
+		SourcePort:           uint16(parsed[int](n.get("source_port"))),
+		Port:                 uint16(parsed[int](n.get("port"))),
+		Table:                parsed[int](n.get("table")),
+		Action:               parsed[string](n.get("action")),
+		SuppressPrefixLength: optional[int](n.get("suppress_prefixlength")),
+		Adopt:                parsed[bool](n.get("adopt")),
+	}
+	if n.get("fwmark") != nil && n.get("fwmask") == nil {
+		r.Mask = math.MaxUint32
+	}
+	set(&r.Action, actionLookup)
+	var rules []Rule
+	for _, six := range ruleFamilies(n) {
+		of := r
+		of.IPv6 = six
+		rules = append(rules, of)
+	}
+	return rules
+}
+
+// ruleFamilies tells of which families a rule is, by whether it is IPv6: the
+// one written, else that of its addresses, else both.
+func ruleFamilies(n *node) []bool {
+	if family := parsed[string](n.get("family")); family != "" {
+		return []bool{family == familyIPv6}
+	}
+	for _, key := range []string{"from", "to"} {
+		if p := parsed[netip.Prefix](n.get(key)); p.IsValid() {
+			return []bool{p.Addr().Is6()}
+		}
+	}
+	return []bool{false, true}
+}
+
+func (d *draft) readWireGuard() {
+	if d.tree.get("network.wireguard") == nil || d.tree.get("wireguard") == nil {
+		return
+	}
+	d.spec.Network.WireGuard = &WireGuard{
+		Interface: value[string](d, "network.wireguard.interface"),
+		Port:      value[int](d, "network.wireguard.port"),
+		MTU:       value[int](d, "network.wireguard.mtu"),
+		Keepalive: value[time.Duration](d, "network.wireguard.keepalive"),
+		PublicKey: value[string](d, "wireguard.public_key"),
+	}
+	address, meshRange := value[netip.Addr](d, "wireguard.address"), value[netip.Prefix](d, "network.wireguard.range")
+	if address.IsValid() && meshRange.IsValid() {
+		d.spec.Network.WireGuard.Address = netip.PrefixFrom(address, meshRange.Bits())
+	}
+}
