@@ -66,6 +66,7 @@ func Run(ctx context.Context, s Settings) error {
 	d.runLanes(ctx)
 	d.manager.stopping()
 	d.snapshots.stop()
+	d.floating.stop()
 	return nil
 }
 
@@ -79,6 +80,8 @@ type daemon struct {
 	lanes   []*lane
 	// snapshots is owned by the lane that has the units.
 	snapshots snapshotter
+	// floating is owned by the lane that has the network.
+	floating floating
 
 	mu       sync.Mutex
 	invalid  string            // the last error of reading the fleet

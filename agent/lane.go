@@ -142,6 +142,9 @@ func (l *lane) after(ctx context.Context, names []string, result Result) {
 	if slices.Contains(names, DomainPKI) {
 		l.renewal = l.host.certificatesDue(ctx, time.Now())
 	}
+	if slices.Contains(names, DomainNetwork) {
+		l.floating.follow(ctx, l.host)
+	}
 	if slices.Contains(names, DomainUnits) {
 		l.snapshots.follow(ctx, l.host, l.Version)
 	}
