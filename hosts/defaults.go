@@ -35,6 +35,9 @@ const (
 	defaultVLANProtocol   = "802.1q"
 	defaultVXLANPort      = 4789 // RFC 7348, 8.1
 	defaultMacvlanMode    = "bridge"
+	defaultBurst          = 5 // nft's own
+	defaultProbeTime      = 30 * time.Second
+	defaultLeaseTTL       = 15 * time.Second
 	ethernetMTU           = 1500
 	encapsulationOverhead = 50 // VXLAN over IPv4, the largest that is common
 )
@@ -72,8 +75,10 @@ func (d *draft) fillDefaults(f facts) {
 	s := d.spec
 	set(&s.Domain, defaultDomain)
 	d.defaultLinks()
-	for i := range s.Firewall.Allow {
-		set(&s.Firewall.Allow[i].Protocol, defaultProtocol)
+	d.defaultFirewall()
+	set(&s.Network.Probes.Within, defaultProbeTime)
+	for i := range s.Network.Floating {
+		set(&s.Network.Floating[i].TTL, defaultLeaseTTL)
 	}
 	if w := s.Network.WireGuard; w != nil {
 		set(&w.Interface, defaultInterface)
@@ -119,6 +124,24 @@ func (d *draft) defaultLinks() {
 		set(&r.Type, RouteUnicast)
 		for j := range r.Nexthops {
 			set(&r.Nexthops[j].Weight, 1)
+		}
+	}
+}
+
+func (d *draft) defaultFirewall() {
+	f := &d.spec.Firewall
+	for i := range f.Allow {
+		set(&f.Allow[i].Protocol, defaultProtocol)
+		if f.Allow[i].Limit != nil {
+			set(&f.Allow[i].Limit.Burst, defaultBurst)
+		}
+	}
+	if f.Forward == nil {
+		return
+	}
+	for i := range f.Forward.Allow {
+		if rule := &f.Forward.Allow[i]; len(rule.Ports) > 0 {
+			set(&rule.Protocol, defaultProtocol)
 		}
 	}
 }
@@ -176,15 +199,11 @@ func firstPodRange(pods netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(pods.Addr(), max(bits, pods.Bits()))
 }
 
-// defaultKernel adds what a worker needs, unless kernel.defaults is false. A
-// sysctl that a file sets to false is left alone.
+// defaultKernel adds what a worker and a hub need, unless kernel.defaults is
+// false. A sysctl that a file sets to false is left alone.
 func (d *draft) defaultKernel() {
-	if !d.spec.Has(RoleWorker) || d.has("kernel.defaults") && !value[bool](d, "kernel.defaults") {
+	if d.has("kernel.defaults") && !value[bool](d, "kernel.defaults") {
 		return
-	}
-	parameters := d.tree.get("kernel.parameters")
-	for _, name := range workerModules {
-		d.addModule(name, parameters)
 	}
 	written := d.tree.get("kernel.sysctl")
 	add := func(name, value string) {
@@ -192,12 +211,38 @@ func (d *draft) defaultKernel() {
 			d.spec.Kernel.Sysctls[name] = value
 		}
 	}
-	for name, value := range workerSysctls {
-		add(name, value)
+	if d.spec.Has(RoleWorker) {
+		parameters := d.tree.get("kernel.parameters")
+		for _, name := range workerModules {
+			d.addModule(name, parameters)
+		}
+		for name, value := range workerSysctls {
+			add(name, value)
+		}
+		if d.spec.Kubernetes.PodRange.Addr().Is6() {
+			add(forwardingIPv6, "1")
+		}
 	}
-	if d.spec.Kubernetes.PodRange.Addr().Is6() {
-		add("net.ipv6.conf.all.forwarding", "1")
+	if w := d.spec.Network.WireGuard; w != nil {
+		for _, client := range w.Clients {
+			for _, p := range client.Addresses {
+				add(forwardingOf(p), "1")
+			}
+		}
 	}
+}
+
+// The sysctls that let a host pass packets on.
+const (
+	forwardingIPv4 = "net.ipv4.ip_forward"
+	forwardingIPv6 = "net.ipv6.conf.all.forwarding"
+)
+
+func forwardingOf(p netip.Prefix) string {
+	if p.Addr().Is6() {
+		return forwardingIPv6
+	}
+	return forwardingIPv4
 }
 
 func (d *draft) defaultSnapshots() {

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -13,6 +14,59 @@ func (d *draft) derive(all []*draft) {
 		}
 	}
 	d.deriveFirewall()
+	d.deriveHosts(all)
+	d.deriveProbes()
+}
+
+// meshSuffix is what the name of a host's mesh address ends in, where the node
+// address is another one.
+const meshSuffix = ".mesh"
+
+// deriveHosts collects the entries of /etc/hosts: the fleet's, then those
+// written. It leaves them nil where the spec asks for none.
+func (d *draft) deriveHosts(all []*draft) {
+	names := map[netip.Addr][]string{}
+	add := func(a netip.Addr, more ...string) { names[a] = unique(append(names[a], more...)) }
+	if value[bool](d, "network.hosts_file") {
+		for _, other := range all {
+			add(other.spec.Address, other.spec.Name)
+			if w := other.spec.Network.WireGuard; w != nil && w.Address.Addr() != other.spec.Address {
+				add(w.Address.Addr(), other.spec.Name+meshSuffix)
+			}
+		}
+	}
+	written := d.tree.get("network.hosts")
+	for _, text := range written.names() {
+		if a, err := parseAddr(text); err == nil {
+			add(a, values[string](written.table[text])...)
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(names), netip.Addr.Compare) {
+		d.spec.Names.Hosts = append(d.spec.Names.Hosts, HostsEntry{Address: a, Names: names[a]})
+	}
+}
+
+// deriveProbes leaves out the probes that ask nothing of this host, so that
+// cluster.toml can name them for all.
+func (d *draft) deriveProbes() {
+	s := d.spec
+	p := &s.Network.Probes
+	p.Names = slices.DeleteFunc(p.Names, func(name string) bool {
+		switch name {
+		case probeWireGuard:
+			return s.Network.WireGuard == nil
+		case probeEtcd:
+			return !s.Has(RoleEtcd) && !s.Has(RoleControlPlane)
+		case probeAPI:
+			return !s.Has(RoleWorker) && !s.Has(RoleControlPlane)
+		case probeVault:
+			return len(s.Roles) == 0
+		}
+		return false
+	})
+	if len(p.Names) == 0 {
+		p.Names = nil
+	}
 }
 
 // asPeer is what the other hosts need to know of this one.
@@ -28,79 +82,10 @@ func (d *draft) asPeer() Peer {
 			Address:   w.Address.Addr(),
 			PublicKey: w.PublicKey,
 			Endpoint:  value[string](d, "wireguard.endpoint"),
+			Clients:   slices.Clone(w.Clients),
 		}
 	}
 	return p
-}
-
-// deriveFirewall replaces the words of each rule's sources by ranges. A rule
-// whose sources turn out to be nobody (the fleet of a single host) opens
-// nothing and is dropped: no source at all would mean anybody.
-func (d *draft) deriveFirewall() {
-	rules := d.tree.get("firewall.allow")
-	var kept []Allow
-	for _, rule := range d.spec.Firewall.Allow {
-		from := rules.table[rule.Name].get("from")
-		prefixes, anybody := d.resolve(values[source](from))
-		if from != nil && !anybody && len(prefixes) == 0 {
-			continue
-		}
-		rule.From = prefixes
-		kept = append(kept, rule)
-	}
-	d.spec.Firewall.Allow = kept
-	d.allowWireGuard()
-}
-
-// allowWireGuard opens the mesh's own port, without which a firewall would cut
-// the fleet apart, unless a rule of the name "wireguard" says otherwise.
-// Packets of strangers are dropped by WireGuard itself.
-func (d *draft) allowWireGuard() {
-	w := d.spec.Network.WireGuard
-	if w == nil || !d.spec.Firewall.Enabled {
-		return
-	}
-	if n := d.tree.get("firewall.allow"); n != nil && n.table[fromWireGuard] != nil {
-		return
-	}
-	d.spec.Firewall.Allow = append(d.spec.Firewall.Allow, Allow{Name: fromWireGuard, Protocol: "udp", Ports: []uint16{uint16(w.Port)}})
-}
-
-// resolve turns sources into ranges, sorted; anybody is true for "any".
-func (d *draft) resolve(sources []source) (prefixes []netip.Prefix, anybody bool) {
-	for _, s := range sources {
-		switch s.word {
-		case fromAny:
-			return nil, true
-		case fromFleet:
-			prefixes = append(prefixes, d.fleetPrefixes()...)
-		case fromPods:
-			prefixes = append(prefixes, d.spec.Kubernetes.PodRange)
-		case fromWireGuard:
-			prefixes = append(prefixes, value[netip.Prefix](d, "network.wireguard.range"))
-		default:
-			prefixes = append(prefixes, s.prefix)
-		}
-	}
-	slices.SortFunc(prefixes, comparePrefixes)
-	return slices.Compact(prefixes), len(sources) == 0
-}
-
-// fleetPrefixes are the other hosts' node and mesh addresses: packets come from
-// either, by the route that they take.
-func (d *draft) fleetPrefixes() []netip.Prefix {
-	var addrs []netip.Addr
-	for _, p := range d.spec.Peers {
-		addrs = append(addrs, p.Address)
-		if p.WireGuard != nil {
-			addrs = append(addrs, p.WireGuard.Address)
-		}
-	}
-	var prefixes []netip.Prefix
-	for _, a := range sortedAddrs(addrs) {
-		prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
-	}
-	return prefixes
 }
 
 func comparePrefixes(a, b netip.Prefix) int {
@@ -108,4 +93,9 @@ func comparePrefixes(a, b netip.Prefix) int {
 		return c
 	}
 	return a.Bits() - b.Bits()
+}
+
+func sortedPrefixes(prefixes []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(prefixes, comparePrefixes)
+	return slices.Compact(prefixes)
 }

@@ -114,6 +114,13 @@ func (d *draft) read() {
 		Keep:        value[int](d, "snapshots.keep"),
 		Destination: value[string](d, "snapshots.destination"),
 	}
+	d.readNames()
+	for _, domain := range d.tree.get("drift").names() {
+		if s.Drift == nil {
+			s.Drift = map[string]Drift{}
+		}
+		s.Drift[domain] = Drift(value[string](d, "drift."+domain))
+	}
 }
 
 func (d *draft) readKernel() {
@@ -154,27 +161,6 @@ func (d *draft) addModule(name string, parameters *node) {
 		}
 	}
 	*modules = slices.Insert(*modules, i, module)
-}
-
-// readFirewall leaves From empty: its words need the other hosts, see
-// derive.go.
-func (d *draft) readFirewall() {
-	d.spec.Firewall.Enabled = d.has("firewall")
-	rules := d.tree.get("firewall.allow")
-	for _, name := range rules.names() {
-		n := rules.table[name]
-		rule := Allow{
-			Name:       name,
-			Protocol:   parsed[string](n.get("protocol")),
-			Interfaces: unique(values[string](n.get("interfaces"))),
-		}
-		for _, port := range values[int](n.get("ports")) {
-			rule.Ports = append(rule.Ports, uint16(port))
-		}
-		slices.Sort(rule.Ports)
-		rule.Ports = slices.Compact(rule.Ports)
-		d.spec.Firewall.Allow = append(d.spec.Firewall.Allow, rule)
-	}
 }
 
 func (d *draft) readPKI() {

@@ -306,7 +306,10 @@ func TestJoinAndDerive(t *testing.T) {
 		{Name: "etcd", Protocol: "tcp", Ports: []uint16{2379, 2380}, From: prefixes("192.0.2.1/32", "192.0.2.2/32")},
 		{Name: "nodes", Protocol: "tcp", Ports: []uint16{10250}, From: prefixes("10.244.0.0/16", "192.0.2.1/32", "192.0.2.2/32", "198.51.100.7/32")},
 		{Name: "ssh", Protocol: "tcp", Ports: []uint16{22}},
-	}})
+	}, Masquerade: []Masquerade{{
+		Name: "pods", From: prefixes("10.244.0.0/16"),
+		Except: prefixes("10.244.0.0/16", "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"),
+	}}})
 	for path, place := range map[string]string{
 		"kubernetes.binaries":                     "c.toml:16",
 		"kubernetes.version":                      "cluster.toml:27",

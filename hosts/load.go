@@ -200,10 +200,11 @@ type facts struct {
 	controlPlanes, members, workers []*draft
 	playing                         int // hosts with any role
 	rolesKnown                      bool
+	all                             []*draft
 }
 
 func (l *loader) facts() facts {
-	f := facts{rolesKnown: true}
+	f := facts{rolesKnown: true, all: l.hosts}
 	for _, d := range l.hosts {
 		f.rolesKnown = f.rolesKnown && d.ok("host.roles") && d.has("host.roles")
 		if len(d.spec.Roles) > 0 {

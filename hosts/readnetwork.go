@@ -19,6 +19,52 @@ func (d *draft) readNetwork() {
 		d.spec.Network.Rules = append(d.spec.Network.Rules, readRules(n)...)
 	}
 	d.readWireGuard()
+	d.readFloating()
+	d.spec.Network.Probes = Probes{
+		Names:   unique(values[string](d.tree.get("network.probes.names"))),
+		Connect: unique(values[string](d.tree.get("network.probes.connect"))),
+		Within:  value[time.Duration](d, "network.probes.within"),
+	}
+}
+
+// readFloating reads the floating addresses that name this host.
+func (d *draft) readFloating() {
+	floating := d.tree.get("network.floating")
+	for _, name := range floating.names() {
+		n := floating.table[name]
+		f := Floating{
+			Name:      name,
+			Address:   parsed[netip.Prefix](n.get("address")),
+			Interface: parsed[string](n.get("interface")),
+			Hosts:     values[string](n.get("hosts")),
+			TTL:       parsed[time.Duration](n.get("ttl")),
+		}
+		if slices.Contains(f.Hosts, d.spec.Name) {
+			d.spec.Network.Floating = append(d.spec.Network.Floating, f)
+		}
+	}
+}
+
+// readNames leaves the entries of /etc/hosts out: they need the other hosts,
+// see derive.go.
+func (d *draft) readNames() {
+	if value[bool](d, "network.hostname") {
+		d.spec.Names.Hostname = d.spec.Name
+	}
+	d.spec.Names.Servers = uniqueAddrs(values[netip.Addr](d.tree.get("network.dns.servers")))
+	d.spec.Names.Search = unique(values[string](d.tree.get("network.dns.search")))
+	d.spec.Names.Options = unique(values[string](d.tree.get("network.dns.options")))
+}
+
+// uniqueAddrs removes repetitions and keeps the order.
+func uniqueAddrs(addrs []netip.Addr) []netip.Addr {
+	var once []netip.Addr
+	for _, a := range addrs {
+		if !slices.Contains(once, a) {
+			once = append(once, a)
+		}
+	}
+	return once
 }
 
 // items are the tables of a list.
@@ -292,6 +338,17 @@ func (d *draft) readWireGuard() {
 		MTU:       value[int](d, "network.wireguard.mtu"),
 		Keepalive: value[time.Duration](d, "network.wireguard.keepalive"),
 		PublicKey: value[string](d, "wireguard.public_key"),
+
+		PresharedKeys: value[string](d, "network.wireguard.preshared_keys"),
+	}
+	clients := d.tree.get("wireguard.client")
+	for _, name := range clients.names() {
+		n := clients.table[name]
+		d.spec.Network.WireGuard.Clients = append(d.spec.Network.WireGuard.Clients, WireGuardClient{
+			Name:      name,
+			PublicKey: parsed[string](n.get("public_key")),
+			Addresses: sortedPrefixes(values[netip.Prefix](n.get("addresses"))),
+		})
 	}
 	address, meshRange := value[netip.Addr](d, "wireguard.address"), value[netip.Prefix](d, "network.wireguard.range")
 	if address.IsValid() && meshRange.IsValid() {

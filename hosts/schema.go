@@ -92,6 +92,10 @@ var schema = sync.OnceValue(func() *rule {
 			"address":    one(text("address", parseHostAddr)),
 			"public_key": one(text("WireGuard key", parseWireGuardKey)),
 			"endpoint":   one(text("host:port", parseHostPort)),
+			"client": named(checkLabel, table(keys{
+				"public_key": one(text("WireGuard key", parseWireGuardKey)),
+				"addresses":  listOf(one(text("address or range", parseClientAddress))),
+			})),
 		})),
 		"kernel":     kernelSchema(),
 		"network":    networkSchema(),
@@ -111,6 +115,7 @@ var schema = sync.OnceValue(func() *rule {
 			"keep":        one(integer("integer", 1, 100000)),
 			"destination": one(text("path", parseDestinationFolder)),
 		}),
+		"drift": driftSchema(),
 	})
 })
 
@@ -123,16 +128,18 @@ func kernelSchema() *rule {
 	})
 }
 
-func firewallSchema(port leaf) *rule {
-	return table(keys{
-		"allow": named(checkRuleName, table(keys{
-			"ports":      listOf(one(port)),
-			"protocol":   one(word("tcp", "udp")),
-			"from":       listOf(one(text("source", parseSource))),
-			"interfaces": listOf(one(text("link name", parseLinkName))),
-		})),
-	})
+// driftSchema has a key for each domain of the agent.
+func driftSchema() *rule {
+	what := func() *rule { return one(word(string(DriftRepair), string(DriftReport))) }
+	domains := keys{}
+	for _, name := range driftDomains {
+		domains[name] = what()
+	}
+	return table(domains)
 }
+
+// driftDomains are the domains that `run` keeps as the spec says.
+var driftDomains = []string{"kernel", "network", "pki", "units", "cluster"}
 
 func pkiSchema() *rule {
 	return table(keys{

@@ -23,10 +23,31 @@ func networkSchema() *rule {
 			"port":      one(integer("port", 1, 65535)),
 			"keepalive": one(text("duration", parseKeepalive)),
 			"mtu":       one(integer("integer", minIPv6MTU, maxMTU)),
+
+			"preshared_keys": one(text("path", parseFolder)),
 		})),
 		"link":  named(checkLinkName, linkSchema()),
 		"route": listOf(routeSchema()),
 		"rule":  listOf(ruleSchema()),
+		"dns": table(keys{
+			"servers": listOf(one(text("address", parseAddr))),
+			"search":  listOf(one(text("DNS name", parseDomain))),
+			"options": listOf(one(text("resolver option", parseResolverOption))),
+		}),
+		"hostname":   one(boolean),
+		"hosts_file": one(boolean),
+		"hosts":      named(checkHostsAddress, listOf(one(text("DNS name", parseDomain)))),
+		"floating": perCluster(named(checkLabel, table(keys{
+			"address":   one(text("address with prefix length", parseFloatingAddress)),
+			"interface": one(text("link name", parseLinkName)),
+			"hosts":     listOf(one(text("label", parseLabel))),
+			"ttl":       one(text("duration", parseLeaseTTL)),
+		}))),
+		"probes": table(keys{
+			"names":   listOf(one(word(probeNames...))),
+			"connect": listOf(one(text("host:port", parseHostPort))),
+			"within":  one(text("duration", parseProbeTime)),
+		}),
 	})
 }
 

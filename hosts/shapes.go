@@ -53,6 +53,11 @@ func parseLabel(s string) (string, error) {
 	return s, nil
 }
 
+func checkLabel(s string) error {
+	_, err := parseLabel(s)
+	return err
+}
+
 func parseDomain(s string) (string, error) {
 	if !isDNSName(s) {
 		return "", fmt.Errorf("%s is not a DNS name such as \"cluster.local\"", quote(s))
@@ -260,35 +265,6 @@ func parseDestination(s string) (destination, error) {
 	}
 	p, err := parseRange(s)
 	return destination{prefix: p}, err
-}
-
-// The words that stand for ranges in a firewall rule's "from".
-const (
-	fromAny       = "any"
-	fromFleet     = "fleet"
-	fromPods      = "pods"
-	fromWireGuard = "wireguard"
-)
-
-// source is where a firewall rule accepts from: one of the words, or a range.
-type source struct {
-	word   string
-	prefix netip.Prefix
-}
-
-func parseSource(s string) (source, error) {
-	switch s {
-	case fromAny, fromFleet, fromPods, fromWireGuard:
-		return source{word: s}, nil
-	}
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" && !a.Is4In6() {
-		return source{prefix: netip.PrefixFrom(a, a.BitLen())}, nil
-	}
-	p, err := parseRange(s)
-	if err != nil && !strings.Contains(s, "/") {
-		err = fmt.Errorf("%s is neither a prefix nor one of %s", quote(s), list([]string{fromAny, fromFleet, fromPods, fromWireGuard}))
-	}
-	return source{prefix: p}, err
 }
 
 // sysctlValue is a sysctl's value; drop means that the host's own value stays.

@@ -18,6 +18,17 @@ const (
 	actionLookup = "lookup"
 )
 
+// The probes that can be named.
+const (
+	probeGateway   = "gateway"
+	probeWireGuard = "wireguard"
+	probeVault     = "vault"
+	probeEtcd      = "etcd"
+	probeAPI       = "api"
+)
+
+var probeNames = []string{probeGateway, probeWireGuard, probeVault, probeEtcd, probeAPI}
+
 // bondModes are the modes of bonds in the kernel's words.
 var bondModes = []string{"802.3ad", "active-backup", "balance-rr", "balance-xor", "broadcast", "balance-tlb", "balance-alb"}
 
@@ -119,4 +130,65 @@ func parsePrefixOrAddress(s string) (netip.Prefix, error) {
 		return netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	return parseRange(s)
+}
+
+// parseClientAddress reads what a WireGuard client has, or what lies behind it.
+func parseClientAddress(s string) (netip.Prefix, error) {
+	p, err := parsePrefixOrAddress(s)
+	if err != nil {
+		return p, err
+	}
+	for _, special := range specialRanges {
+		if p.Overlaps(special) {
+			return p, fmt.Errorf("%s overlaps %s, whose addresses have a meaning of their own", quote(s), special)
+		}
+	}
+	return p, nil
+}
+
+// optionPattern is an option of resolv.conf(5): "rotate", "ndots:2".
+var optionPattern = regexp.MustCompile(`^[a-z0-9-]+(:[0-9]+)?$`)
+
+func parseResolverOption(s string) (string, error) {
+	if !optionPattern.MatchString(s) {
+		return "", fmt.Errorf("%s is not an option of resolv.conf(5) such as \"rotate\" or \"ndots:2\"", quote(s))
+	}
+	return s, nil
+}
+
+// checkHostsAddress wants one spelling of each address, so that none is there
+// twice.
+func checkHostsAddress(s string) error {
+	a, err := parseAddr(s)
+	if err == nil && a.String() != s {
+		err = fmt.Errorf("%s is not in its shortest form: write %q", quote(s), a)
+	}
+	return err
+}
+
+// parseFloatingAddress reads an address that hosts take turns to hold.
+func parseFloatingAddress(s string) (netip.Prefix, error) {
+	p, err := parseLinkAddress(s)
+	if err == nil && (p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast()) {
+		err = fmt.Errorf("%s is not reachable from other hosts", quote(s))
+	}
+	if err == nil && isNetworkOrBroadcast(p.Addr(), p) {
+		err = fmt.Errorf("%s is the first or last address of its network, which no host can have", p)
+	}
+	return p, err
+}
+
+// parseLeaseTTL reads the time of a lease in etcd, which counts whole seconds.
+// The shortest is several elections, or etcd's own could cost the holder its
+// address.
+func parseLeaseTTL(s string) (time.Duration, error) { return wholeSeconds(s, 5*time.Second, time.Hour) }
+
+func parseProbeTime(s string) (time.Duration, error) { return wholeSeconds(s, time.Second, time.Hour) }
+
+func wholeSeconds(s string, lowest, highest time.Duration) (time.Duration, error) {
+	d, err := parseDuration(s)
+	if err == nil && (d%time.Second != 0 || d < lowest || d > highest) {
+		err = fmt.Errorf("%s must be whole seconds, from %s to %s", quote(s), hours(lowest), hours(highest))
+	}
+	return d, err
 }
