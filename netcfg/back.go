@@ -27,7 +27,7 @@ func Back(have, want State) (State, error) {
 		}
 	}
 	back.Links = mastersFirst(links)
-	back.WireGuard = backWireGuard(have.WireGuard, &lost)
+	back.WireGuard = backWireGuard(have.WireGuard)
 	back.Firewall = backFirewall(have.Firewall, &lost)
 	return back, errors.Join(lost...)
 }
@@ -87,8 +87,9 @@ func backRoutes(have, want State, lost *[]error) []Route {
 }
 
 // backWireGuard turns an observed device into a wanted one. The private key is
-// the host's own and does not change.
-func backWireGuard(h *WireGuard, lost *[]error) *WireGuard {
+// the host's own and does not change; a preshared key that a change takes off
+// the device is kept in a file until then.
+func backWireGuard(h *WireGuard) *WireGuard {
 	if h == nil || h.Device != WireGuardLink {
 		return nil
 	}
@@ -99,9 +100,10 @@ func backWireGuard(h *WireGuard, lost *[]error) *WireGuard {
 		}
 	}
 	for _, p := range h.Peers {
-		if p.Preshared {
-			*lost = append(*lost, fmt.Errorf("preshared key of WireGuard peer %s, which nobody may read, would be removed", p.label()))
+		if p.PresharedKey != "" {
+			p.PresharedFile = keptPath(h.Folder, p.PublicKey, p.PresharedKey)
 		}
+		p.Moved = ""
 		w.Peers = append(w.Peers, p)
 	}
 	return w

@@ -125,7 +125,6 @@ func TestBackRefusesWhatCannotComeBack(t *testing.T) {
 	for name, have := range map[string]State{
 		"several gateways": {Routes: []Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Protocol: unix.RTPROT_STATIC, Other: "over 2 gateways"}}},
 		"tampered table":   {Firewall: &Firewall{Base: firewallBase, Rules: []FirewallRule{{Name: "x", Other: "a rule that nodeagent does not make"}}}},
-		"preshared key":    {WireGuard: &WireGuard{Device: WireGuardLink, Peers: []WireGuardPeer{{Preshared: true}}}},
 		"IPv6 address":     {Links: []Link{{Name: "lan0", Addresses: []Address{{Prefix: netip.MustParsePrefix("2001:db8::1/64")}}}}},
 	} {
 		want := State{

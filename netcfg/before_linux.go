@@ -15,7 +15,7 @@ func (sys *System) Before(ctx context.Context, root layout.Root, want State) (St
 		if err != nil {
 			return State{}, err
 		}
-		if ours := kernel.ourWireGuard(); ours != nil {
+		if ours, _ := sys.ourWireGuard(kernel); ours != nil { // Observe tells the error
 			want.WireGuard = &WireGuard{Interface: ours.Interface, Folder: wireGuardFolder(root)}
 		}
 	}

@@ -15,10 +15,17 @@ import (
 // System is the kernel's network of the namespace in which it was opened. Its
 // methods may be called from several goroutines.
 type System struct {
+	// Userspace serves WireGuard devices where the kernel has no WireGuard; nil
+	// where nothing does, which applying then says.
+	Userspace Userspace
+
 	nl *netlink.Handle
 	// sockets serve the requests that the library cannot make: addresses with
 	// their protocol, and marks.
 	sockets map[int]*nl.SocketHandle
+
+	names    endpointNames
+	recorder endpointRecorder
 }
 
 // Open opens the network of the calling thread's network namespace. Opening
@@ -64,13 +71,16 @@ func (sys *System) Close() error {
 // or cancelled at any point it leaves a state from which a fresh Diff leads on.
 // Changes that are there already are no error, so applying twice is harmless.
 func (sys *System) Apply(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
-	return plan.Each(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
+	sys.names.begin(endpointsOf(changes))
+	flush := sys.recorder.hold()
+	err := plan.Each(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
 		o, ok := c.Payload.(op)
 		if !ok {
 			return fmt.Errorf("apply change of payload %T: it was not made by netcfg.Diff", c.Payload)
 		}
 		return o.apply(ctx, sys)
 	})
+	return errors.Join(err, flush())
 }
 
 // edit runs one write to the kernel unless ctx is done. Every write goes

@@ -98,7 +98,7 @@ func wantRoutes(spec *hosts.Spec, links []Link) []Route {
 		}
 		routes = append(routes, r)
 	}
-	for _, r := range podRoutes(spec, links) {
+	for _, r := range append(podRoutes(spec, links), clientRoutes(spec)...) {
 		// What the spec says of the same destination wins.
 		if !slices.ContainsFunc(routes, func(own Route) bool { return own.Destination == r.Destination }) {
 			routes = append(routes, r)

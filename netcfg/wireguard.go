@@ -10,14 +10,14 @@ import (
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
 // WireGuard is the host's WireGuard device and its peers. The device is the
-// kernel's, made here and marked as ours, or one of a userspace program
-// (wireguard-go) that listens on its socket below /var/run/wireguard; that
-// program is somebody else's to start, what it is configured with is ours.
+// kernel's, made here and marked as ours. Where the kernel has no WireGuard it is
+// one of a program (see [Userspace]), which marks it as ours as well. A device of
+// the name that some other program made (wireguard-go) is left to that program,
+// and what it is configured with is ours.
 //
 // All peers of the device are nodeagent's: those that the spec does not name
 // are removed.
@@ -39,6 +39,15 @@ type WireGuard struct {
 	// The rest is observed only.
 
 	Device WireGuardDevice
+	// Userspace: a program serves the device. KernelLacks: this kernel has no
+	// WireGuard, neither loaded nor as a module; false where that is not known.
+	Userspace, KernelLacks bool
+	// Program is the device for which nodeagent's own program is set up, which
+	// may be one that it does not get made; "" where there is none.
+	Program string
+	// PresharedFiles is what the preshared keys' files of the wanted peers hold,
+	// by path; files that are not there are not in it.
+	PresharedFiles map[string]PresharedFile
 	// HostKey is the public half of the key in Folder, zero where there is none.
 	HostKey wgtypes.Key
 	// Owned and Marked are as those of [Link].
@@ -67,8 +76,16 @@ type WireGuardPeer struct {
 	// now if it roamed; empty where none is known or the device has none.
 	Endpoint  string
 	Keepalive time.Duration // 0: none
-	// Preshared tells that the device has a preshared key; no spec wants one.
-	Preshared bool
+	// PresharedFile is the file with the peer's preshared key, "" where it is to
+	// have none; wanted only.
+	PresharedFile string
+	// PresharedKey stands for a preshared key (see [PresharedFile]), "" for none.
+	// Observed: the device's. Wanted only on the way back ([Back]): the one that
+	// the peer is to have again.
+	PresharedKey string
+	// Moved is the address to which the name in Endpoint leads now, where that is
+	// another than the device's and the peer is silent; else "". Observed only.
+	Moved string
 }
 
 // String returns the peer in words: "10.9.0.2/32 at host:port, keepalive 25s".
@@ -84,8 +101,11 @@ func (p WireGuardPeer) String() string {
 	if p.Keepalive > 0 {
 		line += ", keepalive " + p.Keepalive.String()
 	}
-	if p.Preshared {
-		line += ", with a preshared key"
+	if p.PresharedKey != "" {
+		line += ", preshared key " + p.PresharedKey
+	}
+	if p.Moved != "" {
+		line += ", silent while its name leads to " + p.Moved
 	}
 	return line
 }
@@ -105,47 +125,6 @@ func wireGuardFolder(root layout.Root) string { return filepath.Join(root.State(
 // newline, mode 0600.
 func wireGuardKey(folder string) string { return filepath.Join(folder, "private.key") }
 
-// wantWireGuard returns the device of the spec, nil where it has none. A peer
-// whose host has no public key in the fleet yet is left out: there is nothing
-// to let in.
-func wantWireGuard(spec *hosts.Spec, root layout.Root) *WireGuard {
-	s := spec.Network.WireGuard
-	if s == nil {
-		return nil
-	}
-	w := &WireGuard{
-		Interface: s.Interface, Folder: wireGuardFolder(root),
-		Address: s.Address, MTU: s.MTU, Port: s.Port,
-	}
-	w.PublicKey, _ = wgtypes.ParseKey(s.PublicKey) // checked by hosts; zero where empty
-	for _, p := range spec.Peers {
-		if p.WireGuard == nil || p.WireGuard.PublicKey == "" {
-			continue
-		}
-		key, err := wgtypes.ParseKey(p.WireGuard.PublicKey)
-		if err != nil {
-			continue // no valid spec has it
-		}
-		w.Peers = append(w.Peers, WireGuardPeer{
-			Name: p.Name, PublicKey: key, AllowedIPs: allowedIPs(spec, p),
-			Endpoint: p.WireGuard.Endpoint, Keepalive: s.Keepalive,
-		})
-	}
-	sortPeers(w.Peers)
-	return w
-}
-
-// allowedIPs are the addresses that a peer may send from: its own in the mesh
-// and, where nodeagent gives pods their addresses, its pods'.
-func allowedIPs(spec *hosts.Spec, p hosts.Peer) []netip.Prefix {
-	ips := []netip.Prefix{netip.PrefixFrom(p.WireGuard.Address, p.WireGuard.Address.BitLen())}
-	if spec.Kubernetes.CNI == "bridge" && p.PodRange.IsValid() {
-		ips = append(ips, p.PodRange.Masked())
-	}
-	slices.SortFunc(ips, comparePrefixes)
-	return ips
-}
-
 func sortPeers(peers []WireGuardPeer) {
 	slices.SortFunc(peers, func(a, b WireGuardPeer) int {
 		return slices.Compare(a.PublicKey[:], b.PublicKey[:])
@@ -164,4 +143,16 @@ func (w *WireGuard) peer(key wgtypes.Key) (WireGuardPeer, bool) {
 // declareKey is what to do about a fleet that does not name the host's own key.
 func declareKey(key wgtypes.Key) string {
 	return fmt.Sprintf("put public_key = %q into the host's file, table [wireguard], so that the other hosts let this one in", key)
+}
+
+// kindWord says what serves the device.
+func (w *WireGuard) kindWord() string {
+	if w.Userspace {
+		return programWord
+	}
+	return "wireguard"
+}
+
+func (w *WireGuard) hasPreshared() bool {
+	return slices.ContainsFunc(w.Peers, func(p WireGuardPeer) bool { return p.PresharedKey != "" })
 }

@@ -19,8 +19,14 @@ type (
 		folder, device string
 		declared       wgtypes.Key
 	}
-	// createWireGuard makes a device of the kernel.
-	createWireGuard struct{ name string }
+	// createWireGuard makes a device of the kernel, or starts the program where
+	// the kernel has none.
+	createWireGuard struct {
+		name      string
+		userspace bool
+	}
+	// stopWireGuardProgram removes a program whose device is not wanted of it.
+	stopWireGuardProgram struct{}
 	// setWireGuard gives the device the host's key, and a port unless it is 0.
 	setWireGuard struct {
 		name, folder string
@@ -30,17 +36,27 @@ type (
 	// setWireGuardPeer adds or changes one peer. Fields of the peer that are as
 	// they should be are left alone.
 	setWireGuardPeer struct {
-		name, folder                              string
-		peer                                      WireGuardPeer
-		allowed, endpoint, keepalive, unpreshared bool
+		name, folder                 string
+		peer                         WireGuardPeer
+		allowed, endpoint, keepalive bool
+		// lost are allowed addresses that the peer has and is not to have: the
+		// whole list is then replaced. Else what is missing is added, and the
+		// peer's traffic over the others goes on.
+		lost      bool
+		preshared presharedEdit
+		keep      bool // the device has a preshared key, which is kept
 	}
 	// deleteWireGuardPeer removes one peer.
 	deleteWireGuardPeer struct {
 		name, folder string
 		key          wgtypes.Key
+		keep         bool
 	}
 	// deleteWireGuard removes a device of ours.
-	deleteWireGuard struct{ name string }
+	deleteWireGuard struct {
+		name, folder    string
+		keep, userspace bool
+	}
 )
 
 // diffWireGuard returns the changes to the device and its peers, in order: the
@@ -57,7 +73,7 @@ func diffWireGuard(have, want *WireGuard) []plan.Change {
 	}
 	if have.Owned && have.Interface != want.Interface {
 		changes = dropWireGuard(have)
-		have = &WireGuard{HostKey: have.HostKey}
+		have = &WireGuard{HostKey: have.HostKey, KernelLacks: have.KernelLacks, PresharedFiles: have.PresharedFiles}
 	}
 	changes = append(changes, diffWireGuardKey(have, want)...)
 	if have.Device == SomeDevice {
@@ -75,8 +91,11 @@ func dropWireGuard(have *WireGuard) []plan.Change {
 	if have == nil || !have.Owned {
 		return nil
 	}
-	return []plan.Change{change(wireGuardLink(have), plan.ActionDelete, plan.Disconnect, reasonUnwanted, "wireguard", "", deleteWireGuard{have.Interface})}
+	return []plan.Change{change(wireGuardLink(have), plan.ActionDelete, plan.Disconnect, reasonUnwanted, have.kindWord(), "", deleteWireGuard{have.Interface, have.Folder, have.hasPreshared(), have.Userspace})}
 }
+
+// programWord says in plans that a program serves the device.
+const programWord = "wireguard in userspace"
 
 func diffWireGuardKey(have, want *WireGuard) []plan.Change {
 	var zero wgtypes.Key
@@ -98,7 +117,14 @@ func diffWireGuardKey(have, want *WireGuard) []plan.Change {
 func diffWireGuardDevice(have, want *WireGuard) []plan.Change {
 	var changes []plan.Change
 	if have.Device == NoDevice {
-		changes = append(changes, change(wireGuardLink(want), plan.ActionCreate, plan.Quiet, reasonMissing, "", "wireguard", createWireGuard{want.Interface}))
+		reason, word := reasonMissing, "wireguard"
+		if have.KernelLacks {
+			reason, word = reasonMissing+"; this kernel has no WireGuard, so a program serves it", programWord
+		}
+		changes = append(changes, change(wireGuardLink(want), plan.ActionCreate, plan.Quiet, reason, "", word, createWireGuard{want.Interface, have.KernelLacks}))
+	}
+	if have.Device == WireGuardLink && !have.Userspace && have.Program != "" {
+		changes = append(changes, change("wireguard program", plan.ActionDelete, plan.Quiet, "the kernel serves the device", have.Program, "", stopWireGuardProgram{}))
 	}
 	var zero wgtypes.Key
 	rightKey := have.Device == WireGuardLink && have.PublicKey != zero && (have.PublicKey == have.HostKey || have.HostKey == zero)
@@ -140,35 +166,75 @@ func effectIf(cuts bool) plan.Effect {
 
 func diffWireGuardPeers(have, want *WireGuard) []plan.Change {
 	var changes []plan.Change
+	index := make(map[wgtypes.Key]WireGuardPeer, len(have.Peers))
+	for _, h := range have.Peers {
+		index[h.PublicKey] = h
+	}
+	wanted := make(map[wgtypes.Key]bool, len(want.Peers))
 	for _, w := range want.Peers {
-		h, there := have.peer(w.PublicKey)
-		o := setWireGuardPeer{name: want.Interface, folder: want.Folder, peer: w}
-		key := "wireguard peer " + w.label()
-		if !there {
-			o.allowed, o.keepalive, o.endpoint = true, w.Keepalive > 0, w.Endpoint != ""
-			changes = append(changes, change(key, plan.ActionCreate, plan.Quiet, reasonMissing, "", w.String(), o))
-			continue
-		}
-		o.allowed = !slices.Equal(h.AllowedIPs, w.AllowedIPs)
-		o.endpoint = w.Endpoint != "" && h.Endpoint != w.Endpoint
-		o.keepalive = h.Keepalive != w.Keepalive
-		o.unpreshared = h.Preshared
-		if !o.allowed && !o.endpoint && !o.keepalive && !o.unpreshared {
-			continue
-		}
-		// Its own packets find a peer again where it is; what is cut is what it
-		// may no longer send, and a preshared key that only one end has.
-		loses := slices.ContainsFunc(h.AllowedIPs, func(p netip.Prefix) bool { return !slices.Contains(w.AllowedIPs, p) })
-		changes = append(changes, change(key, plan.ActionUpdate, effectIf(loses || o.endpoint || o.unpreshared),
-			"the peer differs from the spec", h.String(), w.String(), o))
+		wanted[w.PublicKey] = true
+		h, there := index[w.PublicKey]
+		changes = append(changes, diffWireGuardPeer(have, want, h, w, there)...)
 	}
 	for _, h := range have.Peers {
-		if _, wanted := want.peer(h.PublicKey); !wanted {
+		if !wanted[h.PublicKey] {
 			changes = append(changes, change("wireguard peer "+h.label(), plan.ActionDelete, plan.Disconnect,
-				"the spec names no peer with this key", h.String(), "", deleteWireGuardPeer{want.Interface, want.Folder, h.PublicKey}))
+				"the spec names no peer with this key", h.String(), "", deleteWireGuardPeer{want.Interface, want.Folder, h.PublicKey, h.PresharedKey != ""}))
 		}
 	}
 	return changes
+}
+
+// diffWireGuardPeer returns the change to one peer. A peer whose preshared key
+// cannot be had is not let in without it; one that is there keeps what it has,
+// and the rest of it is put right.
+func diffWireGuardPeer(have, want *WireGuard, h, w WireGuardPeer, there bool) []plan.Change {
+	key := "wireguard peer " + w.label()
+	edit, preshared := diffPreshared(have, h, w)
+	var changes []plan.Change
+	if edit.problem != "" {
+		action, before := plan.ActionUpdate, h.PresharedKey
+		if !there {
+			action = plan.ActionCreate
+		}
+		changes = append(changes, change(key+" preshared key", action, plan.Quiet, edit.problem, before, w.PresharedFile, blocked{edit.problem}))
+		if !there {
+			return changes
+		}
+		edit = presharedEdit{}
+	}
+	o := setWireGuardPeer{name: want.Interface, folder: want.Folder, peer: w, preshared: edit, keep: edit.set() && h.PresharedKey != ""}
+	shown := w
+	shown.PresharedKey = preshared
+	if !there {
+		o.allowed, o.keepalive, o.endpoint = true, w.Keepalive > 0, w.Endpoint != ""
+		return append(changes, change(key, plan.ActionCreate, plan.Quiet, reasonMissing, "", shown.String(), o))
+	}
+	o.allowed = !slices.Equal(h.AllowedIPs, w.AllowedIPs)
+	o.endpoint = w.Endpoint != "" && (h.Endpoint != w.Endpoint || h.Moved != "")
+	o.keepalive = h.Keepalive != w.Keepalive
+	if !o.allowed && !o.endpoint && !o.keepalive && !edit.set() {
+		return changes
+	}
+	// Its own packets find a peer again where it is; what is cut is what it may
+	// no longer send, and a preshared key that only one end has. A silent peer
+	// has no session to lose.
+	o.lost = o.allowed && losesAny(h.AllowedIPs, w.AllowedIPs)
+	reason := "the peer differs from the spec"
+	if h.Moved != "" {
+		reason = "the peer is silent and the name of its endpoint leads elsewhere now"
+	}
+	cuts := o.lost || o.endpoint && h.Moved == "" || edit.set()
+	return append(changes, change(key, plan.ActionUpdate, effectIf(cuts), reason, h.String(), shown.String(), o))
+}
+
+// losesAny tells whether one of the addresses is not among the others. Both
+// lists are sorted.
+func losesAny(had, keeps []netip.Prefix) bool {
+	return slices.ContainsFunc(had, func(p netip.Prefix) bool {
+		_, found := slices.BinarySearchFunc(keeps, p, comparePrefixes)
+		return !found
+	})
 }
 
 // diffWireGuardLink compares what the device has as a link. New addresses come

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -93,16 +94,75 @@ func readEndpoints(folder, device string) endpoints {
 	return file.Endpoints
 }
 
+// endpointRecorder gathers what one Apply notes, so that a thousand peers are
+// one write and not a thousand. An Apply that is killed before it loses only
+// that the endpoints are set once more.
+type endpointRecorder struct {
+	mu      sync.Mutex
+	holding bool
+	pending []noted
+}
+
+type noted struct {
+	folder, device, peer, endpoint string
+}
+
 // recordEndpoint notes the endpoint that was set for a peer; "" forgets it.
-func recordEndpoint(folder, device string, key wgtypes.Key, endpoint string) error {
-	record := readEndpoints(folder, device)
-	if record[key.String()] == endpoint {
+func (sys *System) recordEndpoint(folder, device string, key wgtypes.Key, endpoint string) error {
+	r := &sys.recorder
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pending = append(r.pending, noted{folder, device, key.String(), endpoint})
+	if r.holding {
 		return nil
 	}
-	record[key.String()] = endpoint
-	if endpoint == "" {
-		delete(record, key.String())
+	return r.flush()
+}
+
+// hold makes recordEndpoint gather until the returned function is called.
+func (r *endpointRecorder) hold() (flush func() error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.holding = true
+	return func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.holding = false
+		return r.flush()
 	}
+}
+
+// flush writes what was gathered, a file for each folder in turn; of several
+// devices the last one's record stands, as there is one device.
+func (r *endpointRecorder) flush() error {
+	var failed []error
+	for len(r.pending) > 0 {
+		first := r.pending[0]
+		record, changed := readEndpoints(first.folder, first.device), false
+		var rest []noted
+		for _, n := range r.pending {
+			switch {
+			case n.folder != first.folder || n.device != first.device:
+				rest = append(rest, n)
+				continue
+			case record[n.peer] == n.endpoint:
+				continue
+			case n.endpoint == "":
+				delete(record, n.peer)
+			default:
+				record[n.peer] = n.endpoint
+			}
+			changed = true
+		}
+		r.pending = rest
+		if changed {
+			failed = append(failed, writeEndpoints(first.folder, first.device, record))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func writeEndpoints(folder, device string, record endpoints) error {
 	content, err := json.MarshalIndent(endpointsFile{endpointsVersion, device, record}, "", "  ")
 	if err == nil {
 		err = atomicfile.MkdirAll(folder, 0o700)

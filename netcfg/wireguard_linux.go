@@ -16,9 +16,6 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
 
-// resolveTimeout is how long the name of an endpoint may take to resolve.
-const resolveTimeout = 5 * time.Second
-
 // observeWireGuard returns the wanted device as it is, or where none is wanted
 // the one that nodeagent made, or nil. Reading a device needs CAP_NET_ADMIN.
 // With an error it returns what was seen nevertheless.
@@ -26,46 +23,80 @@ func (sys *System) observeWireGuard(ctx context.Context, kernel kernelLinks, wan
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	ours := kernel.ourWireGuard()
+	ours, err := sys.ourWireGuard(kernel)
 	if want == nil {
-		return ours, nil
+		return ours, err
 	}
+	failed := []error{err}
 	have := &WireGuard{Interface: want.Interface, Folder: want.Folder}
+	if ours != nil {
+		have.Program = ours.Program
+	}
 	if ours != nil && ours.Interface != want.Interface {
 		have = ours // to be deleted first
 		have.Folder = want.Folder
 	}
-	var failed []error
 	key, err := readWireGuardKey(want.Folder)
 	if err != nil {
 		failed = append(failed, err)
 	} else if key != (wgtypes.Key{}) {
 		have.HostKey = key.PublicKey()
 	}
+	have.PresharedFiles = readPresharedFiles(want, key)
 	if err := sys.observeWireGuardLink(kernel, have); err != nil {
 		failed = append(failed, fmt.Errorf("read wireguard device %q: %w", have.Interface, err))
 	}
 	return have, errors.Join(failed...)
 }
 
-// ourWireGuard returns a device that nodeagent made, nil where there is none.
-func (k kernelLinks) ourWireGuard() *WireGuard {
-	for _, l := range k.list {
-		if l.Type() == "wireguard" && (marked(l) || l.Attrs().Group == linkGroup) {
-			return &WireGuard{Interface: l.Attrs().Name, Owned: true, Marked: marked(l), Device: WireGuardLink}
+// ourWireGuard returns a device that nodeagent made, or the one that its program
+// is set up for although there is none; nil where there is neither.
+func (sys *System) ourWireGuard(kernel kernelLinks) (*WireGuard, error) {
+	program, err := "", error(nil)
+	if sys.Userspace != nil {
+		program, err = sys.Userspace.Device()
+	}
+	var ours *WireGuard
+	if program != "" {
+		ours = &WireGuard{Interface: program, Owned: true, Marked: true, Userspace: true}
+	}
+	for _, l := range kernel.list {
+		if ourDevice(l) {
+			ours = &WireGuard{Interface: l.Attrs().Name, Owned: true, Marked: marked(l), Userspace: l.Type() != kindWireGuard, Device: WireGuardLink}
+			break
 		}
 	}
-	return nil
+	if ours != nil {
+		ours.Program = program
+	}
+	return ours, err
+}
+
+// The kernel's words for devices of its own and for those of programs.
+const (
+	kindWireGuard = "wireguard"
+	kindTun       = "tuntap"
+)
+
+// ourDevice tells whether the link is a WireGuard device of nodeagent's.
+func ourDevice(l netlink.Link) bool {
+	switch l.Type() {
+	case kindWireGuard, kindTun:
+		return marked(l) || l.Attrs().Group == linkGroup
+	}
+	return false
 }
 
 func (sys *System) observeWireGuardLink(kernel kernelLinks, have *WireGuard) error {
 	i := slices.IndexFunc(kernel.list, func(l netlink.Link) bool { return l.Attrs().Name == have.Interface })
 	if i < 0 {
+		have.Device = NoDevice
+		have.KernelLacks = !kernelWireGuard()
 		return nil
 	}
 	link := kernel.list[i]
-	have.Marked = marked(link)
-	have.Owned = link.Type() == "wireguard" && (have.Marked || link.Attrs().Group == linkGroup)
+	have.Marked, have.Owned = marked(link), ourDevice(link)
+	have.Userspace = link.Type() != kindWireGuard
 	have.MTU, have.Up = link.Attrs().MTU, link.Attrs().Flags&net.FlagUp != 0
 	all, err := dump(sys.listAddresses)
 	if err != nil {
@@ -77,11 +108,11 @@ func (sys *System) observeWireGuardLink(kernel kernelLinks, have *WireGuard) err
 		}
 	}
 	sortAddresses(have.Addresses)
-	return have.observeDevice()
+	return sys.observeDevice(have)
 }
 
 // observeDevice asks the device itself.
-func (w *WireGuard) observeDevice() error {
+func (sys *System) observeDevice(w *WireGuard) error {
 	device, err := wireGuardDevice(w.Interface)
 	if errors.Is(err, fs.ErrNotExist) {
 		w.Device = SomeDevice
@@ -96,19 +127,24 @@ func (w *WireGuard) observeDevice() error {
 	if device.PrivateKey != (wgtypes.Key{}) {
 		w.PublicKey = device.PublicKey
 	}
-	record := readEndpoints(w.Folder, w.Interface)
+	record, now := readEndpoints(w.Folder, w.Interface), time.Now()
+	host, err := readWireGuardKey(w.Folder)
+	if err != nil || host == (wgtypes.Key{}) {
+		host = device.PrivateKey
+	}
+	w.Peers = make([]WireGuardPeer, 0, len(device.Peers))
 	for _, p := range device.Peers {
-		w.Peers = append(w.Peers, observedPeer(p, record))
+		peer := observedPeer(p, record)
+		peer.PresharedKey = presharedDigest(host, p.PresharedKey)
+		peer.Moved = sys.names.moved(p, peer.Endpoint, now)
+		w.Peers = append(w.Peers, peer)
 	}
 	sortPeers(w.Peers)
 	return nil
 }
 
 func observedPeer(p wgtypes.Peer, record endpoints) WireGuardPeer {
-	peer := WireGuardPeer{
-		PublicKey: p.PublicKey, Keepalive: p.PersistentKeepaliveInterval,
-		Preshared: p.PresharedKey != (wgtypes.Key{}),
-	}
+	peer := WireGuardPeer{PublicKey: p.PublicKey, Keepalive: p.PersistentKeepaliveInterval}
 	if p.Endpoint != nil {
 		peer.Endpoint = record[p.PublicKey.String()]
 	}
@@ -164,26 +200,6 @@ func (o makeWireGuardKey) keyOfDevice() (wgtypes.Key, error) {
 	return device.PrivateKey, nil
 }
 
-func (o createWireGuard) apply(ctx context.Context, sys *System) error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Group = o.name, linkGroup
-	err := edit(ctx, func() error { return sys.nl.LinkAdd(&netlink.Wireguard{LinkAttrs: attrs}) })
-	switch {
-	case errors.Is(err, unix.EEXIST):
-		// Ours from an apply that was stopped, or somebody's that was made
-		// meanwhile, which is then configured but not marked.
-		link, err := sys.find(o.name)
-		if err != nil || link.Attrs().Group != linkGroup {
-			return err
-		}
-	case errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("create wireguard device %q: this kernel has no WireGuard; load the module wireguard (add it to the kernel's modules in the spec), or run a userspace device of this name (wireguard-go %s): %w", o.name, o.name, err)
-	case err != nil:
-		return fmt.Errorf("create wireguard device %q: %w", o.name, explain(err))
-	}
-	return sys.mark(ctx, o.name)
-}
-
 func (o setWireGuard) apply(ctx context.Context, _ *System) error {
 	var config wgtypes.Config
 	if o.key {
@@ -205,10 +221,10 @@ func (o setWireGuard) apply(ctx context.Context, _ *System) error {
 // apply configures the peer even where the name of its endpoint does not
 // resolve: the peer may reach this host by itself. The record is written last,
 // so that a kill in between sets the endpoint once more.
-func (o setWireGuardPeer) apply(ctx context.Context, _ *System) error {
+func (o setWireGuardPeer) apply(ctx context.Context, sys *System) error {
 	config := wgtypes.PeerConfig{PublicKey: o.peer.PublicKey}
 	if o.allowed {
-		config.ReplaceAllowedIPs = true
+		config.ReplaceAllowedIPs = o.lost
 		for _, p := range o.peer.AllowedIPs {
 			config.AllowedIPs = append(config.AllowedIPs, net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())})
 		}
@@ -216,12 +232,12 @@ func (o setWireGuardPeer) apply(ctx context.Context, _ *System) error {
 	if o.keepalive {
 		config.PersistentKeepaliveInterval = &o.peer.Keepalive
 	}
-	if o.unpreshared {
-		config.PresharedKey = &wgtypes.Key{} // the zero key removes it
+	if err := o.applyPreshared(ctx, &config); err != nil {
+		return err
 	}
 	var unresolved error
 	if o.endpoint {
-		config.Endpoint, unresolved = resolveEndpoint(ctx, o.peer.Endpoint)
+		config.Endpoint, unresolved = sys.names.resolve(ctx, o.peer.Endpoint)
 	}
 	if err := configure(ctx, o.name, wgtypes.Config{Peers: []wgtypes.PeerConfig{config}}); err != nil {
 		return err
@@ -229,55 +245,41 @@ func (o setWireGuardPeer) apply(ctx context.Context, _ *System) error {
 	if !o.endpoint || unresolved != nil {
 		return unresolved
 	}
-	return recordEndpoint(o.folder, o.name, o.peer.PublicKey, o.peer.Endpoint)
+	return sys.recordEndpoint(o.folder, o.name, o.peer.PublicKey, o.peer.Endpoint)
 }
 
-// resolveEndpoint returns the address of host:port.
-func resolveEndpoint(ctx context.Context, endpoint string) (*net.UDPAddr, error) {
-	if a, err := netip.ParseAddrPort(endpoint); err == nil {
-		return net.UDPAddrFromAddrPort(a), nil
+// applyPreshared keeps the preshared key that goes and reads the one that comes.
+func (o setWireGuardPeer) applyPreshared(ctx context.Context, config *wgtypes.PeerConfig) error {
+	if o.keep {
+		this := func(key wgtypes.Key) bool { return key == o.peer.PublicKey }
+		if err := edit(ctx, func() error { return keepPreshared(o.folder, o.name, this) }); err != nil {
+			return err
+		}
 	}
-	host, service, err := net.SplitHostPort(endpoint)
-	if err != nil {
-		return nil, fmt.Errorf("resolve wireguard endpoint %q: %w", endpoint, err)
+	switch {
+	case o.preshared.file != "":
+		key, err := readPreshared(o.preshared.file)
+		if err != nil {
+			return err
+		}
+		config.PresharedKey = &key
+	case o.preshared.remove:
+		config.PresharedKey = &wgtypes.Key{} // the zero key removes it
 	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
-	if err != nil {
-		return nil, fmt.Errorf("resolve wireguard endpoint %q: %w", endpoint, err)
-	}
-	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, fmt.Errorf("resolve wireguard endpoint %q: %w; the peer is configured without it", endpoint, err)
-	}
-	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(addresses[0].Unmap(), uint16(port))), nil
+	return nil
 }
 
-func (o deleteWireGuardPeer) apply(ctx context.Context, _ *System) error {
+func (o deleteWireGuardPeer) apply(ctx context.Context, sys *System) error {
+	if o.keep {
+		this := func(key wgtypes.Key) bool { return key == o.key }
+		if err := edit(ctx, func() error { return keepPreshared(o.folder, o.name, this) }); err != nil {
+			return err
+		}
+	}
 	// UpdateOnly: removing one that is gone must not first make it.
 	remove := wgtypes.PeerConfig{PublicKey: o.key, Remove: true, UpdateOnly: true}
 	if err := configure(ctx, o.name, wgtypes.Config{Peers: []wgtypes.PeerConfig{remove}}); err != nil {
 		return err
 	}
-	return recordEndpoint(o.folder, o.name, o.key, "")
-}
-
-func (o deleteWireGuard) apply(ctx context.Context, sys *System) error {
-	kernel, err := sys.listLinks()
-	if err != nil {
-		return fmt.Errorf("list links: %w", explain(err))
-	}
-	for _, l := range kernel.list {
-		if l.Attrs().Name != o.name {
-			continue
-		}
-		if l.Type() != "wireguard" || !marked(l) && l.Attrs().Group != linkGroup {
-			return fmt.Errorf("delete wireguard device %q: it is not nodeagent's any more; plan again", o.name)
-		}
-		if err := edit(ctx, func() error { return sys.nl.LinkDel(l) }); err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("delete wireguard device %q: %w", o.name, explain(err))
-		}
-	}
-	return nil
+	return sys.recordEndpoint(o.folder, o.name, o.key, "")
 }

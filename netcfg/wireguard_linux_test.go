@@ -28,6 +28,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
 )
 
 // wireGuardProgram is set in a process that is to be a userspace WireGuard
@@ -210,13 +211,7 @@ func (h *wireGuardHost) diff() (*System, func() ([]string, error), func(context.
 		if err != nil {
 			return err
 		}
-		var failed []error
-		for _, c := range diffWireGuard(have, want) {
-			if err := c.Payload.(op).apply(ctx, sys); err != nil {
-				failed = append(failed, fmt.Errorf("%s: %w", c.Key, err))
-			}
-		}
-		return errors.Join(failed...)
+		return sys.Apply(ctx, diffWireGuard(have, want), plan.Silent{})
 	}
 	return sys, keys, apply, nil
 }

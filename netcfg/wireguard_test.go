@@ -122,7 +122,7 @@ func TestWireGuardDiff(t *testing.T) {
 			"a peer more", edit(func(w *WireGuard) { w.Peers = append(w.Peers, WireGuardPeer{PublicKey: wireGuardPublic(8)}) }), want,
 			[]string{"delete disconnect wireguard peer " + wireGuardPublic(8).String()},
 		},
-		{"preshared", edit(func(w *WireGuard) { w.Peers[0].Preshared = true }), want, []string{"update disconnect wireguard peer b"}},
+		{"preshared", edit(func(w *WireGuard) { w.Peers[0].PresharedKey = "hmac:1" }), want, []string{"update disconnect wireguard peer b"}},
 		{"keepalive", edit(func(w *WireGuard) { w.Peers[1].Keepalive = 0 }), want, []string{"update quiet wireguard peer c"}},
 		{"allowed less", edit(func(w *WireGuard) { w.Peers[1].AllowedIPs = nil }), want, []string{"update quiet wireguard peer c"}},
 		{
@@ -198,8 +198,14 @@ func wireGuardApply(have *WireGuard, changes []plan.Change) *WireGuard {
 			}
 		case createWireGuard:
 			w.Interface, w.Device, w.Owned, w.Marked = o.name, WireGuardLink, true, true
+			w.Userspace, w.Program = o.userspace, ""
+			if o.userspace {
+				w.Program = o.name
+			}
+		case stopWireGuardProgram:
+			w.Program = ""
 		case deleteWireGuard:
-			w = WireGuard{HostKey: w.HostKey}
+			w = WireGuard{HostKey: w.HostKey, KernelLacks: w.KernelLacks, PresharedFiles: w.PresharedFiles}
 		case setWireGuard:
 			if o.key {
 				w.PublicKey = w.HostKey
@@ -223,8 +229,14 @@ func wireGuardApply(have *WireGuard, changes []plan.Change) *WireGuard {
 			if o.keepalive {
 				p.Keepalive = o.peer.Keepalive
 			}
-			if o.unpreshared {
-				p.Preshared = false
+			switch {
+			case o.preshared.remove:
+				p.PresharedKey = ""
+			case o.preshared.file != "":
+				p.PresharedKey = w.PresharedFiles[o.preshared.file].Digest
+			}
+			if o.endpoint {
+				p.Moved = ""
 			}
 		case deleteWireGuardPeer:
 			w.Peers = slices.Delete(w.Peers, at(o.key), at(o.key)+1)
@@ -256,6 +268,9 @@ func TestWireGuardLaw(t *testing.T) {
 			}
 			p := WireGuardPeer{PublicKey: wireGuardPublic(n), Keepalive: time.Duration(random.IntN(2)) * time.Second}
 			if coin() {
+				p.PresharedFile = fmt.Sprintf("/psk/%d", n)
+			}
+			if coin() {
 				p.AllowedIPs = firewallPrefixes(fmt.Sprintf("10.9.0.%d/32", random.IntN(3)))
 			}
 			if coin() {
@@ -270,7 +285,12 @@ func TestWireGuardLaw(t *testing.T) {
 			Interface: "wg0", Address: firewallPrefixes("10.9.0.1/24", "10.9.0.2/24")[random.IntN(2)],
 			MTU: random.IntN(2) * 1420, Port: random.IntN(2) * 51820, PublicKey: wireGuardPublic(1), Peers: randomPeers(),
 		}
-		have := &WireGuard{Interface: []string{"wg0", "wg1"}[random.IntN(2)], Peers: nil}
+		have := &WireGuard{Interface: []string{"wg0", "wg1"}[random.IntN(2)], Peers: nil, KernelLacks: coin(), PresharedFiles: map[string]PresharedFile{}}
+		for n := range 5 {
+			if coin() {
+				have.PresharedFiles[fmt.Sprintf("/psk/%d", n+1)] = PresharedFile{Digest: fmt.Sprintf("hmac:%d", 1+random.IntN(2))}
+			}
+		}
 		if coin() {
 			have.HostKey = want.PublicKey
 		}
@@ -278,7 +298,9 @@ func TestWireGuardLaw(t *testing.T) {
 			have.Device, have.Owned, have.Marked, have.Up, have.Port, have.MTU = WireGuardLink, have.Interface == "wg1" || coin(), coin(), coin(), 1, 1420
 			have.Peers = randomPeers()
 			for i := range have.Peers {
-				have.Peers[i].Preshared = coin()
+				have.Peers[i].PresharedFile = ""
+				have.Peers[i].PresharedKey = []string{"", "hmac:1", "hmac:2"}[random.IntN(3)]
+				have.Peers[i].Moved = []string{"", "192.0.2.9:1"}[random.IntN(2)]
 			}
 			if coin() {
 				have.PublicKey = want.PublicKey
@@ -334,11 +356,11 @@ func TestWireGuardEndpointRecord(t *testing.T) {
 	folder := wireGuardFolder(layout.Root(t.TempDir()))
 	a, b := wireGuardPublic(1), wireGuardPublic(2)
 	for key, endpoint := range map[wgtypes.Key]string{a: "h:1", b: "h:2"} {
-		if err := recordEndpoint(folder, "wg0", key, endpoint); err != nil {
+		if err := new(System).recordEndpoint(folder, "wg0", key, endpoint); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := recordEndpoint(folder, "wg0", a, ""); err != nil {
+	if err := new(System).recordEndpoint(folder, "wg0", a, ""); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(endpoints{b.String(): "h:2"}, readEndpoints(folder, "wg0")); diff != "" {
