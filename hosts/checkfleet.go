@@ -40,6 +40,9 @@ func (l *loader) checkFleet(f facts) {
 	l.checkPodRanges()
 	l.checkKeys()
 	l.checkReachable()
+	l.checkClients()
+	l.checkTunnels()
+	l.checkFloating(f)
 }
 
 // checkRoles looks for roles that make no sense together.

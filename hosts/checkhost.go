@@ -16,7 +16,9 @@ func (d *draft) checkHost(f facts) {
 	d.checkLinks()
 	d.checkRoutes()
 	d.checkRules()
-	d.checkFirewall()
+	d.checkFirewall(f)
+	d.checkNames(f)
+	d.checkProbes(f)
 	d.checkLifetimes()
 	d.checkPodRange(f)
 	d.checkAddress()
@@ -101,45 +103,6 @@ func (d *draft) checkKernel() {
 		loaded := slices.ContainsFunc(d.spec.Kernel.Modules, func(m Module) bool { return m.Name == name })
 		if !loaded && d.ok("kernel.modules") {
 			d.at(n, "the module is not in kernel.modules")
-		}
-	}
-}
-
-// checkFirewall checks what a rule needs beyond its values.
-func (d *draft) checkFirewall() {
-	rules := d.tree.get("firewall.allow")
-	ssh := false
-	for _, name := range rules.names() {
-		n := rules.table[name]
-		if n.bad {
-			continue
-		}
-		ssh = ssh || name == "ssh" || slices.ContainsFunc(values[int](n.get("ports")), func(port int) bool { return port == 22 })
-		if ports := n.get("ports"); ports == nil || ports.list != nil && len(ports.list) == 0 {
-			d.missing(n.file, n, n.path+".ports", "is missing: a rule names the ports that it opens")
-		}
-		d.checkSources(n.get("from"))
-	}
-	if d.spec.Firewall.Enabled && !ssh && d.ok("firewall") {
-		d.warn(d.file, d.tree.get("firewall"), "firewall", "no rule is for ssh (port 22): make sure that there is another way into the host %s", d.spec.Name)
-	}
-}
-
-func (d *draft) checkSources(from *node) {
-	if from == nil || from.bad {
-		return
-	}
-	if from.list != nil && len(from.list) == 0 {
-		d.at(from, "is empty: leave it out to accept from anywhere, or write \"any\"")
-	}
-	for _, item := range from.list {
-		switch word := parsed[source](item).word; {
-		case word == fromAny && len(from.list) > 1:
-			d.at(item, "\"any\" stands alone: beside it the other sources mean nothing")
-		case word == fromPods && !d.has("kubernetes.pod_range"):
-			d.at(item, "\"pods\" stands for kubernetes.pod_range, which the fleet does not have")
-		case word == fromWireGuard && !d.has("network.wireguard"):
-			d.at(item, "\"wireguard\" stands for network.wireguard.range, which the fleet does not have")
 		}
 	}
 }

@@ -192,6 +192,9 @@ func (l *loader) load() []*Spec {
 		d.derive(l.hosts)
 		specs[i] = d.spec
 	}
+	if len(l.problems) == 0 {
+		l.checkLockOut(f)
+	}
 	return specs
 }
 
