@@ -50,6 +50,7 @@ func Open(_ context.Context, root layout.Root, spec *hosts.Spec, log *slog.Logge
 	if h.network, err = netcfg.Open(); err != nil {
 		return nil, err
 	}
+	h.network.Userspace = wireGuardProgram{h.systemd}
 	return h, nil
 }
 
@@ -201,6 +202,9 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 	if err := watchSignals(ctx, h.log, h.network.Watch, events, network); err != nil {
 		return err
 	}
+	go h.network.FollowNames(ctx, func() {
+		send(ctx, events, Event{Source: "the name of a silent WireGuard peer", Domains: []string{DomainNetwork}})
+	})
 	services := Event{Source: "systemd", Domains: []string{DomainUnits}}
 	if err := watchSignals(ctx, h.log, h.systemd.Watch, events, services); err != nil {
 		return err

@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 		"internal/confirm",
 	}, domainMayImport...),
 	"cmd/nodeagent": {
-		"agent", "hosts", "etcdops", "pki", "internal/confirm", "internal/plan", "internal/layout",
+		"agent", "hosts", "etcdops", "netcfg", "pki", "internal/confirm", "internal/plan", "internal/layout",
 	},
 }
 

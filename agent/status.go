@@ -125,7 +125,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	s.Confirm = h.confirmStatus()
 	s.Problems = append(s.Problems, s.Confirm.problems()...)
 	s.Healthy = len(s.Problems) == 0
-	s.Warnings = s.warnings(serviceErr)
+	s.Warnings = append(s.warnings(serviceErr), h.NetworkWarnings(ctx)...)
 	return s
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +43,11 @@ broken: what could not be observed is said, and answers exit code 1.`,
 		p, observeErr := agent.Plan(cmd.Context(), domains)
 		if err := errors.Join(printPlan(o, p, *full), observeErr); err != nil {
 			return err
+		}
+		if len(*names) == 0 || slices.Contains(*names, agent.DomainNetwork) {
+			for _, warning := range host.NetworkWarnings(cmd.Context()) {
+				fmt.Fprintf(o.stderr, "warning: %s\n", warning)
+			}
 		}
 		if *exitCode && !p.Empty() {
 			return errChanges

@@ -135,7 +135,7 @@ Exit codes: 0 done; 1 failed or not converged; 2 there are changes (plan
 	must(root.MarkPersistentFlagDirname("fleet"))
 	root.AddCommand(
 		newValidate(o), newPlan(o), newApply(o), newRun(o), newStatus(o), newSnapshot(o),
-		newConfirm(o), newRollback(o),
+		newConfirm(o), newRollback(o), newWireGuard(o),
 	)
 	return root
 }
