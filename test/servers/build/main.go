@@ -1,6 +1,6 @@
 // Command build makes what the lab needs and is not there yet: the server
-// programs, the pod image and the root folder of the hosts, all of them side
-// by side. "make servers" and "make rootfs" run it; so may anyone who wants
+// programs, the pod image, the root folder of the hosts and the kernel of the
+// virtual machines, all of them side by side. "make servers" and "make rootfs" run it; so may anyone who wants
 // the long builds out of the way before the first test.
 package main
 
@@ -20,7 +20,7 @@ import (
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [image] [rootfs]\n\nWithout arguments it builds all three. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [image] [rootfs] [kernel]\n\nWithout arguments it makes all of them. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -40,9 +40,10 @@ func run(ctx context.Context, names []string) error {
 		"servers": builder.Programs,
 		"image":   builder.PodImage,
 		"rootfs":  builder.RootFS,
+		"kernel":  builder.Kernel,
 	}
 	if len(names) == 0 {
-		names = []string{"servers", "image", "rootfs"}
+		names = []string{"servers", "image", "rootfs", "kernel"}
 	}
 	start := time.Now()
 	var wg sync.WaitGroup
@@ -51,7 +52,7 @@ func run(ctx context.Context, names []string) error {
 	for i, name := range names {
 		product := products[name]
 		if product == nil {
-			return fmt.Errorf("no product %q; there are servers, image and rootfs", name)
+			return fmt.Errorf("no product %q; there are servers, image, rootfs and kernel", name)
 		}
 		wg.Go(func() { places[i], errs[i] = product(ctx) })
 	}
