@@ -38,6 +38,8 @@ func (a *applier) apply(_ context.Context, c plan.Change) error {
 		return a.sys.setSysctl(p.name, p.value)
 	case revertSysctl:
 		return a.sys.revertSysctl(p)
+	case putBack:
+		return a.sys.setSysctl(p.name, p.value)
 	}
 	return fmt.Errorf("apply %s: not a change of this domain", c)
 }

@@ -20,6 +20,8 @@ type (
 	}
 	setSysctl    struct{ name, value string }
 	revertSysctl struct{ name, value string }
+	// putBack sets a value that was there before, whoever set it.
+	putBack struct{ name, value string }
 )
 
 const keepsParameters = "a loaded module keeps its parameters: this needs a reload of the module or a reboot"
@@ -110,6 +112,9 @@ func diffSysctls(have, want []Sysctl) []plan.Change {
 		default:
 			change.Action, change.Reason = plan.ActionUpdate, "the spec gives it another value"
 			change.Payload = setSysctl{s.Name, s.Value}
+		}
+		if s.Back {
+			change.Reason, change.Payload = "the last confirmed network has another value", putBack{s.Name, s.Value}
 		}
 		if !same {
 			written = append(written, s.Name)

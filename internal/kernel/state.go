@@ -72,6 +72,9 @@ type Sysctl struct {
 	// Revert (wanted only) tells that the spec dropped the sysctl: Value is its
 	// original, and once it is back the original is forgotten.
 	Revert bool
+	// Back (wanted only) tells that Value is one that the sysctl had before
+	// ([Back]): no original is kept of what it takes the place of.
+	Back bool
 	// Exists is observed: false where the running kernel has no such key.
 	Exists bool
 }
