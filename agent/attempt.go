@@ -1,28 +1,81 @@
 package agent
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/confirm"
+	"github.com/nodeagent/nodeagent/internal/kernel"
 	"github.com/nodeagent/nodeagent/internal/plan"
 	"github.com/nodeagent/nodeagent/internal/units"
 	"github.com/nodeagent/nodeagent/netcfg"
 )
 
+// A change of the network can undo itself. The order of steps makes every point
+// at which this process, or the host, may die a harmless one:
+//
+//  1. look: what is there, what leads back to it, what the probes find
+//  2. arm the alarm, a timer of systemd's and a unit that runs at a boot
+//  3. record the attempt: way back, deadline
+//  4. change the network
+//  5. record that the change is complete; only then can it be confirmed
+//  6. ask the probes again
+//  7. confirm: record the confirmed network, forget the attempt, disarm
+//
+// Dead before 3, nothing was touched; between 3 and 7 the alarm undoes it, at
+// the deadline or at the next boot.
+
 // errAwaits is the error of a network that is not touched while a change of it
 // awaits confirmation.
 var errAwaits = errors.New("a change of the network awaits confirmation; nothing else is changed until `nodeagent confirm` or `nodeagent rollback`")
 
-// undoPatience is how long undoing waits for whoever changes the host before it
-// goes on all the same: the way in is worth more than the other's turn.
-const undoPatience = 10 * time.Second
+const (
+	// probesWithin is how long probes may take where the spec does not say.
+	probesWithin = 30 * time.Second
+	// probesMargin is how long the change itself and its confirmation may take
+	// where the probes confirm it.
+	probesMargin = time.Minute
+)
+
+// Terms say how a change of the network is confirmed.
+type Terms struct {
+	// Domains are those to converge of kernel and network.
+	Domains []string
+	// Patience is how long a person has to confirm; 0: nobody is asked, and the
+	// probes decide alone.
+	Patience time.Duration
+	// NoProbes asks no probes.
+	NoProbes bool
+	// By is who makes the change where the probes decide: "apply" or "run".
+	By string
+}
+
+// Trial is what became of a change of the network.
+type Trial struct {
+	Result Result
+	// Until is when the network goes back unless a person confirms; zero where
+	// nobody needs to.
+	Until time.Time
+	// Verdicts are what the probes found.
+	Verdicts []confirm.Verdict
+	// Undone is why the network is as it was before, "" where it was changed.
+	Undone string
+}
+
+// Err is nil when the change was made and not undone.
+func (t Trial) Err() error {
+	if t.Undone != "" {
+		return fmt.Errorf("the network is as it was before: %s", t.Undone)
+	}
+	return t.Result.Err()
+}
 
 func (h *Host) attempts() confirm.Store { return confirm.Store{Dir: h.root.Confirm()} }
 
@@ -35,125 +88,189 @@ func rollbackAlarm() (units.Alarm, error) {
 	}, err
 }
 
-// wantNetwork is the network of the spec; for the daemon the confirmed one
-// where the spec's was rejected.
-func (h *Host) wantNetwork() (netcfg.State, error) {
-	want := netcfg.WantIn(h.root, h.Spec())
-	if !h.heed {
-		return want, nil
-	}
-	records, err := h.attempts().Load()
-	if err != nil || records.Rejected == nil || records.Rejected.Network != networkDigest(want) {
-		return want, err
-	}
-	return wayBack(records.Rejected.Back, records.Rejected.BackBoot)
-}
-
-func (h *Host) applyNetwork(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
-	if !h.trying.Load() {
-		records, err := h.attempts().Load()
-		if err != nil {
-			return err
-		}
-		if records.Attempt != nil {
-			return errAwaits
-		}
-	}
-	return h.network.Apply(ctx, changes, rep)
-}
-
-// networkDigest tells wanted networks apart; what else a fleet says is not in it.
-func networkDigest(want netcfg.State) string {
-	content, err := json.Marshal(want)
-	if err != nil {
-		panic(err) // a State holds nothing that JSON cannot
-	}
-	sum := sha256.Sum256(content)
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
-
-// wayBack reads a stored network, reduced to what a reboot leaves of it where
-// the host was rebooted since the boot in which it was observed.
-func wayBack(stored json.RawMessage, boot string) (netcfg.State, error) {
-	var back netcfg.State
-	if err := json.Unmarshal(stored, &back); err != nil {
-		return back, fmt.Errorf("read the last confirmed network: %w", err)
-	}
-	now, err := confirm.Now()
-	if err == nil && boot != now.Boot {
-		back = back.AfterBoot()
-	}
-	return back, err
-}
-
 // Try makes the spec's kernel and network settings, to be undone unless they
-// are confirmed within patience. The caller holds the lock of both domains. It
-// returns until when to confirm; the zero time where nothing was to be changed.
-func (h *Host) Try(ctx context.Context, patience time.Duration, rep plan.Reporter) (Result, time.Time, error) {
-	attempt, err := h.begin(ctx, patience)
-	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("nothing was changed: %w", err)
-	}
+// are confirmed on the terms. The caller holds the lock of both domains. An
+// error means that it is not known what became of the change; it is then undone
+// at its deadline.
+func (h *Host) Try(ctx context.Context, terms Terms, rep plan.Reporter) (Trial, error) {
 	h.trying.Store(true)
 	defer h.trying.Store(false)
-	until := time.Time{}
-	if attempt != nil {
-		until = attempt.Until
-		var cancel context.CancelFunc
-		// At the deadline the way back is taken, which nothing may cross.
-		ctx, cancel = context.WithTimeout(ctx, patience)
-		defer cancel()
+	attempt, err := h.begin(ctx, terms, rep)
+	if err != nil {
+		return Trial{}, fmt.Errorf("nothing was changed: %w", err)
 	}
-	result, err := h.Converge(ctx, []string{DomainKernel, DomainNetwork}, rep)
-	if err != nil || attempt == nil || ctx.Err() != nil {
-		return result, until, errors.Join(err, ctx.Err())
+	if attempt == nil {
+		result, err := h.Converge(ctx, terms.Domains, rep)
+		return Trial{Result: result}, errors.Join(err, h.settle(result, terms.by()))
+	}
+	// At the deadline the way back is taken, which nothing may cross.
+	limited, cancel := context.WithDeadline(ctx, attempt.Until)
+	defer cancel()
+	result, err := h.Converge(limited, terms.Domains, rep)
+	trial := Trial{Result: result, Until: attempt.Until}
+	if err != nil || ctx.Err() != nil {
+		return trial, errors.Join(err, ctx.Err())
+	}
+	if failed := failedNetwork(result); failed != "" {
+		return h.undone(ctx, trial, "the change failed: "+failed, rep)
 	}
 	if attempt.Changed, err = confirm.Now(); err != nil {
-		return result, until, err
+		return trial, err
 	}
-	return result, until, h.attempts().SaveAttempt(attempt)
+	if err := h.attempts().SaveAttempt(attempt); err != nil {
+		return trial, err
+	}
+	return h.judge(ctx, attempt, trial, rep)
+}
+
+func (t Terms) by() string { return cmp.Or(t.By, "apply") }
+
+// judge asks the probes again. They confirm the change where nobody else is to,
+// and undo it where something does not answer any more.
+func (h *Host) judge(ctx context.Context, a *confirm.Attempt, trial Trial, rep plan.Reporter) (Trial, error) {
+	if len(a.Before) > 0 {
+		a.After = h.probeAgain(ctx, a)
+		if ctx.Err() != nil {
+			return trial, ctx.Err()
+		}
+		trial.Verdicts = confirm.Judge(a.Before, a.After)
+		if err := h.attempts().SaveAttempt(a); err != nil {
+			return trial, err
+		}
+		if lost := confirm.Lost(a.Before, a.After); lost != "" {
+			return h.undone(ctx, trial, "what answered before does no more: "+lost, rep)
+		}
+	}
+	if !a.ByProbes {
+		return trial, nil
+	}
+	trial.Until = time.Time{}
+	return trial, h.accept(ctx, "probes")
+}
+
+// undone takes the way back at once.
+func (h *Host) undone(ctx context.Context, trial Trial, reason string, rep plan.Reporter) (Trial, error) {
+	trial.Undone, trial.Until = reason, time.Time{}
+	return trial, h.goBack(ctx, reason, rep)
+}
+
+// failedNetwork says what of the network is not as the spec says; "" where all
+// is. What else of the kernel's settings failed speaks not against the network.
+func failedNetwork(result Result) string {
+	var failed []string
+	for _, o := range result {
+		if o.Domain == DomainNetwork && o.Err != nil {
+			failed = append(failed, o.Err.Error())
+		}
+		for _, c := range o.Remaining {
+			if isNetworkChange(c) && o.Err == nil || o.Domain == DomainKernel && isNetworkChange(c) {
+				failed = append(failed, fmt.Sprintf("%s %s is still to be done", c.Action, c.Key))
+			}
+		}
+	}
+	return strings.Join(failed, "; ")
+}
+
+// isNetworkChange tells whether a change is one of the network: of its domain,
+// or of a sysctl of the network.
+func isNetworkChange(c plan.Change) bool {
+	name, isSysctl := strings.CutPrefix(c.Key, "sysctl ")
+	return c.Domain == DomainNetwork || c.Domain == DomainKernel && isSysctl && kernel.IsNetwork(name)
 }
 
 // begin makes it certain that the network goes back, before it is touched. The
 // attempt is nil where there is nothing to change and nothing to confirm.
-func (h *Host) begin(ctx context.Context, patience time.Duration) (*confirm.Attempt, error) {
-	records, err := h.attempts().Load()
+func (h *Host) begin(ctx context.Context, terms Terms, rep plan.Reporter) (*confirm.Attempt, error) {
+	records, err := h.endDue(ctx, rep)
 	if err != nil {
 		return nil, err
 	}
-	want := netcfg.WantIn(h.root, h.Spec())
-	have, err := h.network.Before(ctx, h.root, want)
+	want, err := h.wanted()
 	if err != nil {
 		return nil, err
 	}
-	if records.Attempt == nil && len(netcfg.Diff(have, want)) == 0 {
+	back, changes, err := h.lookBack(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	if records.Attempt == nil && !changes {
 		return nil, nil
 	}
 	now, err := confirm.Now()
 	if err != nil {
 		return nil, err
 	}
-	back, err := netcfg.Back(have, want)
-	if err != nil {
-		return nil, fmt.Errorf("the way back would not be exact: %w", err)
+	attempt := &confirm.Attempt{
+		Network: want.digest, Spec: h.Spec().Digest, ByProbes: terms.Patience == 0, Patience: terms.Patience,
 	}
-	boot := now.Boot
-	if records.Attempt != nil {
-		confirmed, err := wayBack(records.Attempt.Back, records.Attempt.BackBoot)
-		if err != nil {
+	if !terms.NoProbes {
+		attempt.Before = h.probeBefore(ctx)
+	}
+	if pending := records.Attempt; pending != nil {
+		if back, err = nest(attempt, pending, back); err != nil {
 			return nil, err
 		}
-		back = confirmed.Join(back)
 	}
-	content, err := json.Marshal(back)
-	if err != nil {
+	if attempt.Back, err = back.store(now.Boot); err != nil {
 		return nil, err
 	}
-	attempt := &confirm.Attempt{
-		Network: networkDigest(want), Spec: h.Spec().Digest, Back: content, BackBoot: boot,
-		Deadline: confirm.Moment{Boot: now.Boot, Up: now.Up + patience}, Until: time.Now().Add(patience), Patience: patience,
+	if attempt.Want, err = want.way.store(now.Boot); err != nil {
+		return nil, err
 	}
+	if now, err = confirm.Now(); err != nil {
+		return nil, err
+	}
+	if attempt.ByProbes {
+		attempt.Patience = probesMargin + within(h.Spec().Network.Probes)
+	}
+	attempt.Deadline = confirm.Moment{Boot: now.Boot, Up: now.Up + attempt.Patience}
+	attempt.Until = time.Now().Add(attempt.Patience)
 	return attempt, h.arm(ctx, attempt, records.Attempt != nil)
+}
+
+func within(probes hosts.Probes) time.Duration { return cmp.Or(probes.Within, probesWithin) }
+
+// endDue reads the records; an attempt that is being undone, or is due, is first
+// undone and remembered as rejected.
+func (h *Host) endDue(ctx context.Context, rep plan.Reporter) (confirm.Records, error) {
+	records, err := h.attempts().Load()
+	if err != nil {
+		return records, err
+	}
+	now, err := confirm.Now()
+	if err != nil {
+		return records, err
+	}
+	due, _ := records.Due(now)
+	if due == "" {
+		return records, nil
+	}
+	if err := h.goBack(ctx, due, rep); err != nil {
+		return records, err
+	}
+	return h.attempts().Load()
+}
+
+// lookBack observes the network and says what leads back to it, and whether the
+// wanted one would change anything.
+func (h *Host) lookBack(ctx context.Context, want wanted) (way, bool, error) {
+	have, err := h.network.Before(ctx, h.root, want.network)
+	if err != nil {
+		return way{}, false, err
+	}
+	sysctls, err := kernel.Observe(ctx, h.kernel, want.sysctls)
+	if err != nil {
+		return way{}, false, err
+	}
+	var back way
+	if back.network, err = netcfg.Back(have, want.network); err != nil {
+		return way{}, false, fmt.Errorf("the way back would not be exact: %w", err)
+	}
+	if back.sysctls, err = kernel.Back(ctx, h.kernel, want.sysctls); err != nil {
+		return way{}, false, err
+	}
+	changes := append(kernel.Diff(sysctls, want.sysctls), netcfg.Diff(have, want.network)...)
+	return back, slices.ContainsFunc(changes, isNetworkChange), nil
 }
 
 // arm records the attempt and sets the alarm. A first attempt's alarm comes
@@ -190,7 +307,29 @@ func (h *Host) Confirm(ctx context.Context, session confirm.Session, local bool)
 	if err := records.Confirmable(now, session, local); err != nil {
 		return err
 	}
-	if err := h.attempts().Accept(); err != nil {
+	return h.accept(ctx, "a person")
+}
+
+// accept makes the attempt's network the confirmed one.
+func (h *Host) accept(ctx context.Context, how string) error {
+	records, err := h.attempts().Load()
+	if err != nil {
+		return err
+	}
+	now, err := confirm.Now()
+	if err != nil {
+		return err
+	}
+	a := records.Attempt
+	if a == nil {
+		return confirm.ErrNothing
+	}
+	if due, _ := records.Due(now); due != "" {
+		return fmt.Errorf("%w: %s", confirm.ErrTooLate, due)
+	}
+	if err := h.attempts().Accept(&confirm.Confirmed{
+		Network: a.Network, Spec: a.Spec, At: time.Now().UTC(), How: how, Want: a.Want, Probes: a.After,
+	}); err != nil {
 		return err
 	}
 	return h.disarm(ctx)
@@ -202,146 +341,4 @@ func (h *Host) disarm(ctx context.Context) error {
 		return err
 	}
 	return h.systemd.ClearAlarm(ctx, alarm)
-}
-
-// Undo takes the way back: at once with a reason, else when the attempt is due,
-// which it waits for. It tells whether there was anything to undo.
-func (h *Host) Undo(ctx context.Context, reason string, rep plan.Reporter) (bool, error) {
-	for {
-		records, err := h.attempts().Load()
-		if err != nil {
-			return false, err
-		}
-		if records.Attempt == nil {
-			return false, h.disarm(ctx)
-		}
-		now, err := confirm.Now()
-		if err != nil {
-			return false, err
-		}
-		due, left := records.Due(now)
-		if due != "" || reason != "" {
-			return true, h.goBack(ctx, due, reason, rep)
-		}
-		if !sleepUntil(ctx, time.Now().Add(left)) {
-			return false, ctx.Err()
-		}
-	}
-}
-
-// goBack holds the network's lock, unless its holder does not let go of it, and
-// takes the way back. Killed at any point, the next call goes on.
-func (h *Host) goBack(ctx context.Context, due, reason string, rep plan.Reporter) error {
-	lock, err := Acquire(ctx, h.root, []string{DomainNetwork}, undoPatience)
-	if err != nil && !errors.Is(err, ErrLocked) {
-		return err
-	}
-	if err == nil {
-		defer lock.Release()
-	} else {
-		h.log.Warn("going back although another nodeagent is changing this host", "error", err)
-	}
-	records, err := h.attempts().Load()
-	if err != nil || records.Attempt == nil {
-		return err // confirmed while the lock was waited for
-	}
-	a := records.Attempt
-	if now, nowErr := confirm.Now(); nowErr == nil && due != "" {
-		if due, _ = records.Due(now); due == "" {
-			return errors.New("another attempt began meanwhile")
-		}
-	}
-	if a.Undoing == "" {
-		a.Undoing = due + reason
-		if err := h.attempts().SaveAttempt(a); err != nil {
-			return err
-		}
-	}
-	back, err := wayBack(a.Back, a.BackBoot)
-	if err != nil {
-		return err
-	}
-	if err := h.leadBack(ctx, back, rep); err != nil {
-		return fmt.Errorf("go back to the last confirmed network: %w", err)
-	}
-	err = h.attempts().Reject(&confirm.Rejected{
-		Network: a.Network, Spec: a.Spec, Reason: a.Undoing, At: time.Now().UTC(), Back: a.Back, BackBoot: a.BackBoot,
-	})
-	return errors.Join(err, h.disarm(ctx))
-}
-
-// leadBack converges to the stored network: nil only when a fresh look finds
-// nothing different.
-func (h *Host) leadBack(ctx context.Context, back netcfg.State, rep plan.Reporter) error {
-	domain := verbs[netcfg.State]{
-		name:    DomainNetwork,
-		want:    func(context.Context) (netcfg.State, error) { return back, nil },
-		observe: h.network.Observe, diff: netcfg.Diff, apply: h.network.Apply,
-	}
-	return Converge(ctx, []Domain{domain}, rep).Err()
-}
-
-// endAttempt undoes an attempt that is due when the daemon starts, as after a
-// reboot on a host whose unit files are gone with it.
-func (d *daemon) endAttempt(ctx context.Context) {
-	records, err := d.host.attempts().Load()
-	if err == nil && records.Attempt != nil {
-		var now confirm.Moment
-		if now, err = confirm.Now(); err == nil {
-			if due, _ := records.Due(now); due != "" {
-				err = d.host.goBack(ctx, due, "", logReporter{d.Log})
-			}
-		}
-	}
-	if err != nil {
-		d.Log.Error("a change of the network that was not confirmed is not undone", "error", err)
-	}
-}
-
-// ConfirmStatus is what awaits confirmation and what was rejected.
-type ConfirmStatus struct {
-	Pending  string    `json:"pending,omitempty"` // the spec's digest
-	Until    time.Time `json:"until,omitzero"`
-	Rejected string    `json:"rejected,omitempty"` // the spec's digest
-	Reason   string    `json:"reason,omitempty"`
-	// InForce: the rejected network is the present spec's, and so the last
-	// confirmed one is kept.
-	InForce bool   `json:"inForce,omitempty"`
-	Error   string `json:"error,omitempty"`
-}
-
-func (h *Host) confirmStatus() *ConfirmStatus {
-	records, err := h.attempts().Load()
-	s := &ConfirmStatus{}
-	if err != nil {
-		s.Error = err.Error()
-	}
-	if a := records.Attempt; a != nil {
-		s.Pending, s.Until = a.Spec, a.Until
-	}
-	if r := records.Rejected; r != nil {
-		s.Rejected, s.Reason = r.Spec, r.Reason
-		s.InForce = r.Network == networkDigest(netcfg.WantIn(h.root, h.Spec()))
-	}
-	if *s == (ConfirmStatus{}) {
-		return nil
-	}
-	return s
-}
-
-func (s *ConfirmStatus) problems() []string {
-	var list []string
-	if s == nil {
-		return nil
-	}
-	if s.Error != "" {
-		list = append(list, s.Error)
-	}
-	if s.Pending != "" {
-		list = append(list, fmt.Sprintf("the network of spec %s is undone at %s unless it is confirmed: nodeagent confirm", s.Pending, s.Until.Format(time.DateTime)))
-	}
-	if s.InForce {
-		list = append(list, fmt.Sprintf("the network of spec %s was undone (%s) and is not tried again; the last confirmed one is kept", s.Rejected, s.Reason))
-	}
-	return list
 }

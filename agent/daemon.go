@@ -47,6 +47,11 @@ func Run(ctx context.Context, s Settings) error {
 		newLane(d, "host", DomainKernel, DomainNetwork),
 		newLane(d, "cluster", DomainPKI, DomainUnits, DomainCluster),
 	}
+	lock, err := AcquireDaemon(ctx, s.Root)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
 	spec, err := d.firstSpec()
 	if err != nil {
 		return err

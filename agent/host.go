@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,9 +31,16 @@ type Host struct {
 	kernel  *kernel.System
 	network *netcfg.System
 	systemd *units.Systemd
-	// heed makes the network domain keep away from rejected specs, as the
+	// heed makes kernel and network keep away from rejected specs, as the
 	// daemon does; a person's apply may try one again.
 	heed bool
+	// judged is the digest of the network that the daemon's host lane has done
+	// with, a string.
+	judged atomicString
+	// drift is what was logged of domains whose drift is only reported; mades
+	// guards the record of those that were made.
+	drift driftLog
+	mades sync.Mutex
 	// trying is set while an attempt is made: else the network is left alone as
 	// long as one awaits confirmation.
 	trying atomic.Bool
@@ -73,20 +81,12 @@ func (h *Host) Domains() []Domain {
 func (h *Host) kernelDomain() Domain {
 	return verbs[kernel.State]{
 		name: DomainKernel,
-		want: func(context.Context) (kernel.State, error) {
-			originals, err := kernel.LoadOriginals(h.root)
-			if err != nil {
-				return kernel.State{}, err
-			}
-			return kernel.Want(h.Spec(), originals)
-		},
+		want: func(context.Context) (kernel.State, error) { return h.wantKernel() },
 		observe: func(ctx context.Context, want kernel.State) (kernel.State, error) {
 			return kernel.Observe(ctx, h.kernel, want)
 		},
-		diff: kernel.Diff,
-		apply: func(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
-			return kernel.Apply(ctx, h.kernel, changes, rep)
-		},
+		diff:  kernel.Diff,
+		apply: h.applyKernel,
 	}
 }
 
@@ -158,11 +158,19 @@ func (h *Host) Converge(ctx context.Context, names []string, rep plan.Reporter) 
 	if err != nil {
 		return nil, err
 	}
-	result := Converge(ctx, domains, rep)
+	result := h.converge(ctx, domains, rep)
 	if len(names) > 0 && !slices.Contains(names, DomainUnits) {
 		return result, nil
 	}
 	return result, h.markEtcd(ctx)
+}
+
+// converge is [Converge]; the daemon leaves alone what it is only to report.
+func (h *Host) converge(ctx context.Context, domains []Domain, rep plan.Reporter) Result {
+	if h.heed && slices.ContainsFunc(domains, func(d Domain) bool { return h.reports(d.Name()) }) {
+		return h.convergeReporting(ctx, domains, rep)
+	}
+	return Converge(ctx, domains, rep)
 }
 
 // markEtcd writes the marker that etcd runs on this host as soon as it does.

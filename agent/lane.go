@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,9 @@ type lane struct {
 	// renewal is when the next certificate is due, as of the last look at the
 	// pki domain.
 	renewal Due
+	// waiting and rejected are the reasons that were last logged for which the
+	// lane waits, and for which it does not try the spec's network.
+	waiting, rejected string
 }
 
 func newLane(d *daemon, name string, domains ...string) *lane {
@@ -103,6 +107,10 @@ func (l *lane) converge(ctx context.Context, names []string) []string {
 	if len(names) == len(l.domains) {
 		l.whole = time.Now()
 	}
+	names, owed := l.settled(names)
+	if len(names) == 0 {
+		return owed
+	}
 	lock, err := Acquire(ctx, l.Root, names, lockPatience)
 	if ctx.Err() != nil {
 		return nil
@@ -110,16 +118,97 @@ func (l *lane) converge(ctx context.Context, names []string) []string {
 	if err != nil {
 		l.Log.Error("not converged", "error", err)
 		l.tell(l.name, err)
-		return names
+		return append(names, owed...)
 	}
 	defer lock.Release()
-	result, markErr := l.host.Converge(ctx, names, logReporter{l.Log})
+	result, err := l.carryOut(ctx, names)
 	if ctx.Err() != nil {
 		return nil
 	}
-	l.report(result, markErr)
+	if result == nil {
+		return names
+	}
+	l.report(result, err)
 	l.after(ctx, names, result)
-	return result.Failed()
+	return append(result.Failed(), owed...)
+}
+
+// settled leaves out components while a change of the network is under way:
+// they are owed until it is confirmed or undone.
+func (l *lane) settled(names []string) (now, owed []string) {
+	touches := func(name string) bool { return name == DomainUnits || name == DomainCluster }
+	if !slices.ContainsFunc(names, touches) {
+		return names, nil
+	}
+	reason := l.host.unsettled()
+	if reason == "" {
+		l.waiting = ""
+		return names, nil
+	}
+	if l.waiting != reason {
+		l.Log.Info("components wait", "because", reason)
+	}
+	l.waiting = reason
+	for _, name := range names {
+		if touches(name) {
+			owed = append(owed, name)
+		} else {
+			now = append(now, name)
+		}
+	}
+	return now, owed
+}
+
+// carryOut converges the domains. The result is nil where nothing was looked at.
+func (l *lane) carryOut(ctx context.Context, names []string) (Result, error) {
+	if !slices.Contains(names, DomainKernel) && !slices.Contains(names, DomainNetwork) {
+		return l.host.Converge(ctx, names, logReporter{l.Log})
+	}
+	result, trial, err := l.host.keep(ctx, names, logReporter{l.Log})
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	if l.host.judgedNow() || trial != nil {
+		for _, other := range l.lanes {
+			if other != l {
+				other.post(Event{Source: "the network", Domains: []string{DomainUnits, DomainCluster}})
+			}
+		}
+	}
+	l.reportTrial(trial)
+	l.reportHeld()
+	if result == nil && err != nil {
+		if l.waiting != err.Error() {
+			l.Log.Info("network not looked at", "because", err)
+		}
+		l.waiting = err.Error()
+		l.tell(l.name, err)
+		return nil, err
+	}
+	l.waiting = ""
+	return result, err
+}
+
+// reportTrial logs what became of a change of the network that probes judged.
+func (l *lane) reportTrial(trial *Trial) {
+	if trial == nil {
+		return
+	}
+	for _, v := range trial.Verdicts {
+		l.Log.Info("probe", "found", v.String())
+	}
+}
+
+// reportHeld logs, once, that the spec's network is not tried.
+func (l *lane) reportHeld() {
+	text := ""
+	if s := l.host.confirmStatus(); s != nil && s.InForce {
+		text = s.Reason
+	}
+	if text != l.rejected && text != "" {
+		l.Log.Warn("the spec's network was undone and is not tried again until it changes; the last confirmed one is kept", "because", text)
+	}
+	l.rejected = text
 }
 
 // report logs what did not converge; a converge that found nothing to do is
@@ -131,6 +220,9 @@ func (l *lane) report(result Result, markErr error) {
 		l.Log.Error("not converged", "error", err)
 	case result.Applied() > 0:
 		l.Log.Info("converged", "changes", result.Applied())
+	}
+	if err == nil && l.rejected != "" {
+		err = fmt.Errorf("the last confirmed network is kept, the spec's was undone: %s", l.rejected)
 	}
 	if err != nil || result.Applied() > 0 || len(result) == len(l.domains) {
 		l.tell(l.name, err)

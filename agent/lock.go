@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,18 +72,55 @@ func acquire(ctx context.Context, path string, deadline time.Time) (*os.File, er
 	for {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
+			// For whoever finds it taken; the lock itself is the kernel's.
+			_ = sign(file)
 			return file, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), file.Close())
 		}
 		if !time.Now().Before(deadline) {
-			return nil, errors.Join(fmt.Errorf("%w: %q did not become free", ErrLocked, path), file.Close())
+			return nil, errors.Join(fmt.Errorf("%w: %s holds %q; wait until it is done, or end it", ErrLocked, signature(file), path), file.Close())
 		}
 		if !sleepUntil(ctx, time.Now().Add(lockPause)) {
 			return nil, errors.Join(ctx.Err(), file.Close())
 		}
 	}
+}
+
+// sign writes who holds the lock into its file.
+func sign(file *os.File) error {
+	command := filepath.Base(os.Args[0])
+	if len(os.Args) > 1 {
+		command += " " + os.Args[1] // no more: arguments are nobody else's business
+	}
+	if err := file.Truncate(0); err != nil {
+		return err
+	}
+	_, err := file.WriteAt([]byte(fmt.Sprintf("process %d (%s)", os.Getpid(), command)), 0)
+	return err
+}
+
+// signature is who holds the lock.
+func signature(file *os.File) string {
+	content, err := io.ReadAll(io.NewSectionReader(file, 0, 1024))
+	if err != nil || len(content) == 0 {
+		return "a process"
+	}
+	return string(content)
+}
+
+// AcquireDaemon takes the lock that a daemon holds all its life. A second one is
+// refused at once: the two would undo each other's work.
+func AcquireDaemon(ctx context.Context, root layout.Root) (*Lock, error) {
+	if err := atomicfile.MkdirAll(root.Runtime(), 0o700); err != nil {
+		return nil, fmt.Errorf("lock the host: %w (nodeagent must run as root to change a host)", err)
+	}
+	file, err := acquire(ctx, filepath.Join(root.Runtime(), "run.lock"), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &Lock{files: []*os.File{file}}, nil
 }
 
 // lockPause is the pause between two tries to lock.

@@ -56,7 +56,10 @@ type DomainStatus struct {
 	Name      string        `json:"name"`
 	Converged bool          `json:"converged"`
 	Changes   []plan.Change `json:"changes"`
-	Error     string        `json:"error,omitempty"`
+	// Drift is "report" where the changes are what `run` tells of and does not
+	// make.
+	Drift string `json:"drift,omitempty"`
+	Error string `json:"error,omitempty"`
 }
 
 // ComponentStatus is one unit.
@@ -125,7 +128,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	s.Confirm = h.confirmStatus()
 	s.Problems = append(s.Problems, s.Confirm.problems()...)
 	s.Healthy = len(s.Problems) == 0
-	s.Warnings = append(s.warnings(serviceErr), h.NetworkWarnings(ctx)...)
+	s.Warnings = slices.Concat(s.warnings(serviceErr), s.driftWarnings(), h.NetworkWarnings(ctx))
 	return s
 }
 
@@ -134,6 +137,9 @@ func (h *Host) domainStatus(ctx context.Context) []DomainStatus {
 	for _, d := range h.Domains() {
 		changes, err := d.Plan(ctx)
 		status := DomainStatus{Name: d.Name(), Converged: err == nil && len(changes) == 0, Changes: changes}
+		if h.reports(d.Name()) && len(changes) > 0 {
+			status.Drift = string(hosts.DriftReport)
+		}
 		if status.Changes == nil {
 			status.Changes = []plan.Change{}
 		}
@@ -280,6 +286,17 @@ func (s Status) warnings(serviceErr error) []string {
 	for _, c := range s.Components {
 		for _, path := range c.DropIns {
 			list = append(list, fmt.Sprintf("%s changes what %s does; nodeagent did not write it and does not look into it", path, c.Name))
+		}
+	}
+	return list
+}
+
+// driftWarnings lists the domains whose drift is only reported.
+func (s Status) driftWarnings() []string {
+	var list []string
+	for _, d := range s.Domains {
+		if d.Drift != "" {
+			list = append(list, fmt.Sprintf("the %s differs from the spec (%s), which the spec says is only reported: nodeagent apply --only %s repairs it", d.Name, plan.Count(len(d.Changes), "change"), d.Name))
 		}
 	}
 	return list

@@ -21,14 +21,27 @@ func newApply(o *options) *cobra.Command {
 		Long: `apply carries out what plan shows, domain by domain, shows each change as it is
 made, and then looks at the host again: it answers 0 only when a fresh plan is empty.
 Otherwise it names what did not converge and answers 1. It can be interrupted and run
-again at any time.`,
+again at any time.
+
+With --confirm the network, and the sysctls of the network, are changed on trial: unless
+'nodeagent confirm' comes in time over a connection that was opened after the change,
+they go back to what was last confirmed. A timer of systemd's sees to it, also when this
+command is killed; after a reboot they go back at once. The other domains follow only
+once the network is confirmed, since the restart of a component is not undone.
+
+Where the spec names probes (network.probes), they are asked before and after the
+change. What answered before and does not answer any more undoes the change at once.
+Without --confirm the probes alone decide; --no-probes leaves them out. A network that
+was undone is not tried again by 'nodeagent run' until the spec changes; apply tries it
+again, and forgets that it was undone once it is made.`,
 		Example: `  nodeagent apply
+  nodeagent apply --confirm 60s         then from elsewhere: ssh host nodeagent confirm
   nodeagent apply --only kernel,network
   nodeagent apply --fleet ./fleet --host mercury`,
 		Args: noArgs,
 	}
 	names := only(cmd)
-	patience := cmd.Flags().Duration("confirm", 0, "undo the change of the network unless `nodeagent confirm` comes over a new connection within this `time`")
+	caution := cautionFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		host, err := o.open(cmd)
 		if err != nil {
@@ -38,16 +51,19 @@ again at any time.`,
 		if _, err := pick(host, *names); err != nil {
 			return err
 		}
-		if cmd.Flags().Changed("confirm") {
-			return tryNetwork(cmd, o, host, *names, *patience)
+		if err := caution.check(cmd, *names); err != nil {
+			return err
 		}
 		lock, err := agent.Acquire(cmd.Context(), "", *names, lockPatience)
 		if err != nil {
 			return err
 		}
 		defer lock.Release()
+		if caution.tries(host, *names) {
+			return caution.tryNetwork(cmd.Context(), o, host, *names)
+		}
 		progress := newProgress(o)
-		result, err := host.Converge(cmd.Context(), *names, progress)
+		result, err := host.Apply(cmd.Context(), *names, progress)
 		progress.close()
 		return errors.Join(printResult(o, result), err)
 	}

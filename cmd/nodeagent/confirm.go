@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,40 +15,101 @@ import (
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
 
-// tryNetwork is apply --confirm: kernel and network under the clock, then the
-// other domains.
-func tryNetwork(cmd *cobra.Command, o *options, host *agent.Host, names []string, patience time.Duration) error {
-	if patience < time.Second {
-		return usageError{fmt.Errorf("--confirm %s: leave yourself at least a second", patience)}
+// caution is how apply guards a change of the network.
+type caution struct {
+	// confirm is how long a person has; valid where asked is true.
+	confirm  time.Duration
+	asked    bool
+	noProbes bool
+}
+
+func cautionFlags(cmd *cobra.Command) *caution {
+	c := &caution{}
+	cmd.Flags().DurationVar(&c.confirm, "confirm", 0, "undo the change of the network unless `nodeagent confirm` comes over a new connection within this `time`")
+	cmd.Flags().BoolVar(&c.noProbes, "no-probes", false, "do not let the spec's probes judge the change of the network")
+	return c
+}
+
+// check refuses what cannot be meant.
+func (c *caution) check(cmd *cobra.Command, names []string) error {
+	c.asked = cmd.Flags().Changed("confirm")
+	if !c.asked {
+		return nil
 	}
-	if len(names) > 0 {
-		return usageError{errors.New("--confirm and --only exclude each other: --confirm changes kernel and network alone")}
+	if c.confirm < time.Second {
+		return usageError{fmt.Errorf("--confirm %s: leave yourself at least a second", c.confirm)}
 	}
-	lock, err := agent.Acquire(cmd.Context(), "", []string{agent.DomainKernel, agent.DomainNetwork}, lockPatience)
-	if err != nil {
-		return err
+	if len(names) > 0 && !slices.Contains(names, agent.DomainNetwork) {
+		return usageError{errors.New("--confirm is about the network, which --only leaves out")}
 	}
-	defer lock.Release()
+	return nil
+}
+
+// tries tells whether the network is changed on trial.
+func (c *caution) tries(host *agent.Host, names []string) bool {
+	if len(names) > 0 && !slices.Contains(names, agent.DomainNetwork) {
+		return false
+	}
+	return c.asked || host.HasProbes() && !c.noProbes
+}
+
+// tryNetwork makes kernel and network on trial, and then the other domains,
+// unless a person is still to confirm the network. The caller holds the lock.
+func (c *caution) tryNetwork(ctx context.Context, o *options, host *agent.Host, names []string) error {
+	if len(names) == 0 {
+		names = agent.DomainNames()
+	}
+	first := func(name string) bool { return name == agent.DomainKernel || name == agent.DomainNetwork }
+	rest := slices.DeleteFunc(slices.Clone(names), first)
 	progress := newProgress(o)
-	result, until, err := host.Try(cmd.Context(), patience, progress)
+	trial, err := host.Try(ctx, agent.Terms{
+		Domains:  slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !first(name) }),
+		Patience: c.confirm, NoProbes: c.noProbes,
+	}, progress)
 	progress.close()
-	if result == nil {
+	if trial.Result == nil {
 		return err
 	}
-	err = errors.Join(printResult(o, result), err)
-	if !until.IsZero() {
-		fmt.Fprintf(o.stderr, "The network goes back at %s unless you open a NEW connection and run there: nodeagent confirm\n", until.Format(time.TimeOnly))
+	for _, v := range trial.Verdicts {
+		fmt.Fprintf(o.stderr, "probe %s\n", v)
+	}
+	if trial.Undone != "" {
+		return errors.Join(withHint(trial.Err(), "`nodeagent run` does not try this network again until the spec changes; `nodeagent apply` does"), err)
+	}
+	if err == nil && trial.Until.IsZero() && len(rest) > 0 {
+		progress := newProgress(o)
+		var more agent.Result
+		more, err = host.Apply(ctx, rest, progress)
+		progress.close()
+		trial.Result = append(trial.Result, more...)
+	}
+	err = errors.Join(printResult(o, trial.Result), err)
+	if !trial.Until.IsZero() {
+		sayUntil(o, trial.Until, rest)
 	}
 	return err
+}
+
+func sayUntil(o *options, until time.Time, rest []string) {
+	fmt.Fprintf(o.stderr, "The network goes back at %s unless you open a NEW connection and run there: nodeagent confirm\n", until.Format(time.TimeOnly))
+	if len(rest) > 0 {
+		fmt.Fprintln(o.stderr, "Certificates and components follow once it is confirmed: nodeagent.service makes them, or nodeagent apply.")
+	}
 }
 
 func newConfirm(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "confirm",
 		Short: "Keep a network change that apply --confirm made",
-		Long: `confirm keeps what apply --confirm changed of the network. It must come over a
-connection that was opened after the change: one that was open before proves nothing.`,
+		Long: `confirm keeps what apply --confirm changed of the network. It proves that the host
+can still be reached, and so it must come over an SSH connection that was opened after
+the change, from another machine. Refused are: a session that was open before the
+change; a new session that is multiplexed over an old connection (ControlMaster: use
+ssh -S none); tmux and screen, whose connection cannot be told; a connection from the
+host to itself. At the host's own console (no SSH) say --local: then nothing is proved,
+and you vouch for it.`,
 		Example: `  ssh host nodeagent confirm
+  ssh -S none host sudo nodeagent confirm
   nodeagent confirm --local             at the host's own console`,
 		Args: noArgs,
 	}
@@ -80,9 +143,11 @@ func newRollback(o *options) *cobra.Command {
 		Use:   "rollback",
 		Short: "Undo a network change that awaits confirmation",
 		Long: `rollback goes back to the last confirmed network at once, if a change of
-apply --confirm awaits confirmation, and remembers not to try that change again.`,
+apply --confirm awaits confirmation, looks again whether the network is exactly as it
+was, and remembers not to try that change again by itself. Network settings and the
+sysctls of the network go back; kernel modules that were loaded stay loaded.`,
 		Example: `  nodeagent rollback`,
-		Args: noArgs,
+		Args:    noArgs,
 	}
 	due := cmd.Flags().Bool("due", false, "wait until the change is due")
 	must(cmd.Flags().MarkHidden("due"))

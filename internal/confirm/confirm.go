@@ -3,13 +3,15 @@
 // out; [Store] alone touches the disk.
 //
 // Words: an attempt is a change that awaits confirmation; the way back is the
-// last confirmed network; a rejected spec is one whose attempt was undone.
+// last confirmed network; a rejected spec is one whose attempt was undone; a
+// probe is a question about the network that is asked before and after a change.
 package confirm
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -20,41 +22,103 @@ type Moment struct {
 	Up   time.Duration `json:"up"`
 }
 
+// Way is the way back to a network, as it was in the boot with the id.
+type Way struct {
+	// Network is the state that leads back, in the form of the package that
+	// reads and applies it.
+	Network json.RawMessage `json:"network"`
+	// Sysctls are those of the network that the change sets or writes over, in
+	// the same way.
+	Sysctls json.RawMessage `json:"sysctls,omitempty"`
+	Boot    string          `json:"boot"`
+}
+
 // Attempt is a change of the network that awaits confirmation.
 type Attempt struct {
 	// Network is the digest of the wanted network, Spec that of the spec.
 	Network string `json:"network"`
 	Spec    string `json:"spec"`
-	// Back is the last confirmed network.
-	Back json.RawMessage `json:"back"`
-	// BackBoot is the id of the boot in which Back was observed.
-	BackBoot string `json:"backBoot"`
+	// Earlier are the digests of networks that were tried on the way here and
+	// never confirmed.
+	Earlier []string `json:"earlier,omitempty"`
+	// Back leads to the last confirmed network; Want is what is tried.
+	Back Way `json:"back"`
+	Want Way `json:"want"`
 	// Deadline is when it is undone; Until is the same by the clock, for people.
 	Deadline Moment        `json:"deadline"`
 	Until    time.Time     `json:"until"`
 	Patience time.Duration `json:"patience"`
-	// Changed is when the change was complete; zero before that.
+	// ByProbes tells that nobody is asked: the probes decide.
+	ByProbes bool `json:"byProbes,omitempty"`
+	// Before and After are what the probes found.
+	Before []Finding `json:"before,omitempty"`
+	After  []Finding `json:"after,omitempty"`
+	// Changed is when the change was complete, and what the spec says; zero
+	// before that.
 	Changed Moment `json:"changed,omitzero"`
 	// Undoing is why the attempt is being undone, "" while it is not. From then
 	// on it cannot be confirmed.
 	Undoing string `json:"undoing,omitempty"`
+	// Tries is how often undoing it has failed.
+	Tries int `json:"tries,omitempty"`
 }
 
 // Rejected is a spec whose network is not tried again by itself.
 type Rejected struct {
-	Network string          `json:"network"`
-	Spec    string          `json:"spec"`
-	Reason  string          `json:"reason"`
-	At      time.Time       `json:"at"`
-	Back    json.RawMessage `json:"back"`
-	// BackBoot is the id of the boot in which Back was observed.
-	BackBoot string `json:"backBoot"`
+	Network string    `json:"network"`
+	Spec    string    `json:"spec"`
+	Earlier []string  `json:"earlier,omitempty"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
+	Back    Way       `json:"back"`
+	// Proved tells that a fresh look found the network to be exactly as Back
+	// says; else Left says what was not.
+	Proved bool      `json:"proved"`
+	Left   string    `json:"left,omitempty"`
+	Before []Finding `json:"before,omitempty"`
+	After  []Finding `json:"after,omitempty"`
+}
+
+// Holds tells whether the network with the digest was rejected.
+func (r *Rejected) Holds(network string) bool {
+	return r != nil && (r.Network == network || slices.Contains(r.Earlier, network))
+}
+
+// Confirmed is the network that was last confirmed.
+type Confirmed struct {
+	Network string    `json:"network"` // its digest
+	Spec    string    `json:"spec"`    // that of the spec
+	At      time.Time `json:"at"`
+	// How says who confirmed it: "a person", "probes", "apply", "run".
+	How string `json:"how"`
+	// Want is what was wanted, in the boot in which it was last made.
+	Want Way `json:"want"`
+	// Probes are what was found when the probes confirmed it.
+	Probes []Finding `json:"probes,omitempty"`
 }
 
 // Records are what is remembered; nil where there is none.
 type Records struct {
-	Attempt  *Attempt
-	Rejected *Rejected
+	Attempt   *Attempt
+	Rejected  *Rejected
+	Confirmed *Confirmed
+}
+
+// Rejection is the record of an attempt that was undone. What was tried on the
+// way to it, and what was rejected before, goes the same way back and stays
+// rejected as well.
+func (r Records) Rejection(at time.Time, left string) *Rejected {
+	a := r.Attempt
+	earlier := slices.Clone(a.Earlier)
+	if r.Rejected != nil {
+		earlier = append(earlier, append(r.Rejected.Earlier, r.Rejected.Network)...)
+	}
+	slices.Sort(earlier)
+	earlier = slices.DeleteFunc(slices.Compact(earlier), func(network string) bool { return network == a.Network })
+	return &Rejected{
+		Network: a.Network, Spec: a.Spec, Earlier: earlier, Reason: a.Undoing, At: at.UTC(), Back: a.Back,
+		Proved: left == "", Left: left, Before: a.Before, After: a.After,
+	}
 }
 
 // Due tells what is to be done about an attempt now: why it must be undone, or
@@ -80,6 +144,7 @@ var (
 	ErrTooLate     = errors.New("too late, the change is being undone")
 	ErrInterrupted = errors.New("the change was not completed: it is being made, or was interrupted and will be undone")
 	ErrOldSession  = errors.New("this session began before the change and proves nothing: open a new connection to the host and confirm there")
+	ErrOwnHost     = errors.New("this connection comes from the host itself and proves nothing: open one from outside")
 	ErrNoSession   = errors.New("this is no ssh session; say --local if you sit at the host's console")
 )
 
@@ -99,6 +164,8 @@ func (r Records) Confirmable(now Moment, s Session, local bool) error {
 	switch {
 	case s.Remote && s.Since <= a.Changed.Up:
 		return ErrOldSession
+	case s.Remote && s.OwnHost:
+		return ErrOwnHost
 	case !s.Remote && !local:
 		return ErrNoSession
 	}
@@ -111,6 +178,8 @@ type Session struct {
 	Remote bool
 	// Since is when its oldest process began, as the time since boot.
 	Since time.Duration
+	// OwnHost tells that the connection comes from an address of this host.
+	OwnHost bool
 }
 
 // Process is one of the command's ancestors.
@@ -120,6 +189,8 @@ type Process struct {
 	Started time.Duration
 	// Listens tells that it waits for connections: it is no part of one.
 	Listens bool
+	// OwnHost tells that it has a connection from an address of this host.
+	OwnHost bool
 }
 
 // servers are the names of processes that serve one ssh connection.
@@ -140,6 +211,7 @@ func SessionOf(ancestors []Process, sshEnv bool) Session {
 		if !found || p.Started < s.Since {
 			s.Since = p.Started
 		}
+		s.OwnHost = s.OwnHost || p.OwnHost
 		s.Remote, found = true, true
 	}
 	return s

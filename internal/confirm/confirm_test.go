@@ -31,7 +31,8 @@ func TestDueAndConfirmable(t *testing.T) {
 		{"fresh connection", attempt(as), Moment{"b1", 60 * s}, fresh, false, false, 40 * s, nil},
 		{"old connection", attempt(as), Moment{"b1", 60 * s}, old, false, false, 40 * s, ErrOldSession},
 		{"old connection that says local", attempt(as), Moment{"b1", 60 * s}, old, true, false, 40 * s, ErrOldSession},
-		{"began in the same tick", attempt(as), Moment{"b1", 60 * s}, Session{true, 45 * s}, false, false, 40 * s, ErrOldSession},
+		{"began in the same tick", attempt(as), Moment{"b1", 60 * s}, Session{Remote: true, Since: 45 * s}, false, false, 40 * s, ErrOldSession},
+		{"fresh connection from the host itself", attempt(as), Moment{"b1", 60 * s}, Session{true, 50 * s, true}, true, false, 40 * s, ErrOwnHost},
 		{"console", attempt(as), Moment{"b1", 60 * s}, Session{}, true, false, 40 * s, nil},
 		{"console that does not say so", attempt(as), Moment{"b1", 60 * s}, Session{}, false, false, 40 * s, ErrNoSession},
 		{"at the deadline", attempt(as), Moment{"b1", 100 * s}, fresh, false, true, 0, ErrTooLate},
@@ -50,18 +51,21 @@ func TestDueAndConfirmable(t *testing.T) {
 }
 
 func TestSessionOf(t *testing.T) {
-	listener := Process{"sshd", 1, true}
+	listener := Process{Name: "sshd", Started: 1, Listens: true}
+	p := func(name string, started time.Duration) Process { return Process{Name: name, Started: started} }
+	since := func(at time.Duration) Session { return Session{Remote: true, Since: at} }
 	for name, tc := range map[string]struct {
 		ancestors []Process
 		env       bool
 		want      Session
 	}{
-		"console":                     {[]Process{{"bash", 50, false}, {"login", 40, false}}, false, Session{}},
-		"ssh":                         {[]Process{{"bash", 52, false}, {"sshd", 51, false}, {"sshd", 50, false}, listener}, true, Session{true, 50}},
-		"OpenSSH 9.8 with sudo":       {[]Process{{"sudo", 60, false}, {"bash", 52, false}, {"sshd-session", 51, false}, {"sshd-session", 50, false}, listener}, false, Session{true, 50}},
-		"multiplexed over an old one": {[]Process{{"bash", 90, false}, {"sshd", 21, false}, {"sshd", 20, false}, listener}, true, Session{true, 20}},
-		"by socket activation":        {[]Process{{"bash", 52, false}, {"sshd", 51, false}, {"sshd", 50, false}}, true, Session{true, 50}},
-		"tmux begun over ssh":         {[]Process{{"bash", 90, false}, {"tmux: server", 20, false}}, true, Session{true, 0}},
+		"console":                     {[]Process{p("bash", 50), p("login", 40)}, false, Session{}},
+		"ssh":                         {[]Process{p("bash", 52), p("sshd", 51), p("sshd", 50), listener}, true, since(50)},
+		"OpenSSH 9.8 with sudo":       {[]Process{p("sudo", 60), p("bash", 52), p("sshd-session", 51), p("sshd-session", 50), listener}, false, since(50)},
+		"multiplexed over an old one": {[]Process{p("bash", 90), p("sshd", 21), p("sshd", 20), listener}, true, since(20)},
+		"by socket activation":        {[]Process{p("bash", 52), p("sshd", 51), p("sshd", 50)}, true, since(50)},
+		"tmux begun over ssh":         {[]Process{p("bash", 90), p("tmux: server", 20)}, true, since(0)},
+		"from the host itself":        {[]Process{p("bash", 52), {Name: "sshd", Started: 50, OwnHost: true}, listener}, true, Session{true, 50, true}},
 	} {
 		if got := SessionOf(tc.ancestors, tc.env); got != tc.want {
 			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
@@ -84,7 +88,8 @@ func TestHereIsReadable(t *testing.T) {
 // does: what is found then must lead to the same end or to undoing.
 func TestStore(t *testing.T) {
 	s := Store{filepath.Join(t.TempDir(), "confirm")}
-	a, r := &Attempt{Network: "n", Back: []byte("{}"), Undoing: "silence"}, &Rejected{Network: "n", Back: []byte("{}")}
+	back := Way{Network: []byte("{}"), Sysctls: []byte("{}")}
+	a, r := &Attempt{Network: "n", Back: back, Undoing: "silence"}, &Rejected{Network: "n", Back: back}
 	if err := errors.Join(s.SaveAttempt(a), s.SaveRejected(r)); err != nil {
 		t.Fatal(err)
 	}
@@ -98,10 +103,10 @@ func TestStore(t *testing.T) {
 	if got, err = s.Load(); err != nil || got.Attempt != nil || got.Rejected == nil {
 		t.Errorf("after Reject %+v (%v)", got, err)
 	}
-	if err := s.Accept(); err != nil {
+	if err := s.Accept(&Confirmed{Network: "m", Want: back}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err = s.Load(); err != nil || got != (Records{}) {
+	if got, err = s.Load(); err != nil || got.Attempt != nil || got.Rejected != nil || got.Confirmed.Network != "m" {
 		t.Errorf("after Accept %+v (%v)", got, err)
 	}
 	if err := os.WriteFile(filepath.Join(s.Dir, attemptFile), []byte("{"), 0o600); err != nil {

@@ -1,10 +1,13 @@
 package confirm
 
 import (
-	"bufio"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -52,7 +55,7 @@ func process(pid int) (Process, int, error) {
 	}
 	p, parent, err := parseStat(string(stat))
 	if err == nil && servers[p.Name] {
-		p.Listens, err = listens(pid)
+		err = p.readSockets(pid)
 	}
 	return p, parent, err
 }
@@ -73,39 +76,106 @@ func parseStat(stat string) (Process, int, error) {
 	return Process{Name: stat[open+1 : end], Started: time.Duration(started) * time.Second / ticks}, parent, errors.Join(err, startErr)
 }
 
-// listens tells whether a process has a TCP socket in the state LISTEN.
-func listens(pid int) (bool, error) {
-	listening := map[string]bool{}
+// readSockets looks at a process's TCP sockets: does it wait for connections,
+// and does one come from this very host?
+func (p *Process) readSockets(pid int) error {
+	own, err := ownAddresses()
+	if err != nil {
+		return err
+	}
+	sockets := map[string]socket{}
 	for _, table := range []string{"tcp", "tcp6"} {
-		if err := readListening(fmt.Sprintf("/proc/%d/net/%s", pid, table), listening); err != nil {
-			return false, err
+		if err := readSockets(fmt.Sprintf("/proc/%d/net/%s", pid, table), sockets); err != nil {
+			return err
 		}
 	}
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		target, _ := os.Readlink(filepath.Join(dir, e.Name())) // closed meanwhile
-		if listening[target] {
-			return true, nil
-		}
+		s, ok := sockets[target]
+		p.Listens = p.Listens || ok && s.listens
+		// What else the server connects to, such as a forwarded port, comes from
+		// the host itself too; the port that it serves tells the two apart.
+		p.OwnHost = p.OwnHost || ok && !s.listens && s.served && (own[s.remote] || s.remote.IsLoopback())
 	}
-	return false, err
+	return err
 }
 
-func readListening(path string, into map[string]bool) error {
-	file, err := os.Open(path)
+// ownAddresses are all addresses of the host's links.
+func ownAddresses() (map[netip.Addr]bool, error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	own := map[netip.Addr]bool{}
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok {
+			if address, ok := netip.AddrFromSlice(n.IP); ok {
+				own[address.Unmap()] = true
+			}
+		}
+	}
+	return own, nil
+}
+
+// socket is one TCP socket: it listens, or is connected to remote.
+type socket struct {
+	listens bool
+	// served tells that another socket listens on its own port: it was accepted.
+	served bool
+	remote netip.Addr
+}
+
+// readSockets reads proc_net_tcp: fields 2 and 3 are the ends, 4 the state,
+// 10 the inode.
+func readSockets(path string, into map[string]socket) error {
+	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a kernel without IPv6
 	}
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		if f := strings.Fields(lines.Text()); len(f) > 9 && f[3] == "0A" {
-			into["socket:["+f[9]+"]"] = true
+	const listening, established = "0A", "01"
+	ports := map[string]bool{}
+	var rows [][]string
+	for line := range strings.Lines(string(content)) {
+		f := strings.Fields(line)
+		if len(f) < 10 || f[3] != listening && f[3] != established {
+			continue
+		}
+		rows = append(rows, f)
+		if f[3] == listening {
+			_, port, _ := strings.Cut(f[1], ":")
+			ports[port] = true
 		}
 	}
-	return lines.Err()
+	for _, f := range rows {
+		remote, err := parseEnd(f[2])
+		if err != nil {
+			return fmt.Errorf("parse %q of %s: %w", f[2], path, err)
+		}
+		_, port, _ := strings.Cut(f[1], ":")
+		into["socket:["+f[9]+"]"] = socket{listens: f[3] == listening, served: ports[port], remote: remote}
+	}
+	return nil
+}
+
+// parseEnd reads the address of "0100007F:0016": words of 32 bits in the byte
+// order of the machine.
+func parseEnd(end string) (netip.Addr, error) {
+	word, _, _ := strings.Cut(end, ":")
+	raw, err := hex.DecodeString(word)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for i := 0; i+4 <= len(raw); i += 4 {
+		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
+	}
+	address, ok := netip.AddrFromSlice(raw)
+	if !ok {
+		return address, errors.New("no address")
+	}
+	return address.Unmap(), nil
 }

@@ -15,19 +15,23 @@ import (
 //
 // The order of writes makes every point at which the power may go harmless: an
 // attempt is written before the network is touched, its rejection before the
-// attempt is removed, and a rejection is forgotten before its attempt is.
+// attempt is removed. A confirmation is written before the rejection is
+// forgotten, and that before the attempt is: cut in between, the attempt is
+// undone, and undoing it makes the rejection anew.
 type Store struct{ Dir string }
 
 const (
 	attemptFile  = "attempt.json"
 	rejectedFile = "rejected.json"
+	// confirmedFile holds the last confirmed network.
+	confirmedFile = "confirmed.json"
 )
 
 // Load reads the records. What cannot be read is an error: to guess here would
 // mean to touch a network that somebody may be losing.
 func (s Store) Load() (Records, error) {
 	var r Records
-	err := errors.Join(load(s, attemptFile, &r.Attempt), load(s, rejectedFile, &r.Rejected))
+	err := errors.Join(load(s, attemptFile, &r.Attempt), load(s, rejectedFile, &r.Rejected), load(s, confirmedFile, &r.Confirmed))
 	return r, err
 }
 
@@ -66,6 +70,9 @@ func (s Store) SaveAttempt(a *Attempt) error { return s.save(attemptFile, a) }
 // SaveRejected writes the rejection.
 func (s Store) SaveRejected(r *Rejected) error { return s.save(rejectedFile, r) }
 
+// SaveConfirmed writes what was last confirmed.
+func (s Store) SaveConfirmed(c *Confirmed) error { return s.save(confirmedFile, c) }
+
 // Reject ends an attempt that was undone.
 func (s Store) Reject(r *Rejected) error {
 	if err := s.SaveRejected(r); err != nil {
@@ -74,9 +81,12 @@ func (s Store) Reject(r *Rejected) error {
 	return s.remove(attemptFile)
 }
 
-// Accept ends an attempt that was confirmed, and any rejection: the network is
-// a confirmed one now.
-func (s Store) Accept() error {
+// Accept makes a network the confirmed one; it ends an attempt, and forgets a
+// rejection.
+func (s Store) Accept(c *Confirmed) error {
+	if err := s.save(confirmedFile, c); err != nil {
+		return err
+	}
 	if err := s.remove(rejectedFile); err != nil {
 		return err
 	}
