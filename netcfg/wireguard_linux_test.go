@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -20,10 +21,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/ipc"
-	"golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/nodeagent/nodeagent/hosts"
@@ -44,31 +41,53 @@ func TestWireGuardProgram(t *testing.T) {
 		t.Skip("it is started by the tests of WireGuard")
 	}
 	assertApart(t)
-	tunnel, err := tun.CreateTUN(name, device.DefaultMTU)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wg := device.NewDevice(tunnel, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, name+" "))
-	file, err := ipc.UAPIOpen(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket, err := ipc.UAPIListen(name, file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, stop := context.WithCancel(t.Context())
 	go func() {
-		for {
-			c, err := socket.Accept()
-			if err != nil {
-				return
-			}
-			go wg.IpcHandle(c)
-		}
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		stop()
 	}()
-	fmt.Println("device ready")
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	wg.Close()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := ServeWireGuard(ctx, name, log, func() { fmt.Println("device ready") }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The kinds of devices, on which the same tests run.
+const (
+	inKernel    = "kernel"
+	inUserspace = "userspace"
+)
+
+// onEachWireGuard runs a test on the kernel's devices and on those of a program.
+func onEachWireGuard(t *testing.T, test func(t *testing.T, kind string)) {
+	for _, kind := range []string{inUserspace, inKernel} {
+		t.Run(kind, func(t *testing.T) {
+			newWireGuardSwitch(t)
+			if kind == inKernel && !kernelMakesWireGuard(t) {
+				if os.Getenv("NODEAGENT_VM") == "1" {
+					t.Fatal("the VM's kernel has no WireGuard; the test must run there")
+				}
+				t.Skip("this kernel has no WireGuard; runs in the VM stage")
+			}
+			test(t, kind)
+		})
+	}
+}
+
+func kernelMakesWireGuard(t *testing.T) bool {
+	t.Helper()
+	probe := &netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "probe0"}}
+	err := netlink.LinkAdd(probe)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkDel(probe); err != nil {
+		t.Fatal(err)
+	}
+	return true
 }
 
 // wireGuardHost is a host: a thread with network and mount namespaces of its
@@ -77,16 +96,21 @@ type wireGuardHost struct {
 	name string
 	spec *hosts.Spec
 	root layout.Root
+	kind string
 	do   chan func()
+	// end ends the program that serves the device.
+	end func()
+	// names resolves the names of endpoints; nil for the machine's own way.
+	names func(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 // newWireGuardHost joins a host with the address 192.0.2.<n> to the bridge br0
 // of the test's namespace.
-func newWireGuardHost(t *testing.T, name string, n byte) *wireGuardHost {
+func newWireGuardHost(t *testing.T, kind, name string, n byte) *wireGuardHost {
 	t.Helper()
-	h := &wireGuardHost{name: name, root: layout.Root(t.TempDir()), do: make(chan func())}
+	h := &wireGuardHost{name: name, root: layout.Root(t.TempDir()), kind: kind, do: make(chan func())}
 	h.spec = &hosts.Spec{
-		Name: name, Address: netip.AddrFrom4([4]byte{192, 0, 2, n}), Kubernetes: hosts.Kubernetes{CNI: "bridge"},
+		Name: name, Roles: []hosts.Role{hosts.RoleWorker}, Address: netip.AddrFrom4([4]byte{192, 0, 2, n}), Kubernetes: hosts.Kubernetes{CNI: "bridge"},
 		Network: hosts.Network{WireGuard: &hosts.WireGuard{
 			Interface: "wg0", Address: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, 0, n}), 24), Port: 51820, MTU: 1380,
 		}},
@@ -153,12 +177,39 @@ func (h *wireGuardHost) run(t *testing.T, f func() error) {
 	}
 }
 
-// startProgram starts wireguard-go on the host and waits until it answers.
-func (h *wireGuardHost) startProgram(t *testing.T) {
+// Device, Start and Stop are the host's [Userspace].
+func (h *wireGuardHost) Device() (string, error) {
+	if h.end == nil {
+		return "", nil
+	}
+	return "wg0", nil
+}
+
+func (h *wireGuardHost) Stop(context.Context) error {
+	if h.end != nil {
+		h.end()
+	}
+	h.end = nil
+	return nil
+}
+
+// begin starts the program where the host is to have it.
+func (h *wireGuardHost) begin(t *testing.T) {
 	t.Helper()
-	h.run(t, func() error {
+	if h.kind == inUserspace {
+		h.run(t, func() error { return h.Start(t.Context(), "wg0") })
+		t.Cleanup(func() { _ = h.Stop(context.Background()) })
+	}
+}
+
+// Start starts the program on the host's thread and waits until it answers.
+func (h *wireGuardHost) Start(_ context.Context, device string) error {
+	if h.end != nil {
+		h.end()
+	}
+	{
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestWireGuardProgram$", "-test.v")
-		cmd.Env = append(os.Environ(), wireGuardProgram+"=wg0")
+		cmd.Env = append(os.Environ(), wireGuardProgram+"="+device)
 		cmd.Stderr = os.Stderr
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // with the host's thread
 		in, err := cmd.StdinPipe()
@@ -172,15 +223,15 @@ func (h *wireGuardHost) startProgram(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			return err
 		}
-		t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
+		h.end = func() { in.Close(); _ = cmd.Wait() }
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
 			if lines.Text() == "device ready" {
 				return nil
 			}
 		}
-		return errors.New("wireguard-go did not start")
-	})
+		return errors.New("the program did not start")
+	}
 }
 
 // diff returns the host's network, what lists the keys of the changes to it and
@@ -190,18 +241,16 @@ func (h *wireGuardHost) diff() (*System, func() ([]string, error), func(context.
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	want := wantWireGuard(h.spec, h.root)
-	observe := func() (*WireGuard, error) {
-		kernel, err := sys.listLinks()
-		if err != nil {
-			return nil, err
-		}
-		return sys.observeWireGuard(context.Background(), kernel, want)
+	sys.names.lookup = h.names
+	if h.kind == inUserspace {
+		sys.Userspace = h
 	}
+	want := WantIn(h.root, h.spec)
+	observe := func() (State, error) { return sys.Observe(context.Background(), want) }
 	keys := func() ([]string, error) {
 		have, err := observe()
 		var list []string
-		for _, c := range diffWireGuard(have, want) {
+		for _, c := range Diff(have, want) {
 			list = append(list, string(c.Action)+" "+c.Key)
 		}
 		return list, err
@@ -211,7 +260,7 @@ func (h *wireGuardHost) diff() (*System, func() ([]string, error), func(context.
 		if err != nil {
 			return err
 		}
-		return sys.Apply(ctx, diffWireGuard(have, want), plan.Silent{})
+		return sys.Apply(ctx, Diff(have, want), plan.Silent{})
 	}
 	return sys, keys, apply, nil
 }
@@ -326,11 +375,12 @@ func newWireGuardSwitch(t *testing.T) {
 	}
 }
 
-func TestWireGuardMesh(t *testing.T) {
-	newWireGuardSwitch(t)
-	a, b, c := newWireGuardHost(t, "a", 1), newWireGuardHost(t, "b", 2), newWireGuardHost(t, "c", 3)
+func TestWireGuardMesh(t *testing.T) { onEachWireGuard(t, testWireGuardMesh) }
+
+func testWireGuardMesh(t *testing.T, kind string) {
+	a, b, c := newWireGuardHost(t, kind, "a", 1), newWireGuardHost(t, kind, "b", 2), newWireGuardHost(t, kind, "c", 3)
 	for _, h := range []*wireGuardHost{a, b, c} {
-		h.startProgram(t)
+		h.begin(t)
 		if changes := h.converge(t); len(changes) == 0 || changes[0] != "create wireguard key" {
 			t.Fatalf("host %s: first changes %v", h.name, changes)
 		}
@@ -454,7 +504,7 @@ func (h *wireGuardHost) loseKey(t *testing.T) {
 // it can be declared.
 func TestWireGuardMissing(t *testing.T) {
 	newWireGuardSwitch(t)
-	h := newWireGuardHost(t, "a", 1)
+	h := newWireGuardHost(t, inKernel, "a", 1)
 	h.run(t, func() error {
 		sys, keys, apply, err := h.diff()
 		if err != nil {
@@ -493,7 +543,7 @@ func TestWireGuardMissing(t *testing.T) {
 // A link of the name that is none of WireGuard's is left alone.
 func TestWireGuardNameTaken(t *testing.T) {
 	newWireGuardSwitch(t)
-	h := newWireGuardHost(t, "a", 1)
+	h := newWireGuardHost(t, inKernel, "a", 1)
 	h.run(t, func() error {
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "wg0"}}); err != nil {
 			return err
