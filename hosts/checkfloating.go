@@ -165,7 +165,7 @@ func (d *draft) checkProbes(f facts) {
 		case name == probeWireGuard && !d.has("network.wireguard"):
 			d.at(item, "the fleet has no WireGuard network to probe: write [network.wireguard] in %s", clusterTOML)
 		case name == probeVault && d.spec.PKI.Issuer != issuerVault && d.ok("pki.issuer"):
-			d.at(item, "the fleet has no Vault to probe: pki.issuer is %q", d.spec.PKI.Issuer)
+			d.at(item, "the fleet has no Vault to probe: pki.issuer is not %q", issuerVault)
 		case name == probeEtcd && f.rolesKnown && len(f.members) == 0:
 			d.at(item, "the fleet has no host with the role %q to probe", RoleEtcd)
 		case name == probeAPI && f.rolesKnown && len(f.controlPlanes) == 0:

@@ -24,7 +24,9 @@ func seeds(f *testing.F) {
 	}
 	f.Add(read("fleets/mercury/cluster.toml"), read("fleets/mercury/mercury.toml"), "")
 	f.Add(read("fleets/k8s-235/cluster.toml"), read("fleets/k8s-235/soarin.toml"), read("fleets/k8s-235/sassaflash.toml"))
+	f.Add(read("fleets/hetzner-ha/cluster.toml"), read("fleets/hetzner-ha/bastion.toml"), read("fleets/hetzner-ha/fsn1.toml"))
 	three := threeHosts()
+	f.Add(everyNetworkKey["cluster.toml"], everyNetworkKey["a.toml"], everyNetworkKey["b.toml"])
 	f.Add(three["cluster.toml"], three["a.toml"], three["c.toml"])
 	paths, err := filepath.Glob("testdata/problems/*.txtar")
 	if err != nil {

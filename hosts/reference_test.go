@@ -89,33 +89,47 @@ func TestReferenceDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := mustLoad(t, map[string]string{
-		"cluster.toml": plainCluster + "[network.wireguard]\nrange = \"10.9.0.0/24\"\n[pki]\nissuer = \"vault\"\n[pki.vault]\naddress = \"https://v.example.org\"\n[kubernetes]\nversion = \"1.36.3\"\npod_range = \"10.244.0.0/16\"\nservice_range = \"10.96.0.0/12\"\n",
-		"a.toml":       "[host]\nroles = [\"control-plane\", \"etcd\", \"worker\"]\naddress = \"192.0.2.1\"\n[wireguard]\naddress = \"10.9.0.1\"\n",
+		"cluster.toml": plainCluster + "[network.floating.f]\naddress = \"192.0.2.9/32\"\ninterface = \"x0\"\nhosts = [\"a\"]\n[network.wireguard]\nrange = \"10.9.0.0/24\"\n[firewall.allow.ssh]\nports = [22]\nlimit = \"1/second\"\n[pki]\nissuer = \"vault\"\n[pki.vault]\naddress = \"https://v.example.org\"\n[kubernetes]\nversion = \"1.36.3\"\npod_range = \"10.244.0.0/16\"\nservice_range = \"10.96.0.0/12\"\n",
+		"a.toml": "[host]\nroles = [\"control-plane\", \"etcd\", \"worker\"]\naddress = \"192.0.2.1\"\n[wireguard]\naddress = \"10.9.0.1\"\n" +
+			"[network.link.b0]\nkind = \"bond\"\n[network.link.b0.bond]\nmode = \"802.3ad\"\n[network.link.v0]\nkind = \"vlan\"\nparent = \"x0\"\n[network.link.v0.vlan]\nid = 1\n" +
+			"[network.link.m0]\nkind = \"macvlan\"\nparent = \"x0\"\n[network.link.x0]\n[network.link.x1]\nkind = \"vxlan\"\n[network.link.x1.vxlan]\nid = 1\n" +
+			"[[network.route]]\ndestination = \"default\"\ndevice = \"x0\"\n[[network.rule]]\npriority = 1\ntable = 254\n",
 	})
 	s := f.Hosts[0]
 	for key, value := range map[string]any{
-		"cluster.domain":              s.Domain,
-		"network.wireguard.interface": s.Network.WireGuard.Interface,
-		"network.wireguard.port":      s.Network.WireGuard.Port,
-		"network.wireguard.mtu":       s.Network.WireGuard.MTU,
-		"pki.lifetime":                s.PKI.Lifetime,
-		"pki.ca_lifetime":             s.PKI.CALifetime,
-		"pki.admin_lifetime":          s.PKI.AdminLifetime,
-		"pki.key_type":                s.PKI.KeyType,
-		"pki.vault.mount":             s.PKI.Vault.Mount,
-		"kubernetes.api_port":         s.Kubernetes.APIPort,
-		"kubernetes.cni":              s.Kubernetes.CNI,
-		"kubernetes.pod_mtu":          s.Kubernetes.PodMTU,
-		"kubernetes.binaries":         s.Kubernetes.Binaries,
-		"kubernetes.cni_binaries":     s.Kubernetes.CNIBinaries,
-		"kubernetes.pause_image":      s.Kubernetes.PauseImage,
-		"etcd.client_port":            s.Etcd.ClientPort,
-		"etcd.peer_port":              s.Etcd.PeerPort,
-		"etcd.heartbeat_interval":     s.Etcd.HeartbeatInterval,
-		"etcd.election_timeout":       s.Etcd.ElectionTimeout,
-		"snapshots.schedule":          s.Snapshots.Schedule,
-		"snapshots.keep":              s.Snapshots.Keep,
-		"snapshots.destination":       s.Snapshots.Destination,
+		"cluster.domain":                  s.Domain,
+		"network.wireguard.interface":     s.Network.WireGuard.Interface,
+		"network.wireguard.port":          s.Network.WireGuard.Port,
+		"network.wireguard.mtu":           s.Network.WireGuard.MTU,
+		"network.link.NAME.kind":          string(link(s, "x0").Kind),
+		"network.link.NAME.bond.miimon":   link(s, "b0").Bond.MIIMon,
+		"network.link.NAME.vlan.protocol": link(s, "v0").VLAN.Protocol,
+		"network.link.NAME.vxlan.port":    link(s, "x1").VXLAN.Port,
+		"network.link.NAME.macvlan.mode":  link(s, "m0").Macvlan.Mode,
+		"network.route.type":              string(s.Network.Routes[0].Type),
+		"network.rule.action":             s.Network.Rules[0].Action,
+		"network.floating.NAME.ttl":       s.Network.Floating[0].TTL,
+		"network.probes.within":           s.Network.Probes.Within,
+		"firewall.allow.NAME.protocol":    s.Firewall.Allow[0].Protocol,
+		"firewall.allow.NAME.burst":       s.Firewall.Allow[0].Limit.Burst,
+		"pki.lifetime":                    s.PKI.Lifetime,
+		"pki.ca_lifetime":                 s.PKI.CALifetime,
+		"pki.admin_lifetime":              s.PKI.AdminLifetime,
+		"pki.key_type":                    s.PKI.KeyType,
+		"pki.vault.mount":                 s.PKI.Vault.Mount,
+		"kubernetes.api_port":             s.Kubernetes.APIPort,
+		"kubernetes.cni":                  s.Kubernetes.CNI,
+		"kubernetes.pod_mtu":              s.Kubernetes.PodMTU,
+		"kubernetes.binaries":             s.Kubernetes.Binaries,
+		"kubernetes.cni_binaries":         s.Kubernetes.CNIBinaries,
+		"kubernetes.pause_image":          s.Kubernetes.PauseImage,
+		"etcd.client_port":                s.Etcd.ClientPort,
+		"etcd.peer_port":                  s.Etcd.PeerPort,
+		"etcd.heartbeat_interval":         s.Etcd.HeartbeatInterval,
+		"etcd.election_timeout":           s.Etcd.ElectionTimeout,
+		"snapshots.schedule":              s.Snapshots.Schedule,
+		"snapshots.keep":                  s.Snapshots.Keep,
+		"snapshots.destination":           s.Snapshots.Destination,
 	} {
 		i := slices.IndexFunc(row.FindAllStringSubmatch(string(text), -1), func(m []string) bool {
 			return m[1] == key && strings.HasPrefix(strings.TrimSpace(m[4]), written(value))
@@ -129,6 +143,10 @@ func TestReferenceDefaults(t *testing.T) {
 			t.Errorf("docs/spec.md does not name the default %s = %s", name, value)
 		}
 	}
+}
+
+func link(s *Spec, name string) Link {
+	return s.Network.Links[slices.IndexFunc(s.Network.Links, func(l Link) bool { return l.Name == name })]
 }
 
 // written is a value as the reference writes it.
