@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,7 +19,7 @@ import (
 // tried on the understanding that it can be undone.
 func Back(have, want State) (State, error) {
 	var lost []error
-	back := State{Routes: backRoutes(have, want, &lost)}
+	back := State{Routes: backRoutes(have, want, &lost), Rules: backRules(have, want, &lost)}
 	links := map[string]Link{}
 	wanted := byName(want.Links)
 	for _, h := range have.Links {
@@ -61,29 +62,57 @@ func backLink(h, w Link, lost *[]error) Link {
 // their own.
 func backRoutes(have, want State, lost *[]error) []Route {
 	wanted := byName(want.Links)
-	owned := map[string]bool{}
+	touched := map[string]bool{}
+	for name := range wanted {
+		touched[name] = name != ""
+	}
 	for _, h := range have.Links {
-		owned[h.Name] = h.Owned || hasOwned(h.Addresses)
+		touched[h.Name] = touched[h.Name] || h.Owned || hasOwned(h.Addresses)
+	}
+	var adopting []Route // few, where there may be many thousands in all
+	for _, w := range want.Routes {
+		if w.Adopt {
+			adopting = append(adopting, w)
+		}
 	}
 	var routes []Route
 	for _, h := range have.Routes {
-		replaced := slices.ContainsFunc(want.Routes, func(w Route) bool { return sameSlot(h, w) && !satisfies(h, w) })
-		_, named := wanted[h.Device]
+		replaced := slices.ContainsFunc(adopting, func(w Route) bool { return sameSlot(&h, &w) && !satisfies(&h, &w) })
 		switch {
 		case h.Protocol == RouteProtocol:
 		case replaced:
-		case (named || owned[h.Device]) && h.Other == "" && slices.Contains([]int{unix.RTPROT_BOOT, unix.RTPROT_STATIC, unix.RTPROT_DHCP}, h.Protocol):
+		case h.over(touched) && h.Other == "" && ofPeople(&h):
 		default:
 			continue
 		}
-		if h.Other != "" {
-			*lost = append(*lost, fmt.Errorf("route %q, made by %s, would be replaced", h, h.maker()))
+		if h.Other != "" || replaced && h.Beyond != "" {
+			*lost = append(*lost, fmt.Errorf("route %q, made by %s, would be replaced, and cannot be written as it is (it has %s)", h, h.maker(), cmp.Or(h.Beyond, "what nodeagent does not know")))
 			continue
 		}
+		h.Beyond, h.Adopt = "", true // from whoever takes its place
 		routes = append(routes, h)
 	}
 	sortRoutes(routes)
-	return slices.Compact(routes)
+	return compactRoutes(routes)
+}
+
+// backRules are our rules, and those that the spec adopts from others.
+func backRules(have, want State, lost *[]error) []Rule {
+	var rules []Rule
+	for _, h := range have.Rules {
+		adopted := slices.ContainsFunc(want.Rules, func(w Rule) bool { return w.Adopt && h.samePlace(w) })
+		switch {
+		case h.Protocol == RouteProtocol:
+		case !adopted || h.Protocol == unix.RTPROT_KERNEL:
+			continue
+		case h.Other != "":
+			*lost = append(*lost, fmt.Errorf("rule %q, made by %s, would be replaced, and cannot be written as it is", h, maker(h.Protocol)))
+			continue
+		}
+		rules = append(rules, h)
+	}
+	sortRules(rules)
+	return rules
 }
 
 // backWireGuard turns an observed device into a wanted one. The private key is
@@ -125,7 +154,7 @@ func backFirewall(h *Firewall, lost *[]error) *Firewall {
 // anew what is theirs, nodeagent only what it owns or manages.
 func (s State) AfterBoot() State {
 	left := s
-	left.Links, left.Routes = nil, nil
+	left.Links, left.Routes, left.Rules = nil, nil, nil
 	for _, l := range s.Links {
 		if !l.Owned && !l.Up {
 			continue // Diff brings up what is wanted
@@ -136,6 +165,11 @@ func (s State) AfterBoot() State {
 	for _, r := range s.Routes {
 		if r.Protocol == RouteProtocol {
 			left.Routes = append(left.Routes, r)
+		}
+	}
+	for _, r := range s.Rules {
+		if r.Protocol == RouteProtocol {
+			left.Rules = append(left.Rules, r)
 		}
 	}
 	return left
@@ -155,11 +189,20 @@ func (s State) Join(later State) State {
 	joined.Links = mastersFirst(links)
 	joined.Routes = slices.Clone(s.Routes)
 	for _, r := range later.Routes {
-		taken := slices.ContainsFunc(s.Routes, func(f Route) bool { return sameSlot(f, r) })
-		if r.Protocol != RouteProtocol && !taken {
+		taken := func() bool {
+			return slices.ContainsFunc(s.Routes, func(f Route) bool { return sameSlot(&f, &r) })
+		}
+		if r.Protocol != RouteProtocol && !taken() {
 			joined.Routes = append(joined.Routes, r)
 		}
 	}
 	sortRoutes(joined.Routes)
+	joined.Rules = slices.Clone(s.Rules)
+	for _, r := range later.Rules {
+		if r.Protocol != RouteProtocol && !slices.Contains(s.Rules, r) {
+			joined.Rules = append(joined.Rules, r)
+		}
+	}
+	sortRules(joined.Rules)
 	return joined
 }

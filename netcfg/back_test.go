@@ -23,8 +23,10 @@ func dumped(t testing.TB) string {
 	const links = `ip -o link | sed -E 's/^[0-9]+: ([^:]*): <([^>]*)>/\1 \2/; s/(LOWER_UP|NO-CARRIER|M-DOWN),?//g; s/, / /; s/link.*//; s/state [A-Z]*//' | sort`
 	for _, c := range [][]string{
 		{"ip", "-o", "address", "show", "scope", "global"},
-		{"ip", "-4", "route"},
-		{"sh", "-c", "ip -6 route | grep -v '^fe80' || true"},
+		{"ip", "-4", "route", "show", "table", "all"},
+		{"ip", "-4", "rule"},
+		{"ip", "-6", "rule"},
+		{"sh", "-c", "ip -6 route show table all | grep -v 'fe80\\|table local\\|^multicast\\|ff00::' || true"},
 		{"sh", "-c", links},
 		{"nft", "--stateless", "list", "ruleset"},
 	} {
@@ -77,7 +79,7 @@ func TestBackFromKernel(t *testing.T) {
 			s.Links = append(s.Links, Link{Name: "br1", Kind: hosts.LinkBridge, Up: true, Owned: true, Marked: true})
 		},
 		"route replaced": func(s *State) {
-			s.Routes = append(s.Routes, Route{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.77"), Device: "lan0", Protocol: RouteProtocol})
+			s.Routes = append(s.Routes, Route{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.77"), Device: "lan0", Protocol: RouteProtocol, Adopt: true})
 		},
 		"route gone":      func(s *State) { s.Routes = nil },
 		"the port closes": func(s *State) { s.Firewall.Rules = s.Firewall.Rules[:2] },
@@ -123,13 +125,13 @@ func TestBackFromKernel(t *testing.T) {
 
 func TestBackRefusesWhatCannotComeBack(t *testing.T) {
 	for name, have := range map[string]State{
-		"several gateways": {Routes: []Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Protocol: unix.RTPROT_STATIC, Other: "over 2 gateways"}}},
+		"encapsulation": {Routes: []Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Protocol: unix.RTPROT_STATIC, Other: "encapsulated"}}},
 		"tampered table":   {Firewall: &Firewall{Base: firewallBase, Rules: []FirewallRule{{Name: "x", Other: "a rule that nodeagent does not make"}}}},
 		"IPv6 address":     {Links: []Link{{Name: "lan0", Addresses: []Address{{Prefix: netip.MustParsePrefix("2001:db8::1/64")}}}}},
 	} {
 		want := State{
 			Links:  []Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: []Address{{Prefix: netip.MustParsePrefix("2001:db8::1/48")}}}},
-			Routes: []Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1"), Protocol: RouteProtocol}},
+			Routes: []Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1"), Protocol: RouteProtocol, Adopt: true}},
 		}
 		if _, err := Back(have, want); err == nil {
 			t.Errorf("%s: no error", name)

@@ -7,8 +7,8 @@ import (
 )
 
 // Before observes all that applying want could change, for [Back]: beside what
-// Observe returns, every route of the main table, and a WireGuard device of
-// ours in full where want has none. It writes nothing.
+// Observe returns, the routes of people and DHCP in every table, and a WireGuard
+// device of ours in full where want has none. It writes nothing.
 func (sys *System) Before(ctx context.Context, root layout.Root, want State) (State, error) {
 	if want.WireGuard == nil {
 		kernel, err := sys.listLinks()
@@ -19,5 +19,5 @@ func (sys *System) Before(ctx context.Context, root layout.Root, want State) (St
 			want.WireGuard = &WireGuard{Interface: ours.Interface, Folder: wireGuardFolder(root)}
 		}
 	}
-	return sys.observe(ctx, want, true)
+	return sys.observe(ctx, want, everyRoute)
 }

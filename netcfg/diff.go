@@ -10,16 +10,18 @@ import (
 //
 // The order: links that must be made anew are deleted; links are made, masters
 // before ports; addresses are added; WireGuard is configured; routes are added or replaced, those
-// without a gateway first, since they may lead to the gateways of others; the
+// without a gateway first, since they may lead to the gateways of others;
+// policy rules are added, which lead into the tables that are filled now; the
 // firewall is replaced in one transaction, which needs no links to exist. Only
-// then is deleted what is no longer wanted: routes, addresses, links. Adding
+// then is deleted what is no longer wanted: rules, routes, addresses, links. Adding
 // before deleting keeps the host reachable all the time while its address and
 // gateway change, by the old ones until the new ones stand.
 //
 // Effects: adding is quiet. Deleting or replacing an address, a link or a route
 // may cut connections and is disconnect, as is the MTU of a physical link
 // (drivers reset the hardware for it), putting an existing link under another
-// master, and a new route that takes over from one with a higher metric.
+// master, a new route that takes over from one with a higher metric, and every
+// policy rule.
 //
 // A wanted link that cannot be had (a physical one that is not on this host, a
 // name that somebody else's link of another kind has) is one change that fails
@@ -31,11 +33,12 @@ func Diff(have, want State) []plan.Change {
 	have = have.without(links.gone)
 	addresses := diffAddresses(have, want, links)
 	routes := diffRoutes(have.flushed(addresses.flushed), want, links, addresses.lostSources)
+	rules := diffPolicyRules(have, want)
 
 	var changes []plan.Change
 	for _, part := range [][]plan.Change{
 		links.remake, links.make, addresses.add, addresses.deleteFirst, tunnel,
-		routes.put, diffFirewall(have.Firewall, want.Firewall), routes.delete,
+		routes.put, rules.put, diffFirewall(have.Firewall, want.Firewall), rules.delete, routes.delete,
 		addresses.delete, links.drop, tunnelDrop,
 	} {
 		changes = append(changes, part...)
@@ -113,8 +116,9 @@ func (s State) without(gone map[string]bool) State {
 		}
 		left.Links = append(left.Links, l)
 	}
-	for _, r := range s.Routes {
-		if !gone[r.Device] {
+	for i, r := range s.Routes {
+		// An IPv4 route goes with any of its links, an IPv6 one keeps its other ways.
+		if r, any := r.withoutLinks(gone); any && (r.Destination.Addr().Is6() || !s.Routes[i].over(gone)) {
 			left.Routes = append(left.Routes, r)
 		}
 	}
@@ -131,7 +135,9 @@ func (s State) flushed(links map[string]bool) State {
 	left := s
 	left.Routes = nil
 	for _, r := range s.Routes {
-		if !links[r.Device] || r.Destination.Addr().Is6() {
+		if r.Destination.Addr().Is6() {
+			left.Routes = append(left.Routes, r)
+		} else if r, any := r.withoutLinks(links); any {
 			left.Routes = append(left.Routes, r)
 		}
 	}

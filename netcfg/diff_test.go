@@ -158,7 +158,7 @@ delete address 192.0.2.10/24 on lan0 [disconnect] "192.0.2.10/24" -> "": nodeage
 				return r
 			}()}},
 			want: State{Links: []Link{hardware("lan0", "192.0.2.11/24")}, Routes: []Route{route("0.0.0.0/0", "192.0.2.1", "lan0", 0, RouteProtocol)}},
-			plan: `update route 0.0.0.0/0 [disconnect] "default via 192.0.2.1 dev lan0 src 192.0.2.10" -> "default via 192.0.2.1 dev lan0": its link or its source address is about to go
+			plan: `update route 0.0.0.0/0 [disconnect] "default via 192.0.2.1 dev lan0 src 192.0.2.10" -> "default via 192.0.2.1 dev lan0": the spec wants other values
 delete address 192.0.2.10/24 on lan0 [disconnect] "192.0.2.10/24" -> "": nodeagent made it and the spec no longer names it
 `,
 		},

@@ -126,8 +126,9 @@ func losesIPv4(h, w Link, unwanted map[netip.Prefix]bool) bool {
 }
 
 func hasIPv4Route(routes []Route, device string) bool {
-	for _, r := range routes {
-		if r.Device == device && r.Destination.Addr().Is4() {
+	over := map[string]bool{device: true}
+	for i := range routes {
+		if r := &routes[i]; r.Destination.Addr().Is4() && r.over(over) {
 			return true
 		}
 	}

@@ -15,7 +15,7 @@ import (
 
 // simulate applies changes to an observed state.
 func simulate(have State, changes []plan.Change) (State, error) {
-	m := &model{links: byName(have.Links), routes: slices.Clone(have.Routes)}
+	m := &model{links: byName(have.Links), routes: slices.Clone(have.Routes), rules: slices.Clone(have.Rules)}
 	for _, c := range changes {
 		if err := m.apply(c.Payload); err != nil {
 			return State{}, fmt.Errorf("%s: %w", c, err)
@@ -27,6 +27,7 @@ func simulate(have State, changes []plan.Change) (State, error) {
 type model struct {
 	links  map[string]Link
 	routes []Route
+	rules  []Rule
 }
 
 // state is what Observe would return for the wanted state that led here.
@@ -42,6 +43,8 @@ func (m *model) state() State {
 	slices.Sort(s.Names)
 	s.Routes = slices.Clone(m.routes)
 	sortRoutes(s.Routes)
+	s.Rules = slices.Clone(m.rules)
+	sortRules(s.Rules)
 	return s
 }
 
@@ -76,12 +79,15 @@ func (m *model) apply(payload any) error {
 		return m.put(o)
 	case deleteRoute:
 		for i, r := range m.routes {
-			if r == o.route && r.Protocol == RouteProtocol {
+			if sameRoute(&r, &o.route) && r.Protocol == RouteProtocol {
 				m.routes = slices.Delete(m.routes, i, i+1)
 				return nil
 			}
 		}
 		return nil
+	}
+	if done, err := m.rule(payload); done {
+		return err
 	}
 	return fmt.Errorf("the model knows no %T", payload)
 }
@@ -155,7 +161,7 @@ func (m *model) delete(o deleteLink) error {
 			m.links[name] = l
 		}
 	}
-	m.routes = slices.DeleteFunc(m.routes, func(r Route) bool { return gone[r.Device] })
+	m.loseLinks(gone)
 	for _, address := range lost {
 		m.flushSource(address)
 	}
@@ -187,7 +193,7 @@ func (m *model) remove(link string, p netip.Prefix) error {
 	m.links[link] = l
 	m.flushSource(p.Addr())
 	if p.Addr().Is4() && !slices.ContainsFunc(l.Addresses, func(a Address) bool { return a.Prefix.Addr().Is4() }) {
-		m.routes = slices.DeleteFunc(m.routes, func(r Route) bool { return r.Device == link && r.Destination.Addr().Is4() })
+		m.loseWays(map[string]bool{link: true}, func(r Route) bool { return r.Destination.Addr().Is4() })
 	}
 	return nil
 }
@@ -208,23 +214,4 @@ func (m *model) flushSource(address netip.Addr) {
 			m.routes[i].Source = netip.Addr{}
 		}
 	}
-}
-
-func (m *model) put(o putRoute) error {
-	r := o.route
-	r.Metric = kernelMetric(r)
-	if _, there := m.links[r.Device]; !there && r.Device != "" {
-		return fmt.Errorf("no link %s", r.Device)
-	}
-	for i, h := range m.routes {
-		if !sameSlot(h, r) {
-			continue
-		}
-		if o.replace {
-			m.routes[i] = r
-		}
-		return nil
-	}
-	m.routes = append(m.routes, r)
-	return nil
 }

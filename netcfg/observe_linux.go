@@ -18,11 +18,11 @@ import (
 // cannot be read the others are returned with an error that names it: without
 // CAP_NET_ADMIN those are WireGuard and the firewall.
 func (sys *System) Observe(ctx context.Context, want State) (State, error) {
-	return sys.observe(ctx, want, false)
+	return sys.observe(ctx, want, routesInTheWay)
 }
 
-// observe is Observe; everyRoute asks for all routes of the main table.
-func (sys *System) observe(ctx context.Context, want State, everyRoute bool) (State, error) {
+// observe is Observe; scope says which routes of others are asked for.
+func (sys *System) observe(ctx context.Context, want State, scope routeScope) (State, error) {
 	if err := ctx.Err(); err != nil {
 		return State{}, err
 	}
@@ -37,9 +37,13 @@ func (sys *System) observe(ctx context.Context, want State, everyRoute bool) (St
 	if err != nil {
 		failed = append(failed, fmt.Errorf("list addresses: %w", explain(err)))
 	}
-	have.Routes, err = sys.observeRoutes(kernel, want, everyRoute)
+	have.Routes, err = sys.observeRoutes(kernel, want, scope)
 	if err != nil {
 		failed = append(failed, fmt.Errorf("list routes: %w", explain(err)))
+	}
+	have.Rules, err = sys.observeRules(want)
+	if err != nil {
+		failed = append(failed, fmt.Errorf("list policy rules: %w", explain(err)))
 	}
 	have.WireGuard, err = sys.observeWireGuard(ctx, kernel, want.WireGuard)
 	failed = append(failed, err)

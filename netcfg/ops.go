@@ -44,14 +44,18 @@ type (
 		link   string
 		prefix netip.Prefix
 	}
-	// putRoute makes a route of ours; with replace in the place of one with the
-	// same destination and metric.
+	// putRoute makes a route; with replace in the place of one with the same
+	// table, destination and metric.
 	putRoute struct {
 		route   Route
 		replace bool
 	}
 	// deleteRoute removes a route of ours.
 	deleteRoute struct{ route Route }
+	// putRule adds a policy rule.
+	putRule struct{ rule Rule }
+	// deleteRule removes a policy rule of the rule's own maker and no other.
+	deleteRule struct{ rule Rule }
 	// blocked is what cannot be done until somebody changes the host or the
 	// spec; applying it fails with the reason.
 	blocked struct{ reason string }

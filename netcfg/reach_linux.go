@@ -111,7 +111,8 @@ func (k kernelLinks) pathRoute(r netlink.Route, to netip.Prefix) pathRoute {
 		route.kind = routeLocal
 		route.own = r.Protocol == unix.RTPROT_KERNEL
 	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT:
-		route.kind, route.word = routeRefuse, typeWord(r.Type)
+		word, _ := routeType(uint8(r.Type), "")
+		route.kind, route.word = routeRefuse, string(word)
 	case unix.RTN_THROW:
 		route.kind = routeThrow
 	default:

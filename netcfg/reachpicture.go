@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
@@ -233,11 +234,23 @@ const mainTable = 254 // RT_TABLE_MAIN
 
 func (p picture) wantedRoute(w Route) pathRoute {
 	r := pathRoute{
-		table: mainTable, to: w.Destination, metric: kernelMetric(w),
-		hops: []string{w.Device}, onLink: !w.Via.IsValid(), own: true, wanted: true,
+		table: cmp.Or(w.Table, mainTable), to: w.Destination, metric: kernelMetric(&w),
+		onLink: !w.gateway(), own: true, wanted: true,
+	}
+	if w.Type != "" {
+		r.kind, r.word = routeRefuse, string(w.Type)
+		return r
+	}
+	ways := w.Nexthops
+	if len(ways) == 0 {
+		ways = []Nexthop{{Via: w.Via, Device: w.Device, OnLink: w.OnLink}}
 	}
 	// The kernel refuses a route whose gateway or source it does not know.
-	r.maybe = w.Device == "" || w.Via.IsValid() && !p.onLink(w.Device, w.Via) || w.Source.IsValid() && !p.isLocal(w.Source)
+	r.maybe = w.Source.IsValid() && !p.isLocal(w.Source)
+	for _, n := range ways {
+		r.hops = append(r.hops, n.Device)
+		r.maybe = r.maybe || n.Device == "" || n.Via.IsValid() && !n.OnLink && !p.onLink(n.Device, n.Via)
+	}
 	return r
 }
 
@@ -250,12 +263,27 @@ func (p picture) onLink(link string, gateway netip.Addr) bool {
 
 // rulesAfter are the rules that stay and those that are wanted. A host of which
 // nothing is known has the kernel's own.
-func rulesAfter(_ State, now Surroundings) []pathRule {
-	rules := slices.Clone(now.rules)
-	if len(rules) == 0 {
+func rulesAfter(want State, now Surroundings) []pathRule {
+	rules := slices.DeleteFunc(slices.Clone(now.rules), func(r pathRule) bool { return r.own })
+	if len(now.rules) == 0 {
 		for _, six := range []bool{false, true} {
 			rules = append(rules, pathRule{priority: 32766, six: six, table: mainTable})
 		}
+	}
+	for _, w := range want.Rules {
+		r := pathRule{
+			priority: w.Priority, six: w.IPv6, from: w.From, to: w.To, inbound: w.Inbound, outbound: w.Outbound,
+			marked: w.Mask != 0, ports: w.SourcePort != 0 || w.Port != 0, protocol: w.IPProtocol,
+			table: w.Table, own: true, wanted: w.Priority,
+		}
+		if w.Action != "" {
+			r.action = ruleRefuse
+		}
+		if w.ShorterThan != 0 {
+			longest := w.ShorterThan - 1
+			r.suppress = &longest
+		}
+		rules = append(rules, r)
 	}
 	return rules
 }

@@ -142,7 +142,17 @@ func TestRouteOfSomebodyElse(t *testing.T) {
 		t.Errorf("host is\n%s\nwant\n%s", after, before)
 	}
 
-	got := printed(converge(t, sys, spec("192.0.2.2", 0)))
+	other := spec("192.0.2.2", 0)
+	changes := diffNow(t, sys, other)
+	if err := sys.Apply(t.Context(), changes, plan.Silent{}); err == nil || !strings.Contains(err.Error(), "a route that DHCP made is in its place; adopt = true in the spec takes it over") {
+		t.Errorf("apply over somebody else's route: %v", err)
+	}
+	if after := dumpNetwork(t); after != before {
+		t.Errorf("host is\n%s\nwant\n%s", after, before)
+	}
+
+	other.Routes[0].Adopt = true
+	got := printed(converge(t, sys, other))
 	want := `update route 0.0.0.0/0 [disconnect] "default via 192.0.2.1 dev lan0 (made by DHCP)" -> "default via 192.0.2.2 dev lan0": the spec wants other values; DHCP made the route that is there
 `
 	if got != want {
@@ -170,9 +180,9 @@ func TestBlackholeIsReplaced(t *testing.T) {
 		must(t, netlink.RouteAdd(&netlink.Route{Dst: ipNet(p), Type: unix.RTN_BLACKHOLE, Priority: 77}))
 	}
 	changes := converge(t, sys, network([]hosts.Link{physical("lan0", "192.0.2.10/24", "2001:db8::10/64")},
-		hosts.Route{Destination: netip.MustParsePrefix("10.9.0.0/16"), Via: netip.MustParseAddr("192.0.2.1"), Metric: 77},
-		hosts.Route{Destination: netip.MustParsePrefix("fd09::/64"), Via: netip.MustParseAddr("2001:db8::1"), Metric: 77}))
-	if got := printed(changes); !strings.Contains(got, `"10.9.0.0/16 blackhole metric 77 (made by hand (protocol boot))"`) {
+		hosts.Route{Destination: netip.MustParsePrefix("10.9.0.0/16"), Via: netip.MustParseAddr("192.0.2.1"), Metric: 77, Adopt: true},
+		hosts.Route{Destination: netip.MustParsePrefix("fd09::/64"), Via: netip.MustParseAddr("2001:db8::1"), Metric: 77, Adopt: true}))
+	if got := printed(changes); !strings.Contains(got, `"blackhole 10.9.0.0/16 metric 77 (made by hand (protocol boot))"`) {
 		t.Errorf("plan is\n%s", got)
 	}
 }

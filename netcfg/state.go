@@ -42,6 +42,7 @@ const FirewallTable = "nodeagent"
 type State struct {
 	Links  []Link  // parents before children, masters before ports
 	Routes []Route // sorted
+	Rules  []Rule  // sorted
 	// WireGuard is nil where the host has, or is to have, no device of ours.
 	WireGuard *WireGuard
 	// Firewall is nil where there is, or is to be, no table of ours.
@@ -84,23 +85,6 @@ type Address struct {
 	// nobody else's. A wanted address that somebody else added is left as it
 	// is, and stays when the spec drops it.
 	Owned bool
-}
-
-// Route is one route of the main table.
-type Route struct {
-	Destination netip.Prefix // masked; 0.0.0.0/0 and ::/0 for the default
-	Via         netip.Addr   // invalid where the destination is on the link
-	Device      string       // wanted: "" lets the kernel choose
-	Metric      int          // wanted: 0 is the kernel's default, 1024 for IPv6
-	Source      netip.Addr   // wanted: invalid accepts any
-	// Protocol is who made the route (rtm_protocol), [RouteProtocol] for ours. A
-	// wanted route of ours that exists with the same values satisfies whoever
-	// made it, and is left to its maker. Wanted is another protocol only on the
-	// way back ([Back]), where the route is to be its maker's again.
-	Protocol int
-	// Other names what a spec cannot say ("blackhole", "several gateways"); a
-	// route with it never satisfies. Observed only.
-	Other string
 }
 
 // op is one kernel edit: the Payload of every Change of this package.

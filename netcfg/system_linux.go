@@ -23,6 +23,9 @@ type System struct {
 	// sockets serve the requests that the library cannot make: addresses with
 	// their protocol, and marks.
 	sockets map[int]*nl.SocketHandle
+	// wire is for routes and rules, of which there may be many.
+	wire      *wire
+	batchSize int
 
 	names    endpointNames
 	recorder endpointRecorder
@@ -41,7 +44,13 @@ func Open() (*System, error) {
 		handle.Close()
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	sys := &System{nl: handle, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}}
+	wire, err := openWire()
+	if err != nil {
+		handle.Close()
+		socket.Close()
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	sys := &System{wire: wire, batchSize: batchSize, nl: handle, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}}
 	// Strict checking makes the kernel filter dumps by table, which matters on
 	// hosts with many routes in others; it exists since Linux 4.20. Where it is
 	// refused the library filters, so the error means nothing.
@@ -60,6 +69,7 @@ func closing(sys *System, err error) error {
 // Close closes the sockets. It never fails; the error is for io.Closer.
 func (sys *System) Close() error {
 	sys.nl.Close()
+	sys.wire.close()
 	for _, s := range sys.sockets {
 		s.Close()
 	}
@@ -70,16 +80,14 @@ func (sys *System) Close() error {
 // one. It goes on past those that fail and returns all failures joined. Killed
 // or cancelled at any point it leaves a state from which a fresh Diff leads on.
 // Changes that are there already are no error, so applying twice is harmless.
+//
+// Routes and rules that follow each other are sent to the kernel together; rep
+// hears of each of them, its beginning and its end, when the kernel has
+// answered.
 func (sys *System) Apply(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
 	sys.names.begin(endpointsOf(changes))
 	flush := sys.recorder.hold()
-	err := plan.Each(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
-		o, ok := c.Payload.(op)
-		if !ok {
-			return fmt.Errorf("apply change of payload %T: it was not made by netcfg.Diff", c.Payload)
-		}
-		return o.apply(ctx, sys)
-	})
+	err := sys.applyRuns(ctx, changes, rep)
 	return errors.Join(err, flush())
 }
 

@@ -20,6 +20,7 @@ func WantIn(root layout.Root, spec *hosts.Spec) State {
 	return State{
 		Links:     links,
 		Routes:    wantRoutes(spec, links),
+		Rules:     wantRules(spec.Network.Rules),
 		WireGuard: wantWireGuard(spec, root),
 		Firewall:  wantFirewall(spec),
 	}
@@ -88,24 +89,22 @@ func mastersFirst(links map[string]Link) []Link {
 
 func wantRoutes(spec *hosts.Spec, links []Link) []Route {
 	var routes []Route
+	named := map[netip.Prefix]bool{} // what the spec says of a destination wins
 	for _, s := range spec.Network.Routes {
-		r := Route{
-			Destination: s.Destination.Masked(), Via: s.Via, Device: s.Device,
-			Metric: s.Metric, Source: s.Source, Protocol: RouteProtocol,
-		}
-		if r.Device == "" {
-			r.Device = deviceTowards(r.Via, spec, links)
-		}
+		r := wantRoute(s, spec, links)
 		routes = append(routes, r)
+		if r.Table == 0 {
+			named[r.Destination] = true
+		}
 	}
 	for _, r := range append(podRoutes(spec, links), clientRoutes(spec)...) {
-		// What the spec says of the same destination wins.
-		if !slices.ContainsFunc(routes, func(own Route) bool { return own.Destination == r.Destination }) {
+		if !named[r.Destination] {
+			named[r.Destination] = true
 			routes = append(routes, r)
 		}
 	}
 	sortRoutes(routes)
-	return slices.Compact(routes)
+	return compactRoutes(routes)
 }
 
 // podRoutes lead to the pods of the other hosts, where nodeagent gives pods
@@ -155,22 +154,6 @@ func deviceTowards(gateway netip.Addr, spec *hosts.Spec, links []Link) string {
 
 func sortAddresses(addresses []Address) {
 	slices.SortFunc(addresses, func(a, b Address) int { return comparePrefixes(a.Prefix, b.Prefix) })
-}
-
-// sortRoutes orders by destination, then metric, then everything else, so that
-// two reads of the same table give the same order.
-func sortRoutes(routes []Route) {
-	slices.SortStableFunc(routes, func(a, b Route) int {
-		return cmp.Or(
-			comparePrefixes(a.Destination, b.Destination),
-			cmp.Compare(a.Metric, b.Metric),
-			a.Via.Compare(b.Via),
-			cmp.Compare(a.Device, b.Device),
-			a.Source.Compare(b.Source),
-			cmp.Compare(a.Protocol, b.Protocol),
-			cmp.Compare(a.Other, b.Other),
-		)
-	})
 }
 
 // comparePrefixes orders IPv4 before IPv6, then by address, then by length.
