@@ -26,7 +26,8 @@ FUZZTIME ?= 1500x
 comma := ,
 
 # Debian packages by what they are for; "make deps" installs what is missing.
-DEPS := debootstrap systemd-container iproute2 nftables util-linux mount procps ca-certificates
+# wireguard-tools: wg, which tests check against and benchmarks compare with.
+DEPS := debootstrap systemd-container iproute2 nftables util-linux mount procps ca-certificates wireguard-tools
 ifneq ($(shell id -u),0)
 SUDO := sudo
 endif

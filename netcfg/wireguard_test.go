@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -76,6 +77,187 @@ func TestWireGuardWant(t *testing.T) {
 	spec.Kubernetes.CNI = "none" // routes pods by itself
 	if got := wantWireGuard(spec, "").Peers[0].String(); strings.Contains(got, "10.244") {
 		t.Errorf("peer may send from pods that nodeagent does not address: %s", got)
+	}
+}
+
+// A hub's clients are its peers, and everybody else's way to them is the hub.
+func TestWireGuardWantClients(t *testing.T) {
+	laptop := hosts.WireGuardClient{Name: "laptop", PublicKey: wireGuardPublic(7).String(), Addresses: firewallPrefixes("10.9.0.70/32", "10.77.0.0/24")}
+	spec := wireGuardSpec()
+	spec.Network.WireGuard.PresharedKeys = "/etc/psk"
+	spec.Network.WireGuard.Clients = []hosts.WireGuardClient{laptop, {Name: "new", Addresses: firewallPrefixes("10.9.0.71/32")}}
+	p, found := wantWireGuard(spec, "").peer(wireGuardPublic(7))
+	if !found || p.String() != "10.9.0.70/32, 10.77.0.0/24" || p.Name != "laptop" || p.PresharedFile != "/etc/psk/laptop.psk" {
+		t.Errorf("the hub has %v %+v", found, p)
+	}
+	if n := len(wantWireGuard(spec, "").Peers); n != 3 {
+		t.Errorf("%d peers, want the one without a key left out", n)
+	}
+	routes := func(spec *hosts.Spec) string {
+		var list []string
+		for _, r := range clientRoutes(spec) {
+			list = append(list, r.String())
+		}
+		return strings.Join(list, "; ")
+	}
+	if got := routes(spec); got != "10.77.0.0/24 dev wg0" {
+		t.Errorf("routes of the hub: %s", got)
+	}
+	spec = wireGuardSpec()
+	spec.Peers[0].WireGuard.Clients = []hosts.WireGuardClient{laptop}
+	if p, _ := wantWireGuard(spec, "").peer(wireGuardPublic(2)); join(p.AllowedIPs) != "10.9.0.2/32, 10.9.0.70/32, 10.77.0.0/24, 10.244.2.0/24" {
+		t.Errorf("another host lets the hub send from %v", p.AllowedIPs)
+	}
+	if got := routes(spec); got != "10.77.0.0/24 dev wg0" {
+		t.Errorf("routes of another host: %s", got)
+	}
+}
+
+func TestWireGuardPresharedFiles(t *testing.T) {
+	folder := t.TempDir()
+	host := wgtypes.Key{9}
+	write := func(name, content string, mode os.FileMode) string {
+		path := filepath.Join(folder, name)
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	key := wgtypes.Key{5, 6, 7}
+	good := write("good.psk", key.String()+"\n", 0o600)
+	for name, path := range map[string]string{
+		"readable by others": write("open.psk", key.String(), 0o644),
+		"of a group":         write("group.psk", key.String(), 0o640),
+		"not base64":         write("text.psk", "c2VjcmV0 text", 0o600),
+		"too short":          write("short.psk", "c2VjcmV0", 0o600),
+		"too long":           write("long.psk", key.String()+strings.Repeat(key.String(), 99), 0o600),
+		"empty":              write("empty.psk", "", 0o600),
+		"zero":               write("zero.psk", wgtypes.Key{}.String(), 0o600),
+		"a folder":           folder,
+	} {
+		_, err := readPreshared(path)
+		if err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: error %v, want one that names the file", name, err)
+		}
+		if err != nil && (strings.Contains(err.Error(), "c2VjcmV0") || strings.Contains(err.Error(), key.String())) {
+			t.Errorf("%s: the error holds the content: %v", name, err)
+		}
+	}
+	want := &WireGuard{Peers: []WireGuardPeer{{PresharedFile: good}, {PresharedFile: good + "-none"}, {}, {PresharedFile: filepath.Join(folder, "open.psk")}}}
+	files := readPresharedFiles(want, host)
+	if len(files) != 2 || files[good].Digest != presharedDigest(host, key) || files[good].Problem != "" || !strings.Contains(files[want.Peers[3].PresharedFile].Problem, "0644") {
+		t.Errorf("files %+v", files)
+	}
+	if presharedDigest(host, key) == presharedDigest(wgtypes.Key{8}, key) || presharedDigest(host, key) == presharedDigest(host, wgtypes.Key{5}) {
+		t.Error("digests do not tell keys and hosts apart")
+	}
+}
+
+func TestWireGuardDiffPreshared(t *testing.T) {
+	spec := wireGuardSpec()
+	spec.Network.WireGuard.PresharedKeys = "/psk"
+	want := wantWireGuard(spec, "")
+	for _, tc := range []struct {
+		name    string
+		device  string // the digest on the device; "-": the peer is not there
+		file    *PresharedFile
+		changes []string
+	}{
+		{"none at all", "", nil, nil},
+		{"as it is", "hmac:1", &PresharedFile{Digest: "hmac:1"}, nil},
+		{"new", "", &PresharedFile{Digest: "hmac:1"}, []string{"update disconnect wireguard peer b"}},
+		{"another", "hmac:2", &PresharedFile{Digest: "hmac:1"}, []string{"update disconnect wireguard peer b"}},
+		{"file removed", "hmac:2", nil, []string{"update disconnect wireguard peer b"}},
+		{"bad file", "hmac:2", &PresharedFile{Problem: "bad"}, []string{"update quiet wireguard peer b preshared key"}},
+		// It is not let in without the key that it should have.
+		{"bad file of a new peer", "-", &PresharedFile{Problem: "bad"}, []string{"create quiet wireguard peer b preshared key"}},
+		{"new peer", "-", &PresharedFile{Digest: "hmac:1"}, []string{"create quiet wireguard peer b"}},
+	} {
+		have := wireGuardDone(want)
+		have.Peers[0].PresharedKey = tc.device
+		if tc.device == "-" {
+			have.Peers = have.Peers[1:]
+		}
+		if tc.file != nil {
+			have.PresharedFiles = map[string]PresharedFile{"/psk/b.psk": *tc.file}
+		}
+		changes := diffWireGuard(have, want)
+		var got []string
+		for _, c := range changes {
+			got = append(got, string(c.Action)+" "+c.Effect.String()+" "+c.Key)
+			if _, isBlocked := c.Payload.(blocked); isBlocked != (tc.file != nil && tc.file.Problem != "") {
+				t.Errorf("%s: blocked is %v", tc.name, isBlocked)
+			}
+		}
+		if diff := cmp.Diff(tc.changes, got); diff != "" {
+			t.Errorf("%s: %s", tc.name, diff)
+		}
+	}
+	if got := wireGuardWarnings(wireGuardDone(want), want, false); len(got) != 2 || !strings.Contains(got[0], "/psk/b.psk") {
+		t.Errorf("warnings %q, want one for each missing file", got)
+	}
+}
+
+// The program that serves the device, and the kernel that may.
+func TestWireGuardDiffUserspace(t *testing.T) {
+	want := wantWireGuard(wireGuardSpec(), "")
+	served := wireGuardDone(want)
+	served.Userspace, served.Program = true, "wg0"
+	text := func(have, want *WireGuard) string { return printed(diffWireGuard(have, want)) }
+	if got := text(served, want); got != "" {
+		t.Errorf("a served device: %s", got)
+	}
+	if got := wireGuardWarnings(served, want, true); len(got) != 1 || !strings.Contains(got[0], "at the next boot") {
+		t.Errorf("a kernel that has it now: %q", got)
+	}
+	left := wireGuardDone(want)
+	left.Program = "wg0"
+	if got := text(left, want); !strings.HasPrefix(got, "delete wireguard program [quiet]") {
+		t.Errorf("a program that is left: %s", got)
+	}
+	if got := text(&WireGuard{Interface: "wg0", KernelLacks: true}, want); !strings.Contains(got, "create wireguard wg0 [quiet] \"\" -> \"wireguard in userspace\"") {
+		t.Errorf("a kernel without: %s", got)
+	}
+	if got := text(&WireGuard{Interface: "wg0", Owned: true, Userspace: true, Program: "wg0"}, nil); !strings.HasPrefix(got, "delete wireguard wg0") {
+		t.Errorf("a program without a device, dropped: %s", got)
+	}
+}
+
+func TestModuleLists(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "modules.dep")
+	for content, want := range map[string]bool{
+		"kernel/drivers/net/wireguard/wireguard.ko: kernel/net/ipv4/udp_tunnel.ko\n": true,
+		"a.ko:\nkernel/drivers/net/wireguard/wireguard.ko.zst:\n":                    true,
+		"kernel/drivers/net/wireguard/wireguard.ko\n":                                true, // modules.builtin
+		"kernel/drivers/net/other.ko: kernel/drivers/net/wireguard/wireguard.ko\n":   false,
+		"kernel/drivers/net/notwireguard.ko:\n":                                      false,
+		"":                                                                           false,
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := lists(path, "/wireguard.ko"); got != want {
+			t.Errorf("%q: %v", content, got)
+		}
+	}
+	if lists(path+"-none", "/wireguard.ko") {
+		t.Error("a list that is not there lists it")
+	}
+}
+
+// The key command's part: the key is made once, its public half is printed.
+func TestWireGuardKeyOfHost(t *testing.T) {
+	root := layout.Root(t.TempDir())
+	public, path, made, err := WireGuardKey(t.Context(), root, "no-such-device0")
+	if err != nil || !made || path != wireGuardKey(wireGuardFolder(root)) {
+		t.Fatalf("%s %v: %v", path, made, err)
+	}
+	again, _, made, err := WireGuardKey(t.Context(), root, "no-such-device0")
+	if err != nil || made || again != public {
+		t.Errorf("the second time: %s, made %v: %v", again, made, err)
+	}
+	if private, err := os.ReadFile(path); err != nil || strings.Contains(string(private), public) {
+		t.Errorf("the file holds the public half, or is not there: %v", err)
 	}
 }
 
