@@ -2,302 +2,300 @@ package netcfg
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
-	"strings"
+	"net/netip"
+	"slices"
+	"time"
 
-	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// inputChain is the name of the table's one chain.
-const inputChain = "input"
+// apply makes nodeagent's table as wanted in one transaction, unless it is so
+// already.
+//
+// The table is edited in place: a rule that stays is not touched, and one that
+// changes begins with what its predecessor has counted. There is no moment without a firewall:
+// rules take effect all at once with the kernel's next generation. What a
+// generation does not cover is a base chain's hook and policy, which the kernel
+// sets some instants later (nf_tables_commit in nf_tables_api.c); so a chain is
+// not made anew without need, and where it must be, its last rule drops the rest.
+func (o firewallOp) apply(ctx context.Context, _ *System) error {
+	const attempts = 20
+	for range attempts {
+		err := o.applyOnce(ctx)
+		if !errors.Is(err, errChanged) {
+			return err
+		}
+	}
+	return fmt.Errorf("write the firewall in %d attempts: %w", attempts, errChanged)
+}
 
-// errNoNFTables is the error of a kernel without nf_tables.
-var errNoNFTables = errors.New("this kernel has no nf_tables (CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET): load the module nf_tables or take [firewall] out of the spec")
-
-// explainNFT adds to an error of nfnetlink what it means.
-func explainNFT(err error) error {
-	switch {
-	case err == nil:
+func (o firewallOp) applyOnce(ctx context.Context) error {
+	have, err := readTable(ctx)
+	if err != nil {
+		return err
+	}
+	if have.firewall.same(o.want) && len(idle(have.firewall, o.want)) == 0 {
 		return nil
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%w: %w", errNoNFTables, err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; this needs root (CAP_NET_ADMIN)", err)
 	}
-	return err
-}
-
-// observeFirewall returns nodeagent's table in the network namespace of the
-// calling thread, nil where there is none.
-func observeFirewall(ctx context.Context) (*Firewall, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	conn, err := nftables.New(nftables.AsLasting())
-	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return nil, nil // no nf_tables, no table
-	}
+	conn, err := dialNFT()
 	if err != nil {
-		return nil, fmt.Errorf("read the firewall: %w", explainNFT(err))
-	}
-	defer conn.CloseLasting()
-	return readFirewall(conn)
-}
-
-func readFirewall(conn *nftables.Conn) (*Firewall, error) {
-	table, err := findTable(conn)
-	if err != nil || table == nil {
-		return nil, err
-	}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("read the firewall's chains: %w", explainNFT(err))
-	}
-	f := &Firewall{Base: "no chain on the input hook"}
-	for _, c := range chains {
-		switch {
-		case c.Table.Name != FirewallTable:
-		case c.Name == inputChain:
-			f.Base = describeBase(table, c)
-		default:
-			f.Other = append(f.Other, "chain "+c.Name)
-		}
-	}
-	rules, err := readRules()
-	if err != nil {
-		return nil, fmt.Errorf("read the firewall's rules: %w", explainNFT(err))
-	}
-	sets, err := readSets(conn, table)
-	if err != nil {
-		return nil, fmt.Errorf("read the firewall's sets: %w", explainNFT(err))
-	}
-	for _, raw := range rules {
-		f.Rules = append(f.Rules, parseRule(raw, sets))
-	}
-	return f, nil
-}
-
-func findTable(conn *nftables.Conn) (*nftables.Table, error) {
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
-	switch {
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		return nil, nil // nfnetlink without nf_tables
-	case err != nil:
-		return nil, fmt.Errorf("read the firewall's table: %w", explainNFT(err))
-	}
-	for _, t := range tables {
-		if t.Name == FirewallTable {
-			return t, nil
-		}
-	}
-	return nil, nil
-}
-
-// describeBase returns firewallBase for the table and chain that nodeagent
-// makes, and otherwise what is different.
-func describeBase(table *nftables.Table, c *nftables.Chain) string {
-	switch {
-	case table.Flags != 0:
-		return fmt.Sprintf("the table has flags %#x (dormant)", binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, table.Flags)))
-	case c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookInput || c.Type != nftables.ChainTypeFilter:
-		return "its chain is not on the input hook"
-	case c.Priority == nil || *c.Priority != *nftables.ChainPriorityFilter:
-		return "its chain has another priority"
-	case c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop:
-		return "accept what no rule drops"
-	}
-	return firewallBase
-}
-
-// readSets returns the anonymous constant sets of the table. Other sets are not
-// nodeagent's, nor is a rule that uses one.
-func readSets(conn *nftables.Conn, table *nftables.Table) (map[string]firewallSet, error) {
-	list, err := conn.GetSets(table)
-	if err != nil {
-		return nil, err
-	}
-	sets := map[string]firewallSet{}
-	for _, s := range list {
-		if !s.Anonymous || !s.Constant || s.IsMap || s.Concatenation || s.Dynamic || s.HasTimeout {
-			continue
-		}
-		elements, err := conn.GetSetElements(s)
-		if err != nil {
-			return nil, err
-		}
-		sets[s.Name] = firewallSet{interval: s.Interval, elements: elements}
-	}
-	return sets, nil
-}
-
-// readRules dumps the rules of the input chain with all their attributes.
-func readRules() ([]rawRule, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return nil, err
+		return fmt.Errorf("write the firewall: %w", explainNFT(err))
 	}
 	defer conn.Close()
-	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
-		{Type: unix.NFTA_RULE_TABLE, Data: []byte(FirewallTable + "\x00")},
-		{Type: unix.NFTA_RULE_CHAIN, Data: []byte(inputChain + "\x00")},
-	})
-	if err != nil {
-		return nil, err
-	}
-	answers, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
-		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...),
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil // no such chain
-	}
-	if err != nil {
-		return nil, err
-	}
-	var rules []rawRule
-	for _, m := range answers {
-		rule, err := decodeRule(m.Data)
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, rule)
-	}
-	return rules, nil
-}
-
-// decodeRule reads one message of a dump: a header of four bytes, attributes.
-func decodeRule(data []byte) (rawRule, error) {
-	var rule rawRule
-	if len(data) < 4 {
-		return rule, errors.New("the kernel's answer is too short")
-	}
-	attrs, err := netlink.UnmarshalAttributes(data[4:])
-	if err != nil {
-		return rule, err
-	}
-	for _, a := range attrs {
-		switch a.Type {
-		case unix.NFTA_RULE_USERDATA:
-			rule.comment, _ = userdata.GetString(a.Data, userdata.TypeComment)
-		case unix.NFTA_RULE_EXPRESSIONS:
-			list, err := netlink.UnmarshalAttributes(a.Data)
-			if err != nil {
-				return rule, err
-			}
-			for _, e := range list {
-				x, err := decodeExpr(e.Data)
-				if err != nil {
-					return rule, err
-				}
-				rule.exprs = append(rule.exprs, x)
-			}
+	if have.generation == 0 { // nf_tables was not there to be asked: now it is
+		if have.generation, err = conn.generation(); err != nil {
+			return fmt.Errorf("write the firewall: %w", explainNFT(err))
 		}
 	}
-	return rule, nil
-}
-
-func decodeExpr(data []byte) (rawExpr, error) {
-	e := rawExpr{attrs: map[int]string{}}
-	attrs, err := netlink.UnmarshalAttributes(data)
-	if err != nil {
-		return e, err
-	}
-	for _, a := range attrs {
-		switch a.Type {
-		case unix.NFTA_EXPR_NAME:
-			e.name = strings.TrimRight(string(a.Data), "\x00")
-		case unix.NFTA_EXPR_DATA:
-			values, err := netlink.UnmarshalAttributes(a.Data)
-			if err != nil {
-				return e, err
-			}
-			for _, v := range values {
-				if err := e.add(v); err != nil {
-					return e, err
-				}
-			}
-		}
-	}
-	return e, nil
-}
-
-// add keeps an attribute, taking apart those that hold others.
-func (e rawExpr) add(a netlink.Attribute) error {
-	number := int(a.Type &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER))
-	holds := (e.name == "cmp" && number == unix.NFTA_CMP_DATA) || (e.name == "immediate" && number == unix.NFTA_IMMEDIATE_DATA)
-	if !holds {
-		e.attrs[number] = string(a.Data)
-		return nil
-	}
-	inner, err := netlink.UnmarshalAttributes(a.Data)
-	if err != nil {
-		return err
-	}
-	for _, i := range inner {
-		e.attrs[within(number, int(i.Type&^unix.NLA_F_NESTED))] = string(i.Data)
-	}
-	return nil
-}
-
-// apply replaces nodeagent's table in one transaction, unless it is as wanted
-// already. At no time is there a moment without a firewall; connections live
-// on, since conntrack is not touched.
-func (o firewallOp) apply(ctx context.Context, _ *System) error {
-	have, err := observeFirewall(ctx)
-	if err != nil {
-		return err
-	}
-	if have.same(o.want) {
-		return nil
-	}
-	conn, err := nftables.New(nftables.AsLasting())
-	if err != nil {
-		return fmt.Errorf("write the firewall: %w", explainNFT(err))
-	}
-	defer conn.CloseLasting()
-	if err := stageFirewall(conn, o.want); err != nil {
+	var b nftBatch
+	if err := b.stage(have, o.want); err != nil {
 		return fmt.Errorf("write the firewall: %w", err)
 	}
-	if err := edit(ctx, conn.Flush); err != nil {
-		return fmt.Errorf("write the firewall: %w", explainNFT(err))
+	if err := conn.commit(ctx, &b, have.generation); err != nil {
+		return fmt.Errorf("write the firewall: %w", err)
 	}
 	return nil
 }
 
-// stageFirewall fills the transaction. Making the table before deleting it lets
-// the deletion succeed whether there was one or not.
-func stageFirewall(conn *nftables.Conn, want *Firewall) error {
-	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: FirewallTable}
-	conn.AddTable(table)
-	conn.DelTable(table)
+// stage fills the transaction that leads from what was read to what is wanted.
+func (b *nftBatch) stage(have firewallTable, want *Firewall) error {
+	e := tableEdit{nftBatch: b, have: have, want: want, table: nftAttrs(nil).text(unix.NFTA_TABLE_NAME, FirewallTable), counted: have.counted()}
+	if have.firewall != nil && (want == nil || !have.editable()) {
+		b.add(unix.NFT_MSG_DELTABLE, 0, e.table)
+		e.have = firewallTable{}
+	}
 	if want == nil {
 		return nil
 	}
-	conn.AddTable(table)
-	drop := nftables.ChainPolicyDrop
-	chain := conn.AddChain(&nftables.Chain{
-		Name: inputChain, Table: table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter, Policy: &drop,
-	})
-	makeSet := func(key nftables.SetDatatype, interval bool, elements []nftables.SetElement) (*nftables.Set, error) {
-		set := &nftables.Set{Table: table, Anonymous: true, Constant: true, Interval: interval, KeyType: key}
-		return set, conn.AddSet(set, elements)
+	if e.have.firewall == nil {
+		b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, e.table)
 	}
-	for _, r := range want.Rules {
-		exprs, err := compileRule(r, makeSet)
-		if err != nil {
+	return e.stage()
+}
+
+// counted is what rules have counted, by chain and name.
+func (t firewallTable) counted() map[[2]string]Counter {
+	counted := map[[2]string]Counter{}
+	for _, c := range t.firewall.chains() {
+		for i, r := range c.Rules {
+			counted[[2]string{c.name, r.Name}] = t.counts[c.name][i]
+		}
+		counted[[2]string{c.name, restName}] = t.restCount[c.name]
+	}
+	return counted
+}
+
+// editable tells whether the table's chains and named things are what nodeagent
+// makes, so that only rules are to be edited.
+func (t firewallTable) editable() bool {
+	for _, c := range t.firewall.chains() {
+		if c.Base != c.wantBase() {
+			return false
+		}
+	}
+	return len(t.firewall.Other) == 0
+}
+
+// tableEdit edits the table's content.
+type tableEdit struct {
+	*nftBatch
+	have  firewallTable
+	want  *Firewall
+	table nftAttrs
+	// counted is where the counters of new rules begin.
+	counted map[[2]string]Counter
+}
+
+func (e *tableEdit) attrs() nftAttrs { return slices.Clone(e.table) }
+
+// stage deletes before it makes, so that names are free, and users before what
+// they use.
+func (e *tableEdit) stage() error {
+	kept := map[string][]int{}
+	for _, c := range e.have.firewall.chains() {
+		w := e.want.chain(c.name)
+		if w == nil {
+			chain := e.attrs().text(unix.NFTA_RULE_CHAIN, c.name)
+			e.add(unix.NFT_MSG_DELRULE, 0, chain)
+			e.add(unix.NFT_MSG_DELCHAIN, 0, e.attrs().text(unix.NFTA_CHAIN_NAME, c.name))
+			continue
+		}
+		kept[c.name] = keep(c.Rules, w.Rules)
+		for i := range c.Rules {
+			if !slices.Contains(kept[c.name], i) {
+				e.add(unix.NFT_MSG_DELRULE, 0, e.attrs().text(unix.NFTA_RULE_CHAIN, c.name).u64(unix.NFTA_RULE_HANDLE, e.have.handles[c.name][i]))
+			}
+		}
+	}
+	e.stageSources()
+	for _, c := range e.want.chains() {
+		if err := e.stageChain(c, kept[c.name]); err != nil {
 			return err
 		}
-		conn.AddRule(&nftables.Rule{
-			Table: table, Chain: chain, Exprs: exprs,
-			UserData: userdata.AppendString(nil, userdata.TypeComment, r.Name),
-		})
 	}
 	return nil
+}
+
+// stageSources deletes sets of limits by source that are no longer wanted and
+// makes those that lack. The buckets in a set have the limit that they were made
+// with, so a set goes on only where the limit is the same.
+func (e *tableEdit) stageSources() {
+	goesOn := map[string]bool{}
+	limited := e.want.limited()
+	for _, name := range limited.names() {
+		r := limited[name]
+		had, there := e.have.firewall.limited()[name]
+		goesOn[name] = there && e.have.sources[name] && had.sameLimit(r) && had.isFour() == r.isFour()
+	}
+	for name := range e.have.sources {
+		if !goesOn[name] {
+			e.add(unix.NFT_MSG_DELSET, 0, e.attrs().text(unix.NFTA_SET_NAME, name))
+		}
+	}
+	for _, name := range limited.names() {
+		if goesOn[name] {
+			continue
+		}
+		r := limited[name]
+		e.sets++
+		key := addressSet([]netip.Prefix{everything(r.isFour())}).key
+		e.add(unix.NFT_MSG_NEWSET, netlink.Create, e.attrs().text(unix.NFTA_SET_NAME, name).
+			u32(unix.NFTA_SET_FLAGS, unix.NFT_SET_EVAL|unix.NFT_SET_TIMEOUT).
+			u32(unix.NFTA_SET_KEY_TYPE, key.GetNFTMagic()).u32(unix.NFTA_SET_KEY_LEN, key.Bytes).
+			u32(unix.NFTA_SET_ID, e.sets).
+			u64(unix.NFTA_SET_TIMEOUT, uint64(r.Limit.forgetAfter()/time.Millisecond)).
+			nest(unix.NFTA_SET_DESC, nftAttrs(nil).u32(unix.NFTA_SET_DESC_SIZE, maxSources)).
+			bytes(unix.NFTA_SET_USERDATA, keyOrder(false)))
+	}
+}
+
+// stageChain makes the chain where it lacks and puts its new rules between those
+// that are kept.
+func (e *tableEdit) stageChain(c firewallChain, kept []int) error {
+	shape := chainShapes[c.name]
+	have := e.have.firewall.chain(c.name)
+	if have == nil {
+		hook := nftAttrs(nil).u32(unix.NFTA_HOOK_HOOKNUM, shape.hook).u32(unix.NFTA_HOOK_PRIORITY, shape.priority)
+		e.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, e.attrs().text(unix.NFTA_CHAIN_NAME, c.name).
+			nest(unix.NFTA_CHAIN_HOOK, hook).u32(unix.NFTA_CHAIN_POLICY, shape.policy()).text(unix.NFTA_CHAIN_TYPE, shape.kind))
+	}
+	next := 0 // of those kept
+	for _, r := range c.Rules {
+		if next < len(kept) && have.Rules[kept[next]].same(r) {
+			next++
+			continue
+		}
+		position := e.have.rest[c.name] // 0 where there is none: the end
+		if next < len(kept) {
+			position = e.have.handles[c.name][kept[next]]
+		}
+		if err := e.stageRule(c.name, r, position); err != nil {
+			return err
+		}
+	}
+	if shape.drops && have == nil {
+		return e.stageRule(c.name, restRule, 0)
+	}
+	return nil
+}
+
+// stageRule puts a rule before the one with the handle, or at the end.
+func (e *tableEdit) stageRule(chain string, r FirewallRule, before uint64) error {
+	exprs, err := compileRule(chain, r, e.counted[[2]string{chain, r.Name}], e.stageSet)
+	if err != nil {
+		return err
+	}
+	var list nftAttrs
+	for _, x := range exprs {
+		encoded, err := expr.Marshal(unix.NFPROTO_INET, x)
+		if err != nil {
+			return fmt.Errorf("encode rule %q: %w", r.Name, err)
+		}
+		list = list.nest(unix.NFTA_LIST_ELEM, encoded)
+	}
+	attrs := e.attrs().text(unix.NFTA_RULE_CHAIN, chain).nest(unix.NFTA_RULE_EXPRESSIONS, list).
+		bytes(unix.NFTA_RULE_USERDATA, userdata.AppendString(nil, userdata.TypeComment, r.Name))
+	if before == 0 {
+		e.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, attrs)
+		return nil
+	}
+	e.add(unix.NFT_MSG_NEWRULE, netlink.Create, attrs.u64(unix.NFTA_RULE_POSITION, before))
+	return nil
+}
+
+// stageSet makes an anonymous constant set.
+func (e *tableEdit) stageSet(s keySet) (name string, id uint32) {
+	e.sets++
+	const anyName = "__set%d" // the kernel puts in a number
+	flags := uint32(unix.NFT_SET_ANONYMOUS | unix.NFT_SET_CONSTANT)
+	if s.interval {
+		flags |= unix.NFT_SET_INTERVAL
+	}
+	chunks, count := encodeElements(s)
+	e.add(unix.NFT_MSG_NEWSET, netlink.Create, e.attrs().text(unix.NFTA_SET_NAME, anyName).
+		u32(unix.NFTA_SET_FLAGS, flags).u32(unix.NFTA_SET_KEY_TYPE, s.key.GetNFTMagic()).u32(unix.NFTA_SET_KEY_LEN, s.key.Bytes).
+		u32(unix.NFTA_SET_ID, e.sets).
+		nest(unix.NFTA_SET_DESC, nftAttrs(nil).u32(unix.NFTA_SET_DESC_SIZE, uint32(count))).
+		bytes(unix.NFTA_SET_USERDATA, keyOrder(s.native)))
+	for _, list := range chunks {
+		e.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, e.attrs().text(unix.NFTA_SET_ELEM_LIST_SET, anyName).
+			u32(unix.NFTA_SET_ELEM_LIST_SET_ID, e.sets).nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list))
+	}
+	return anyName, e.sets
+}
+
+// keyOrder is the user data by which nft(8) knows the byte order of keys.
+func keyOrder(native bool) []byte {
+	const machine, network = 1, 2 // enum byteorder of nft
+	if native {
+		return userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, machine)
+	}
+	return userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, network)
+}
+
+// encodeElements returns the elements of a set in lists that fit an attribute
+// each, and how many there are: of an interval its first key, and the key after
+// its last one, marked as an end and left out where there is none.
+func encodeElements(s keySet) (chunks []nftAttrs, count int) {
+	const room = 64 // more than one element takes
+	var list nftAttrs
+	put := func(key []byte, end bool) {
+		if len(list)+room > maxNest {
+			chunks = append(chunks, list)
+			list = nil
+		}
+		if list == nil {
+			list = make(nftAttrs, 0, min(maxNest, 2*len(s.ranges)*room))
+		}
+		list = appendElement(list, key, end)
+		count++
+	}
+	for _, r := range s.ranges {
+		put(r.first, false)
+		if s.interval {
+			if next, ok := after(r.last); ok {
+				put(next, true)
+			}
+		}
+	}
+	return append(chunks, list), count
+}
+
+// appendElement writes one element into the list, without the detours of nest.
+func appendElement(list nftAttrs, key []byte, end bool) nftAttrs {
+	begin := len(list)
+	list = append(list, 0, 0, 0, 0)
+	if end {
+		list = list.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	}
+	outer := len(list)
+	list = append(list, 0, 0, 0, 0).bytes(unix.NFTA_DATA_VALUE, key)
+	list.header(outer, unix.NFTA_SET_ELEM_KEY)
+	list.header(begin, unix.NFTA_LIST_ELEM)
+	return list
 }

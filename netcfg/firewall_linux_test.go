@@ -14,6 +14,18 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 )
 
+// libraryElements are the elements of a set as package nftables takes them.
+func libraryElements(s keySet) []nftables.SetElement {
+	var elements []nftables.SetElement
+	for _, r := range s.ranges {
+		elements = append(elements, nftables.SetElement{Key: r.first})
+		if next, ok := after(r.last); ok && s.interval {
+			elements = append(elements, nftables.SetElement{Key: next, IntervalEnd: true})
+		}
+	}
+	return elements
+}
+
 func mustFirewall(t testing.TB) *Firewall {
 	t.Helper()
 	have, err := observeFirewall(t.Context())
@@ -128,9 +140,12 @@ func TestFirewallTampering(t *testing.T) {
 	again := func(t *testing.T, c *nftables.Conn, name string) *nftables.Rule {
 		r := rule(t, c, name)
 		i := slices.IndexFunc(want.Rules, func(w FirewallRule) bool { return w.Name == name })
-		exprs, err := compileRule(want.Rules[i], func(key nftables.SetDatatype, interval bool, elements []nftables.SetElement) (*nftables.Set, error) {
-			set := &nftables.Set{Table: table, Anonymous: true, Constant: true, Interval: interval, KeyType: key}
-			return set, c.AddSet(set, elements)
+		exprs, err := compileRule(inputChain, want.Rules[i], Counter{}, func(s keySet) (string, uint32) {
+			set := &nftables.Set{Table: table, Anonymous: true, Constant: true, Interval: s.interval, KeyType: s.key}
+			if err := c.AddSet(set, libraryElements(s)); err != nil {
+				t.Fatal(err)
+			}
+			return set.Name, set.ID
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -165,7 +180,7 @@ func TestFirewallTampering(t *testing.T) {
 		},
 		"inverted lookup": func(t *testing.T, c *nftables.Conn) {
 			set := &nftables.Set{Table: table, Anonymous: true, Constant: true, KeyType: nftables.TypeIFName}
-			if err := c.AddSet(set, interfaceElements([]string{"lo"})); err != nil {
+			if err := c.AddSet(set, libraryElements(interfaceSet([]string{"lo"}))); err != nil {
 				t.Fatal(err)
 			}
 			r := rule(t, c, "loopback")
@@ -177,7 +192,7 @@ func TestFirewallTampering(t *testing.T) {
 		},
 		"a named set in place of ours": func(t *testing.T, c *nftables.Conn) {
 			set := &nftables.Set{Table: table, Name: "mine", KeyType: nftables.TypeIFName}
-			if err := c.AddSet(set, interfaceElements([]string{"lo"})); err != nil {
+			if err := c.AddSet(set, libraryElements(interfaceSet([]string{"lo"}))); err != nil {
 				t.Fatal(err)
 			}
 			r := rule(t, c, "loopback")

@@ -4,63 +4,48 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
-// rawRule is a rule as the kernel gives it: its comment and its expressions
-// with every attribute. The library's own reading leaves out expressions and
-// attributes that it does not know, and so a rule that somebody else put there
-// could look like one of ours.
-type rawRule struct {
-	comment string
-	exprs   []rawExpr
+// Counter is what a rule has matched.
+type Counter struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
-// rawExpr is one expression: its name, and its attributes by their number.
-// Attributes within attributes have two numbers joined by within.
-type rawExpr struct {
-	name  string
-	attrs map[int]string
-}
-
-// within numbers an attribute within an attribute.
-func within(outer, inner int) int { return outer<<8 | inner }
-
-// String prints an expression in full.
-func (e rawExpr) String() string {
-	var words []string
-	for _, n := range slices.Sorted(maps.Keys(e.attrs)) {
-		words = append(words, fmt.Sprintf("%d:%s", n, hex.EncodeToString([]byte(e.attrs[n]))))
-	}
-	return e.name + "{" + strings.Join(words, " ") + "}"
-}
-
-// is tells whether the expression has the name and exactly these attributes.
-func (e rawExpr) is(name string, attrs map[int]string) bool {
-	return e.name == name && maps.Equal(e.attrs, attrs)
-}
-
-func u32(v uint32) string { return string(binary.BigEndian.AppendUint32(nil, v)) }
-
-// firewallSet is an anonymous constant set, the only kind that nodeagent makes:
-// nobody can change its elements while it lives.
+// firewallSet is a set of the table.
 type firewallSet struct {
+	// constant is an anonymous constant set, the one kind whose elements nobody
+	// can change while it lives.
+	constant bool
+	// sources is a set in which the packets of a limited rule enter their source.
+	// What it holds is no setting and is not looked at.
+	sources  bool
 	interval bool
-	elements []nftables.SetElement
+	length   int // of a key in bytes
+	timeout  time.Duration
+	elements []setElement
 }
 
-// parseRule reads a rule back, by the same steps as compileRule makes one. A
-// rule that compileRule could not have made has its expressions in Other.
-func parseRule(raw rawRule, sets map[string]firewallSet) FirewallRule {
-	p := ruleParser{rest: raw.exprs, sets: sets}
+// setElement is a key of a set, or with end the key after the last of a range.
+type setElement struct {
+	key []byte
+	end bool
+	// other tells that it carries something that nodeagent does not give it.
+	other bool
+}
+
+// parseRule reads a rule and its counter back, by the same steps as compileRule
+// makes one. A rule that compileRule could not have made has its expressions in
+// Other, without what they count.
+func parseRule(raw rawRule, sets map[string]firewallSet) (FirewallRule, Counter) {
+	p := ruleParser{chain: raw.chain, name: raw.comment, rest: raw.exprs, sets: sets}
 	rule := FirewallRule{Name: raw.comment}
 	p.parse(&rule)
 	if p.bad || len(p.rest) > 0 {
@@ -68,41 +53,50 @@ func parseRule(raw rawRule, sets map[string]firewallSet) FirewallRule {
 		for _, e := range raw.exprs {
 			words = append(words, describeExpr(e, sets))
 		}
-		return FirewallRule{Name: raw.comment, Other: "a rule that nodeagent does not make: " + strings.Join(words, " ")}
+		return FirewallRule{Name: raw.comment, Other: "a rule that nodeagent does not make: " + strings.Join(words, " ")}, Counter{}
 	}
-	return rule
+	return rule, p.count
 }
 
 // describeExpr prints an expression with the content of the set that it looks
 // up in, so that two rules that differ print differently.
 func describeExpr(e rawExpr, sets map[string]firewallSet) string {
 	set, ok := sets[strings.TrimRight(e.attrs[unix.NFTA_LOOKUP_SET], "\x00")]
-	if e.name != "lookup" || !ok {
+	switch {
+	case e.name == "counter":
+		return e.name // what it counts is no difference
+	case e.name != "lookup" || !ok:
 		return e.String()
 	}
 	var keys []string
 	for _, el := range set.elements {
-		keys = append(keys, hex.EncodeToString(el.Key))
+		keys = append(keys, hex.EncodeToString(el.key))
 	}
 	return "lookup{" + strings.Join(keys, " ") + "}"
 }
 
 type ruleParser struct {
-	rest []rawExpr
-	sets map[string]firewallSet
-	bad  bool
+	chain, name string
+	rest        []rawExpr
+	sets        map[string]firewallSet
+	count       Counter
+	bad         bool
 }
 
 func (p *ruleParser) parse(r *FirewallRule) {
-	for _, key := range p.lookup(loadMeta(expr.MetaKeyIIFNAME), false, unix.IFNAMSIZ) {
-		r.Interfaces = append(r.Interfaces, string(bytes.TrimRight(key.first, "\x00")))
-	}
+	r.Interfaces = namesOf(p.lookup(loadMeta(expr.MetaKeyIIFNAME), false, unix.IFNAMSIZ))
+	r.Outbound = namesOf(p.lookup(loadMeta(expr.MetaKeyOIFNAME), false, unix.IFNAMSIZ))
+	source := sourceAddress6
 	if family, ok := p.compare(loadMeta(expr.MetaKeyNFPROTO)); ok {
-		r.From = p.parseSources(family)
+		if family == unix.NFPROTO_IPV4 {
+			source = sourceAddress4
+		}
+		p.ranges(r, family)
 	}
-	for _, key := range p.lookup(loadState, false, 4) {
+	for _, key := range p.lookup(loadCt(unix.NFT_CT_STATE), false, 4) {
 		r.States = append(r.States, p.state(binary.NativeEndian.Uint32(key.first)))
 	}
+	r.DNAT = p.dnat()
 	if number, ok := p.compare(loadMeta(expr.MetaKeyL4PROTO)); ok {
 		r.Protocol = p.protocol(number)
 	}
@@ -111,50 +105,58 @@ func (p *ruleParser) parse(r *FirewallRule) {
 	}
 	r.SourcePorts = portsOf(p.lookup(loadPayload(sourcePort), true, 2))
 	r.Ports = portsOf(p.lookup(loadPayload(destPort), true, 2))
-	r.Drop = p.verdict()
-	slices.Sort(r.Interfaces)
+	r.Limit = p.limit(loadPayload(source), r)
+	p.counter()
+	p.verdict(r)
 	slices.Sort(r.States)
 	slices.Sort(r.Types)
 }
 
-func (p *ruleParser) parseSources(family byte) []netip.Prefix {
-	load, everything := sourceAddress4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	switch family {
-	case unix.NFPROTO_IPV4:
-	case unix.NFPROTO_IPV6:
-		load, everything = sourceAddress6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	default:
+// ranges reads what follows the comparison of the family. Every shape that
+// nodeagent would write otherwise is none of its own.
+func (p *ruleParser) ranges(r *FirewallRule, family byte) {
+	four := family == unix.NFPROTO_IPV4
+	source, dest := sourceAddress6, destAddress6
+	if four {
+		source, dest = sourceAddress4, destAddress4
+	} else if family != unix.NFPROTO_IPV6 {
 		p.bad = true
+		return
 	}
-	var ranges []addrRange
-	for _, key := range p.lookup(loadPayload(load), true, int(load.Len)) {
+	// A limit by source loads the source as well: it is told apart by what
+	// follows.
+	r.From = p.addresses(source, false)
+	r.To = p.addresses(dest, false)
+	r.NotTo = p.addresses(dest, true)
+	if len(r.From) == 0 && len(r.To) == 0 && len(r.NotTo) == 0 {
+		r.From = []netip.Prefix{everything(four)}
+	}
+}
+
+func (p *ruleParser) addresses(load expr.Payload, not bool) []netip.Prefix {
+	keys := p.lookupOf(loadPayload(load), true, int(load.Len), not)
+	ranges := make([]addrRange, 0, len(keys))
+	for _, key := range keys {
 		first, _ := netip.AddrFromSlice(key.first)
 		last, _ := netip.AddrFromSlice(key.last)
 		ranges = append(ranges, addrRange{first, last})
 	}
-	if len(ranges) == 0 {
-		return []netip.Prefix{everything}
-	}
 	return prefixes(ranges)
 }
 
-func loadMeta(key expr.MetaKey) rawExpr {
-	return rawExpr{"meta", map[int]string{unix.NFTA_META_KEY: u32(uint32(key)), unix.NFTA_META_DREG: u32(1)}}
+func namesOf(keys []keyRange) []string {
+	var names []string
+	for _, key := range keys {
+		names = append(names, string(bytes.TrimRight(key.first, "\x00")))
+	}
+	slices.Sort(names)
+	return names
 }
 
-var loadState = rawExpr{"ct", map[int]string{unix.NFTA_CT_KEY: u32(unix.NFT_CT_STATE), unix.NFTA_CT_DREG: u32(1)}}
-
-func loadPayload(l expr.Payload) rawExpr {
-	return rawExpr{"payload", map[int]string{
-		unix.NFTA_PAYLOAD_DREG: u32(1), unix.NFTA_PAYLOAD_BASE: u32(uint32(l.Base)),
-		unix.NFTA_PAYLOAD_OFFSET: u32(l.Offset), unix.NFTA_PAYLOAD_LEN: u32(l.Len),
-	}}
-}
-
-// takes tells whether the next expression is the given one and another follows,
-// and if so returns that one and goes past both.
-func (p *ruleParser) takes(load rawExpr) (rawExpr, bool) {
-	if p.bad || len(p.rest) < 2 || !p.rest[0].is(load.name, load.attrs) {
+// takes tells whether the next expression is the given one and another of the
+// name follows, and if so returns that one and goes past both.
+func (p *ruleParser) takes(load rawExpr, name string) (rawExpr, bool) {
+	if p.bad || len(p.rest) < 2 || !p.rest[0].is(load.name, load.attrs) || p.rest[1].name != name {
 		return rawExpr{}, false
 	}
 	next := p.rest[1]
@@ -162,44 +164,90 @@ func (p *ruleParser) takes(load rawExpr) (rawExpr, bool) {
 	return next, true
 }
 
+// next returns the next expression if it has the name, and goes past it.
+func (p *ruleParser) next(name string) (rawExpr, bool) {
+	if p.bad || len(p.rest) == 0 || p.rest[0].name != name {
+		return rawExpr{}, false
+	}
+	e := p.rest[0]
+	p.rest = p.rest[1:]
+	return e, true
+}
+
 // compare reads the comparison of one byte.
 func (p *ruleParser) compare(load rawExpr) (byte, bool) {
-	e, ok := p.takes(load)
+	e, ok := p.takes(load, "cmp")
 	if !ok {
 		return 0, false
 	}
 	value := e.attrs[within(unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE)]
-	if len(value) != 1 || !e.is("cmp", map[int]string{
-		unix.NFTA_CMP_SREG: u32(1), unix.NFTA_CMP_OP: u32(unix.NFT_CMP_EQ),
-		within(unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE): value,
-	}) {
+	if len(value) != 1 || !e.is("cmp", compareAttrs(unix.NFT_CMP_EQ, value)) {
 		p.bad = true
 		return 0, false
 	}
 	return value[0], true
 }
 
-// keyRange is an element of a set: keys from first to last, both included.
-type keyRange struct{ first, last []byte }
+func compareAttrs(op uint32, value string) map[int]string {
+	return map[int]string{
+		unix.NFTA_CMP_SREG: u32(1), unix.NFTA_CMP_OP: u32(op),
+		within(unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE): value,
+	}
+}
+
+// dnat reads "ct status dnat".
+func (p *ruleParser) dnat() bool {
+	mask, ok := p.takes(loadCt(unix.NFT_CT_STATUS), "bitwise")
+	if !ok {
+		return false
+	}
+	native := string(binary.NativeEndian.AppendUint32(nil, statusDNAT))
+	zero := string(make([]byte, 4))
+	attrs := map[int]string{
+		unix.NFTA_BITWISE_SREG: u32(1), unix.NFTA_BITWISE_DREG: u32(1), unix.NFTA_BITWISE_LEN: u32(4),
+		within(unix.NFTA_BITWISE_MASK, unix.NFTA_DATA_VALUE): native,
+		within(unix.NFTA_BITWISE_XOR, unix.NFTA_DATA_VALUE):  zero,
+	}
+	const op = 6 // NFTA_BITWISE_OP, which newer kernels tell: a mask and an xor
+	if mask.attrs[op] == u32(0) {
+		attrs[op] = u32(0)
+	}
+	compare, ok := p.next("cmp")
+	if !ok || !mask.is("bitwise", attrs) || !compare.is("cmp", compareAttrs(unix.NFT_CMP_NEQ, zero)) {
+		p.bad = true
+	}
+	return true
+}
 
 // lookup reads the lookup in a set of keys of the given length.
 func (p *ruleParser) lookup(load rawExpr, interval bool, length int) []keyRange {
-	// Ports and ICMP types are loaded alike but for the length.
-	e, ok := p.takes(load)
+	return p.lookupOf(load, interval, length, false)
+}
+
+// lookupOf is lookup; with not what is in the set does not match. Two lookups
+// of the same data are told apart by that.
+func (p *ruleParser) lookupOf(load rawExpr, interval bool, length int, not bool) []keyRange {
+	if len(p.rest) > 1 && (p.rest[1].attrs[unix.NFTA_LOOKUP_FLAGS] == u32(unix.NFT_LOOKUP_F_INV)) != not {
+		return nil
+	}
+	e, ok := p.takes(load, "lookup")
 	if !ok {
 		return nil
 	}
 	name := e.attrs[unix.NFTA_LOOKUP_SET]
 	attrs := map[int]string{unix.NFTA_LOOKUP_SET: name, unix.NFTA_LOOKUP_SREG: u32(1)}
-	if flags, ok := e.attrs[unix.NFTA_LOOKUP_FLAGS]; ok && flags == u32(0) {
+	switch flags := e.attrs[unix.NFTA_LOOKUP_FLAGS]; {
+	case not:
+		attrs[unix.NFTA_LOOKUP_FLAGS] = u32(unix.NFT_LOOKUP_F_INV)
+	case flags == u32(0):
 		attrs[unix.NFTA_LOOKUP_FLAGS] = flags
 	}
 	set, known := p.sets[strings.TrimRight(name, "\x00")]
-	if !known || set.interval != interval || !e.is("lookup", attrs) {
+	if !known || !set.constant || set.interval != interval || set.length != length || !e.is("lookup", attrs) {
 		p.bad = true
 		return nil
 	}
-	ranges, ok := keyRanges(set, length)
+	ranges, ok := keyRanges(set)
 	if !ok || len(ranges) == 0 {
 		p.bad = true
 		return nil
@@ -208,37 +256,42 @@ func (p *ruleParser) lookup(load rawExpr, interval bool, length int) []keyRange 
 }
 
 // keyRanges returns the elements of a set in order.
-func keyRanges(set firewallSet, length int) ([]keyRange, bool) {
-	elements := slices.SortedFunc(slices.Values(set.elements), func(a, b nftables.SetElement) int {
-		if c := bytes.Compare(a.Key, b.Key); c != 0 {
+func keyRanges(set firewallSet) ([]keyRange, bool) {
+	byKey := func(a, b setElement) int {
+		switch c := bytes.Compare(a.key, b.key); {
+		case c != 0:
 			return c
-		}
-		if a.IntervalEnd == b.IntervalEnd {
+		case a.end == b.end:
 			return 0
-		}
-		if a.IntervalEnd {
+		case a.end:
 			return -1
 		}
 		return 1
-	})
-	var ranges []keyRange
+	}
+	elements := set.elements
+	if !slices.IsSortedFunc(elements, byKey) {
+		elements = slices.SortedFunc(slices.Values(elements), byKey)
+	}
+	ranges := make([]keyRange, 0, len(elements))
 	open := false
 	for _, e := range elements {
-		if len(e.Key) != length || len(e.Val) > 0 || len(e.KeyEnd) > 0 || e.Counter != nil || e.VerdictData != nil || e.Timeout != 0 {
+		if len(e.key) != set.length || e.other {
 			return nil, false
 		}
 		switch {
+		case !set.interval && e.end:
+			return nil, false
 		case !set.interval:
-			ranges = append(ranges, keyRange{e.Key, e.Key})
-		case e.IntervalEnd && open:
-			ranges[len(ranges)-1].last = before(e.Key)
+			ranges = append(ranges, keyRange{e.key, e.key})
+		case e.end && open:
+			ranges[len(ranges)-1].last = before(e.key)
 			open = false
-		case e.IntervalEnd:
+		case e.end:
 			// Newer kernels and nft put an end at zero before the first interval.
 		case open:
 			return nil, false
 		default:
-			ranges = append(ranges, keyRange{e.Key, bytes.Repeat([]byte{0xff}, length)})
+			ranges = append(ranges, keyRange{e.key, bytes.Repeat([]byte{0xff}, set.length)})
 			open = true
 		}
 	}
@@ -285,39 +338,91 @@ func (p *ruleParser) protocol(number byte) string {
 	return ""
 }
 
-// verdict reads the last expression and tells whether it is a drop.
-func (p *ruleParser) verdict() bool {
+// limit reads a bucket, or one for each source in the set that is the rule's.
+func (p *ruleParser) limit(source rawExpr, r *FirewallRule) *FirewallLimit {
+	if e, ok := p.next("limit"); ok {
+		return p.bucket(e)
+	}
+	e, ok := p.takes(source, "dynset")
+	if !ok {
+		return nil
+	}
+	if len(e.inner) != 1 || len(r.From)+len(r.To)+len(r.NotTo) == 0 {
+		p.bad = true
+		return nil
+	}
+	l := p.bucket(e.inner[0])
+	l.BySource = true
+	name := sourcesName(p.chain, p.name)
+	set := p.sets[name]
+	want := map[int]string{
+		unix.NFTA_DYNSET_SREG_KEY: u32(1), unix.NFTA_DYNSET_OP: u32(unix.NFT_DYNSET_OP_UPDATE), unix.NFTA_DYNSET_SET_NAME: name + "\x00",
+	}
+	for number, none := range map[int]string{unix.NFTA_DYNSET_TIMEOUT: u64(0), unix.NFTA_DYNSET_FLAGS: u32(0)} {
+		if e.attrs[number] == none {
+			want[number] = none
+		}
+	}
+	const flagExpr = 2 // NFT_DYNSET_F_EXPR: that there is an expression, said once more
+	if e.attrs[unix.NFTA_DYNSET_FLAGS] == u32(flagExpr) {
+		want[unix.NFTA_DYNSET_FLAGS] = u32(flagExpr)
+	}
+	alone := rawExpr{name: e.name, attrs: e.attrs}
+	length := len(everything(r.isFour()).Addr().AsSlice())
+	if !alone.is("dynset", want) || !set.sources || set.length != length || set.timeout != l.forgetAfter() {
+		p.bad = true
+	}
+	return l
+}
+
+func (r *FirewallRule) isFour() bool { four, _ := r.family(); return four }
+
+// bucket reads a limit expression.
+func (p *ruleParser) bucket(e rawExpr) *FirewallLimit {
+	l := &FirewallLimit{}
+	rate, unit, burst := e.attrs[unix.NFTA_LIMIT_RATE], e.attrs[unix.NFTA_LIMIT_UNIT], e.attrs[unix.NFTA_LIMIT_BURST]
+	if len(rate) != 8 || len(unit) != 8 || len(burst) != 4 || !e.is("limit", map[int]string{
+		unix.NFTA_LIMIT_RATE: rate, unix.NFTA_LIMIT_UNIT: unit, unix.NFTA_LIMIT_BURST: burst,
+		unix.NFTA_LIMIT_TYPE: u32(unix.NFT_LIMIT_PKTS), unix.NFTA_LIMIT_FLAGS: u32(0),
+	}) {
+		p.bad = true
+		return l
+	}
+	l.Count = int(binary.BigEndian.Uint64([]byte(rate)))
+	l.Per = time.Duration(binary.BigEndian.Uint64([]byte(unit))) * time.Second
+	l.Burst = int(binary.BigEndian.Uint32([]byte(burst)))
+	return l
+}
+
+// counter reads the rule's counter.
+func (p *ruleParser) counter() {
+	e, ok := p.next("counter")
+	packets, bytes := e.attrs[unix.NFTA_COUNTER_PACKETS], e.attrs[unix.NFTA_COUNTER_BYTES]
+	if !ok || len(packets) != 8 || len(bytes) != 8 || !e.is("counter", map[int]string{
+		unix.NFTA_COUNTER_PACKETS: packets, unix.NFTA_COUNTER_BYTES: bytes,
+	}) {
+		p.bad = true
+		return
+	}
+	p.count = Counter{binary.BigEndian.Uint64([]byte(packets)), binary.BigEndian.Uint64([]byte(bytes))}
+}
+
+// verdict reads the last expression.
+func (p *ruleParser) verdict(r *FirewallRule) {
 	if len(p.rest) != 1 {
 		p.bad = true
-		return false
+		return
 	}
 	e := p.rest[0]
 	p.rest = nil
 	code := within(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT)
-	if !e.is("immediate", map[int]string{unix.NFTA_IMMEDIATE_DREG: u32(unix.NFT_REG_VERDICT), code: e.attrs[code]}) {
+	isVerdict := e.is("immediate", map[int]string{unix.NFTA_IMMEDIATE_DREG: u32(unix.NFT_REG_VERDICT), code: e.attrs[code]})
+	switch {
+	case e.is("masq", nil):
+		r.Masquerade = true
+	case isVerdict && e.attrs[code] == verdictAttr(nfDrop):
+		r.Drop = true
+	case !isVerdict || e.attrs[code] != verdictAttr(nfAccept):
 		p.bad = true
-		return false
 	}
-	switch e.attrs[code] {
-	case verdictAttr(nfAccept):
-		return false
-	case verdictAttr(nfDrop):
-		return true
-	}
-	p.bad = true
-	return false
-}
-
-// The verdicts of linux/netfilter.h.
-const (
-	nfDrop   = 0
-	nfAccept = 1
-)
-
-// verdictAttr is the content of NFTA_DATA_VERDICT: one attribute,
-// NFTA_VERDICT_CODE, in the machine's byte order but for its value.
-func verdictAttr(code uint32) string {
-	b := binary.NativeEndian.AppendUint16(nil, 8)
-	b = binary.NativeEndian.AppendUint16(b, unix.NFTA_VERDICT_CODE)
-	return string(binary.BigEndian.AppendUint32(b, code))
 }

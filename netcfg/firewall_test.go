@@ -1,12 +1,12 @@
 package netcfg
 
 import (
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables/expr"
@@ -205,39 +205,55 @@ func TestFirewallDiff(t *testing.T) {
 // Every rule that differs from one of nodeagent's in anything, an attribute or
 // an expression that is not even known here, is read as none of nodeagent's.
 func TestFirewallParseIsStrict(t *testing.T) {
-	accept := rawExpr{"immediate", map[int]string{
+	accept := rawExpr{name: "immediate", attrs: map[int]string{
 		unix.NFTA_IMMEDIATE_DREG:                                 u32(unix.NFT_REG_VERDICT),
 		within(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT): verdictAttr(nfAccept),
 	}}
-	lo := rawExpr{"lookup", map[int]string{unix.NFTA_LOOKUP_SET: "__set0\x00", unix.NFTA_LOOKUP_SREG: u32(1), unix.NFTA_LOOKUP_FLAGS: u32(0)}}
-	sets := map[string]firewallSet{"__set0": {elements: interfaceElements([]string{"lo"})}}
-	good := rawRule{"loopback", []rawExpr{loadMeta(expr.MetaKeyIIFNAME), lo, accept}}
-	if r := parseRule(good, sets); !r.same(FirewallRule{Name: "loopback", Interfaces: []string{"lo"}}) {
+	lo := rawExpr{name: "lookup", attrs: map[int]string{unix.NFTA_LOOKUP_SET: "__set0\x00", unix.NFTA_LOOKUP_SREG: u32(1), unix.NFTA_LOOKUP_FLAGS: u32(0)}}
+	count := rawExpr{name: "counter", attrs: map[int]string{unix.NFTA_COUNTER_PACKETS: u64(2), unix.NFTA_COUNTER_BYTES: u64(120)}}
+	key := interfaceSet([]string{"lo"}).ranges[0].first
+	sets := map[string]firewallSet{"__set0": {constant: true, length: unix.IFNAMSIZ, elements: []setElement{{key: key}}}}
+	in := loadMeta(expr.MetaKeyIIFNAME)
+	read := func(exprs ...rawExpr) FirewallRule {
+		r, _ := parseRule(rawRule{chain: inputChain, comment: "loopback", exprs: exprs}, sets)
+		return r
+	}
+	if r := read(in, lo, count, accept); !r.same(FirewallRule{Name: "loopback", Interfaces: []string{"lo"}}) {
 		t.Fatalf("read as %+v", r)
 	}
-	with := func(e rawExpr, number int, value string) rawExpr {
-		attrs := maps.Clone(e.attrs)
-		attrs[number] = value
-		return rawExpr{e.name, attrs}
+	unknown := rawExpr{name: "last", attrs: map[int]string{1: u32(0)}}
+	bucket := rawExpr{name: "limit", attrs: map[int]string{
+		unix.NFTA_LIMIT_RATE: u64(1), unix.NFTA_LIMIT_UNIT: u64(60), unix.NFTA_LIMIT_BURST: u32(5),
+		unix.NFTA_LIMIT_TYPE: u32(0), unix.NFTA_LIMIT_FLAGS: u32(0),
+	}}
+	if r := read(in, lo, bucket, count, accept); r.Limit == nil || *r.Limit != (FirewallLimit{1, time.Minute, 5, false}) {
+		t.Fatalf("read as %+v", r)
 	}
-	unknown := rawExpr{"last", map[int]string{1: u32(0)}}
 	for name, exprs := range map[string][]rawExpr{
 		"empty":                   nil,
-		"unknown expression":      {loadMeta(expr.MetaKeyIIFNAME), lo, unknown, accept},
+		"unknown expression":      {in, lo, unknown, count, accept},
 		"unknown one alone":       {unknown},
-		"unknown attribute":       {loadMeta(expr.MetaKeyIIFNAME), with(lo, 99, "x"), accept},
-		"inverted":                {loadMeta(expr.MetaKeyIIFNAME), with(lo, unix.NFTA_LOOKUP_FLAGS, u32(1)), accept},
-		"another register":        {loadMeta(expr.MetaKeyIIFNAME), with(lo, unix.NFTA_LOOKUP_SREG, u32(2)), accept},
-		"another set":             {loadMeta(expr.MetaKeyIIFNAME), with(lo, unix.NFTA_LOOKUP_SET, "mine\x00"), accept},
-		"outbound interface":      {loadMeta(expr.MetaKeyOIFNAME), lo, accept},
-		"after the verdict":       {loadMeta(expr.MetaKeyIIFNAME), lo, accept, accept},
-		"without a verdict":       {loadMeta(expr.MetaKeyIIFNAME), lo},
-		"lookup without its load": {lo, accept},
-		"jump":                    {with(accept, within(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT), verdictAttr(0xfffffffd))},
-		"load without comparison": {loadMeta(expr.MetaKeyIIFNAME), accept},
+		"unknown attribute":       {in, lo.with(99, "x"), count, accept},
+		"inverted":                {in, lo.with(unix.NFTA_LOOKUP_FLAGS, u32(1)), count, accept},
+		"another register":        {in, lo.with(unix.NFTA_LOOKUP_SREG, u32(2)), count, accept},
+		"another set":             {in, lo.with(unix.NFTA_LOOKUP_SET, "mine\x00"), count, accept},
+		"interface that is inner": {loadMeta(expr.MetaKeyPRANDOM), lo, count, accept},
+		"after the verdict":       {in, lo, count, accept, accept},
+		"without a verdict":       {in, lo, count},
+		"lookup without its load": {lo, count, accept},
+		"jump":                    {count, accept.with(within(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT), verdictAttr(0xfffffffd))},
+		"load without comparison": {in, count, accept},
+		"without a counter":       {in, lo, accept},
+		"counted twice":           {in, lo, count, count, accept},
+		"a named counter":         {in, lo, rawExpr{name: "objref", attrs: map[int]string{}}, accept},
+		"limit over":              {in, lo, bucket.with(unix.NFTA_LIMIT_FLAGS, u32(1)), count, accept},
+		"limit of bytes":          {in, lo, bucket.with(unix.NFTA_LIMIT_TYPE, u32(1)), count, accept},
+		"limit after the counter": {in, lo, count, bucket, accept},
+		"masquerade with flags":   {count, rawExpr{name: "masq", attrs: map[int]string{1: u32(1)}}},
+		"inner expression":        {in, lo, rawExpr{name: "counter", attrs: count.attrs, inner: []rawExpr{bucket}}, accept},
+		"dynset without a family": {loadPayload(sourceAddress6), rawExpr{name: "dynset", attrs: map[int]string{}, inner: []rawExpr{bucket}}, count, accept},
 	} {
-		r := parseRule(rawRule{"loopback", exprs}, sets)
-		if r.Other == "" {
+		if r := read(exprs...); r.Other == "" {
 			t.Errorf("%s: read as %v", name, r)
 		}
 	}
@@ -248,7 +264,7 @@ func FuzzFirewallRule(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		raw, err := decodeRule(data)
 		if err == nil {
-			_ = parseRule(raw, nil)
+			_, _ = parseRule(raw, nil)
 		}
 	})
 }

@@ -1,10 +1,8 @@
 package netcfg
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/nodeagent/nodeagent/hosts"
 )
@@ -17,20 +15,43 @@ var linkLocal = netip.MustParsePrefix("fe80::/10")
 
 // wantFirewall returns the firewall of the spec, nil where it has none: what
 // every host needs, what the roles of this host and of its peers need of each
-// other, then what the spec allows.
+// other, then what the spec allows. Without [firewall] in the fleet there is at
+// most the chain that masquerades.
 func wantFirewall(spec *hosts.Spec) *Firewall {
-	if !spec.Firewall.Enabled {
+	f := &Firewall{}
+	if spec.Firewall.Enabled {
+		f.put(inputChain, FirewallChain{firewallBase, uniqueNames(inputRules(spec))})
+		if spec.Firewall.Forward != nil {
+			f.put(forwardChain, FirewallChain{firewallBase, uniqueNames(forwardRules(spec))})
+		}
+	}
+	if rules := masqueradeRules(spec.Firewall.Masquerade); len(rules) > 0 {
+		f.put(masqueradeChain, FirewallChain{masqueradeBase, uniqueNames(rules)})
+	}
+	if len(f.chains()) == 0 {
 		return nil
 	}
-	rules := basicRules()
-	rules = append(rules, clusterRules(spec)...)
+	return f
+}
+
+func inputRules(spec *hosts.Spec) []FirewallRule {
+	rules := append(basicRules(), clusterRules(spec)...)
 	for _, allow := range spec.Firewall.Allow {
 		rules = append(rules, byFamily(FirewallRule{
 			Name: allow.Name, Protocol: allow.Protocol, Ports: portRanges(allow.Ports),
-			Interfaces: sorted(allow.Interfaces), From: allow.From,
+			Interfaces: sorted(allow.Interfaces), From: allow.From, Limit: wantLimit(allow.Limit),
 		})...)
 	}
-	return &Firewall{Base: firewallBase, Rules: uniqueNames(rules)}
+	return rules
+}
+
+// wantLimit is the limit as the kernel has it. Its bucket holds the burst, and
+// one that holds nothing would let nothing pass.
+func wantLimit(l *hosts.Limit) *FirewallLimit {
+	if l == nil {
+		return nil
+	}
+	return &FirewallLimit{Count: l.Count, Per: l.Per, Burst: max(l.Burst, 1), BySource: l.BySource}
 }
 
 // basicRules are the rules without which a host is no good citizen of its
@@ -127,74 +148,4 @@ func kubeletPortOf(spec *hosts.Spec) int {
 		return port
 	}
 	return kubeletPort
-}
-
-// byFamily returns the rule with its sources in the shape that FirewallRule
-// wants, as two rules where they are of both families. A source of every
-// address of a family leaves the family as the only condition.
-func byFamily(r FirewallRule) []FirewallRule {
-	var v4, v6 []netip.Prefix
-	for _, p := range r.From {
-		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
-			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
-		}
-		if p.Addr().Is4() {
-			v4 = append(v4, p)
-		} else {
-			v6 = append(v6, p)
-		}
-	}
-	v4, v6 = prefixes(addrRanges(v4)), prefixes(addrRanges(v6))
-	everything := func(list []netip.Prefix) bool { return len(list) == 1 && list[0].Bits() == 0 }
-	if everything(v4) && everything(v6) {
-		v4, v6 = nil, nil
-	}
-	switch {
-	case len(v6) == 0:
-		r.From = v4
-		return []FirewallRule{r}
-	case len(v4) == 0:
-		r.From = v6
-		return []FirewallRule{r}
-	}
-	six := r
-	r.From, six.From = v4, v6
-	six.Name += " (IPv6)"
-	return []FirewallRule{r, six}
-}
-
-func sorted(list []string) []string {
-	if len(list) == 0 {
-		return nil
-	}
-	return slices.Compact(slices.Sorted(slices.Values(list)))
-}
-
-// maxName is how many bytes of a name the comment of a rule takes (the nft
-// command's own limit is 128).
-const maxName = 120
-
-// uniqueNames tells rules of one name apart by a number.
-func uniqueNames(rules []FirewallRule) []FirewallRule {
-	seen := map[string]bool{}
-	for i, r := range rules {
-		name := strings.Map(func(c rune) rune {
-			if c < ' ' {
-				return ' '
-			}
-			return c
-		}, r.Name)
-		if len(name) > maxName {
-			name = strings.ToValidUTF8(name[:maxName], "")
-		}
-		if name == "" {
-			name = "rule"
-		}
-		for n, base := 2, name; seen[name]; n++ {
-			name = fmt.Sprintf("%s #%d", base, n)
-		}
-		seen[name] = true
-		rules[i].Name = name
-	}
-	return rules
 }
