@@ -1,10 +1,12 @@
 package netcfg
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -23,10 +25,16 @@ type kernelAddress struct {
 	peer      bool // point to point: prefix is the local address alone
 	protocol  int  // 0 where nobody set it
 	global    bool
-	permanent bool // false for those of DHCP and router advertisements
-	secondary bool // IPv4: goes with the first address of its network
-	tentative bool // IPv6: duplicate address detection is under way
-	duplicate bool // IPv6: another host has it
+	scope     int  // of rtnetlink(7)
+	temporary bool // IPv6: of privacy extensions, made by the kernel
+	noDAD     bool
+	valid     uint32 // seconds that are left; all ones for ever
+	preferred uint32
+	kept      uint32 // flags that a change must not lose
+	permanent bool   // false for those of DHCP and router advertisements
+	secondary bool   // IPv4: goes with the first address of its network
+	tentative bool   // IPv6: duplicate address detection is under way
+	duplicate bool   // IPv6: another host has it
 }
 
 func (sys *System) listAddresses() ([]kernelAddress, error) {
@@ -61,7 +69,10 @@ func parseAddress(message []byte) (kernelAddress, error) {
 	}
 	flags := uint32(head.Flags)
 	var local, address netip.Addr
-	a := kernelAddress{index: int(head.Index), global: head.Scope == unix.RT_SCOPE_UNIVERSE}
+	a := kernelAddress{
+		index: int(head.Index), scope: int(head.Scope), global: head.Scope == unix.RT_SCOPE_UNIVERSE,
+		valid: forever, preferred: forever,
+	}
 	for _, attribute := range attributes {
 		switch attribute.Attr.Type {
 		case unix.IFA_ADDRESS:
@@ -71,6 +82,11 @@ func parseAddress(message []byte) (kernelAddress, error) {
 		case unix.IFA_FLAGS:
 			if len(attribute.Value) >= 4 {
 				flags = binary.NativeEndian.Uint32(attribute.Value)
+			}
+		case unix.IFA_CACHEINFO: // struct ifa_cacheinfo: preferred comes first
+			if len(attribute.Value) >= 8 {
+				a.preferred = binary.NativeEndian.Uint32(attribute.Value)
+				a.valid = binary.NativeEndian.Uint32(attribute.Value[4:])
 			}
 		case ifaProto:
 			if len(attribute.Value) >= 1 {
@@ -83,6 +99,9 @@ func parseAddress(message []byte) (kernelAddress, error) {
 	}
 	a.peer = address.IsValid() && local != address
 	a.prefix = netip.PrefixFrom(local, int(head.Prefixlen))
+	a.noDAD = flags&unix.IFA_F_NODAD != 0
+	a.temporary = local.Is6() && flags&unix.IFA_F_TEMPORARY != 0
+	a.kept = flags & keptFlags
 	a.permanent = flags&unix.IFA_F_PERMANENT != 0
 	a.secondary = local.Is4() && flags&unix.IFA_F_SECONDARY != 0
 	a.tentative = flags&unix.IFA_F_TENTATIVE != 0
@@ -90,8 +109,59 @@ func parseAddress(message []byte) (kernelAddress, error) {
 	return a, nil
 }
 
-// writeAddress sends RTM_NEWADDR or RTM_DELADDR for an address of a link.
-func (sys *System) writeAddress(messageType, flags, index int, p netip.Prefix) error {
+// forever is a lifetime without an end (INFINITY_LIFE_TIME).
+const forever = ^uint32(0)
+
+// keptFlags are those that only whoever adds an address sets, and a spec not.
+const keptFlags = unix.IFA_F_HOMEADDRESS | unix.IFA_F_MANAGETEMPADDR | unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MCAUTOJOIN
+
+// managed translates to what Diff compares.
+func (k kernelAddress) managed(owned bool) Address {
+	a := Address{Prefix: k.prefix, Scope: scopeWord(k.scope), NoDAD: k.noDAD, Owned: owned}
+	if k.valid != forever {
+		a.Valid = time.Duration(max(k.valid, 1)) * time.Second
+	}
+	switch k.preferred {
+	case 0:
+		a.Deprecated = true
+	case forever:
+	default:
+		a.Preferred = time.Duration(k.preferred) * time.Second
+	}
+	return a
+}
+
+// scopeWord is "" for the scope that most addresses have.
+func scopeWord(scope int) string {
+	switch scope {
+	case unix.RT_SCOPE_UNIVERSE:
+		return ""
+	case unix.RT_SCOPE_SITE:
+		return "site"
+	case unix.RT_SCOPE_LINK:
+		return "link"
+	case unix.RT_SCOPE_HOST:
+		return "host"
+	}
+	return fmt.Sprint(scope)
+}
+
+func scopeOf(a Address) uint8 {
+	switch {
+	case a.Scope == "site":
+		return unix.RT_SCOPE_SITE
+	case a.Scope == "link":
+		return unix.RT_SCOPE_LINK
+	case a.Scope == "host", a.Scope == "" && a.Prefix.Addr().Is4() && a.Prefix.Addr().IsLoopback():
+		return unix.RT_SCOPE_HOST
+	}
+	return unix.RT_SCOPE_UNIVERSE
+}
+
+// writeAddress sends RTM_NEWADDR or RTM_DELADDR for an address of a link; the
+// protocol, of RTM_NEWADDR alone, says whose it is.
+func (sys *System) writeAddress(messageType, flags, index int, a Address, protocol int, addressFlags uint32) error {
+	p := a.Prefix
 	family := netlink.FAMILY_V6
 	if p.Addr().Is4() {
 		family = netlink.FAMILY_V4
@@ -99,21 +169,45 @@ func (sys *System) writeAddress(messageType, flags, index int, p netip.Prefix) e
 	head := nl.NewIfAddrmsg(family)
 	head.Prefixlen = uint8(p.Bits())
 	head.Index = uint32(index)
-	if p.Addr().Is4() && p.Addr().IsLoopback() {
-		head.Scope = unix.RT_SCOPE_HOST
-	}
+	head.Scope = scopeOf(a)
 	req := sys.request(messageType, flags|unix.NLM_F_ACK)
 	req.AddData(head)
 	req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, p.Addr().AsSlice()))
 	req.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, p.Addr().AsSlice()))
 	if messageType == unix.RTM_NEWADDR {
-		req.AddData(nl.NewRtAttr(ifaProto, []byte{AddressProtocol}))
+		if a.NoDAD {
+			addressFlags |= unix.IFA_F_NODAD
+		}
+		if protocol != 0 {
+			req.AddData(nl.NewRtAttr(ifaProto, []byte{byte(protocol)}))
+		}
+		req.AddData(nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(addressFlags)))
+		req.AddData(nl.NewRtAttr(unix.IFA_CACHEINFO, lifetimes(a)))
 		if p.Addr().Is4() && p.Bits() < 31 {
 			req.AddData(nl.NewRtAttr(unix.IFA_BROADCAST, broadcast(p).AsSlice()))
 		}
 	}
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
+}
+
+// lifetimes is a struct ifa_cacheinfo. No address is preferred for longer than
+// it is valid.
+func lifetimes(a Address) []byte {
+	seconds := func(d time.Duration) uint32 {
+		if d == 0 {
+			return forever
+		}
+		return uint32(min(wholeSeconds(d)/time.Second, time.Duration(forever-1)))
+	}
+	valid, preferred := seconds(a.Valid), seconds(cmp.Or(a.Preferred, a.Valid))
+	if a.Deprecated {
+		preferred = 0
+	}
+	info := make([]byte, 16)
+	binary.NativeEndian.PutUint32(info, preferred)
+	binary.NativeEndian.PutUint32(info[4:], valid)
+	return info
 }
 
 // broadcast is the last address of an IPv4 network. Networks of 31 and 32 bits

@@ -16,36 +16,81 @@ func (o addAddress) apply(ctx context.Context, sys *System) error {
 	if err != nil {
 		return err
 	}
-	return sys.addAddress(ctx, o.link, link.Attrs().Index, o.prefix)
+	if o.replace {
+		return sys.changeAddress(ctx, o.link, link.Attrs().Index, o.address)
+	}
+	return sys.addAddress(ctx, o.link, link.Attrs().Index, o.address)
 }
 
 // addAddress adds an address of ours to a link. One that is there already is
 // left as it is and no error.
-func (sys *System) addAddress(ctx context.Context, link string, index int, p netip.Prefix) error {
+func (sys *System) addAddress(ctx context.Context, link string, index int, a Address) error {
 	err := edit(ctx, func() error {
-		return sys.writeAddress(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, index, p)
+		return sys.writeAddress(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, index, a, AddressProtocol, 0)
 	})
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add address %s to link %q: %w", p, link, explain(err,
+		return fmt.Errorf("add address %s to link %q: %w", a, link, explain(err,
 			hint{unix.EACCES, "IPv6 is off on this link (sysctl net.ipv6.conf." + link + ".disable_ipv6)"},
 			hint{unix.EOPNOTSUPP, "IPv6 is off on this host (kernel parameter ipv6.disable)"},
+			hint{unix.EINVAL, "the kernel refuses a lifetime: the preferred one must not be longer than the other"},
 			hint{unix.EADDRNOTAVAIL, "it is no address that a host can have"}))
 	}
 	return nil
 }
 
+// changeAddress gives an address that is there other lifetimes and flags. It
+// stays whose it was, with the flags of which a spec says nothing.
+func (sys *System) changeAddress(ctx context.Context, link string, index int, a Address) error {
+	addresses, err := dump(sys.listAddresses)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", explain(err))
+	}
+	for _, k := range addresses {
+		if k.index != index || k.prefix != a.Prefix || k.peer {
+			continue
+		}
+		err := edit(ctx, func() error {
+			return sys.writeAddress(unix.RTM_NEWADDR, unix.NLM_F_REPLACE, index, a, k.protocol, k.kept)
+		})
+		if err != nil {
+			return fmt.Errorf("change address %s of link %q: %w", a, link, explain(err,
+				hint{unix.EINVAL, "the kernel refuses a lifetime: the preferred one must not be longer than the other"}))
+		}
+		return nil
+	}
+	return fmt.Errorf("change address %s of link %q: it is gone; plan again", a, link)
+}
+
 // apply deletes before it adds, since the kernel refuses the second of the two.
-// Killed in between, the next run adds what is missing.
+// Killed in between, the next run adds what is missing. The IPv4 routes that go
+// with the address are put back, whoever made them.
 func (o replaceAddress) apply(ctx context.Context, sys *System) error {
 	link, err := sys.find(o.link)
 	if err != nil {
 		return err
 	}
 	index := link.Attrs().Index
-	if err := sys.removeAddress(ctx, o.link, index, o.old); err != nil {
+	dropped := saved{}
+	if o.old == o.new.Prefix {
+		kernel, err := sys.listLinks()
+		if err != nil {
+			return fmt.Errorf("list links: %w", explain(err))
+		}
+		if dropped, err = sys.save(kernel, index, true, o.old.Addr()); err != nil {
+			return fmt.Errorf("list what hangs on link %q: %w", o.link, explain(err))
+		}
+	}
+	restore, err := sys.promoteSecondaries(ctx, index, o.old)
+	if err != nil {
+		return fmt.Errorf("keep secondary addresses of link %q: %w", o.link, explain(err))
+	}
+	if err := errors.Join(sys.removeAddress(ctx, o.link, index, o.old), restore()); err != nil {
 		return err
 	}
-	return sys.addAddress(ctx, o.link, index, o.new)
+	if err := sys.addAddress(ctx, o.link, index, o.new); err != nil {
+		return err
+	}
+	return sys.putBack(ctx, dropped)
 }
 
 func (o deleteAddress) apply(ctx context.Context, sys *System) error {
@@ -62,7 +107,7 @@ func (o deleteAddress) apply(ctx context.Context, sys *System) error {
 }
 
 func (sys *System) removeAddress(ctx context.Context, link string, index int, p netip.Prefix) error {
-	err := edit(ctx, func() error { return sys.writeAddress(unix.RTM_DELADDR, 0, index, p) })
+	err := edit(ctx, func() error { return sys.writeAddress(unix.RTM_DELADDR, 0, index, Address{Prefix: p}, 0, 0) })
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("delete address %s of link %q: %w", p, link, explain(err))
 	}

@@ -19,11 +19,12 @@ import (
 // tried on the understanding that it can be undone.
 func Back(have, want State) (State, error) {
 	var lost []error
+	want = want.resolved(have)
 	back := State{Routes: backRoutes(have, want, &lost), Rules: backRules(have, want, &lost)}
 	links := map[string]Link{}
 	wanted := byName(want.Links)
 	for _, h := range have.Links {
-		if _, touched := wanted[h.Name]; touched || h.Owned || hasOwned(h.Addresses) {
+		if _, touched := wanted[h.Name]; touched || h.Owned || h.Placed || hasOwned(h.Addresses) {
 			links[h.Name] = backLink(h, wanted[h.Name], &lost)
 		}
 	}
@@ -33,27 +34,80 @@ func Back(have, want State) (State, error) {
 	return back, errors.Join(lost...)
 }
 
-// backLink is the link as it was, with the addresses that are nodeagent's.
+// backLink is the link as it was, with the addresses that are nodeagent's. Of a
+// link that is not, only what wanting w changes is led back.
 func backLink(h, w Link, lost *[]error) Link {
 	l := Link{
 		Name: h.Name, Kind: hosts.LinkPhysical, MTU: h.MTU, Master: h.Master, Up: h.Up,
-		Owned: h.Owned, Marked: h.Owned, Exact: true,
+		Owned: h.Owned, Marked: h.Owned, Exact: true, Placed: h.Placed, AltNames: h.AltNames,
+		Port: h.Port, VLANs: h.VLANs,
 	}
-	if h.Owned {
-		l.Kind, l.Peer = h.Kind, h.Peer
+	switch {
+	case h.Owned:
+		l.Kind, l.Peer, l.Parent, l.MAC = h.Kind, h.Peer, h.Parent, h.MAC
+		l.Settings = h.settable()
+	case w.Adopt:
+		backAdopted(&l, h, w, lost)
+	case w.MAC != "":
+		l.MAC = h.MAC
 	}
 	for _, a := range h.Addresses {
 		if a.Owned {
-			l.Addresses = append(l.Addresses, a)
+			l.Addresses = append(l.Addresses, a.exact())
 			continue
 		}
 		for _, n := range w.Addresses {
-			if n.Prefix.Addr().Is6() && n.Prefix.Addr() == a.Prefix.Addr() && n.Prefix != a.Prefix {
+			switch {
+			case n.Prefix.Addr().Is6() && n.Prefix.Addr() == a.Prefix.Addr() && n.Prefix != a.Prefix:
 				*lost = append(*lost, fmt.Errorf("address %s of link %q, which is not nodeagent's, would be replaced by %s", a.Prefix, h.Name, n.Prefix))
+			case n.Prefix == a.Prefix && len(addressReasons(a, n)) > 0:
+				l.Addresses = append(l.Addresses, a.exact())
 			}
 		}
 	}
 	return l
+}
+
+// backAdopted leads a link that wanting w takes over back to whoever made it. A
+// link that has to be made anew for it, or loses addresses, would not be theirs
+// as it was.
+func backAdopted(l *Link, h, w Link, lost *[]error) {
+	l.Alias, l.MAC, l.Settings = h.Alias, h.MAC, h.settable()
+	if reason := misfit(h, w); reason != "" {
+		*lost = append(*lost, fmt.Errorf("link %q, which %s made, would not stay: %s", h.Name, makerOf(h), reason))
+	}
+	for _, a := range h.Addresses {
+		if a.Owned && !hasPrefix(w.Addresses, a.Prefix) {
+			*lost = append(*lost, fmt.Errorf("address %s of link %q, which %s made, would be removed", a.Prefix, h.Name, makerOf(h)))
+		}
+	}
+}
+
+// exact is the address as wanted to be as it was: its scope is then said.
+func (a Address) exact() Address {
+	if a.Scope == "" && a.Prefix.Addr().Is4() {
+		a.Scope = scopeGlobal
+	}
+	return a
+}
+
+// settable are the settings that the kernel takes when the link is made anew: a
+// bond refuses those that its mode does not have, whatever their value, and
+// delays where it has no miimon.
+func (l Link) settable() []Setting {
+	var settings []Setting
+	for _, a := range kindAttributes[l.Kind] {
+		value, known := settingOf(l.Settings, a.name)
+		delay := l.Kind == hosts.LinkBond && (a.name == "up_delay" || a.name == "down_delay")
+		switch {
+		case !known, slices.Contains(a.refused, l.setting("mode")):
+		case delay && l.setting("miimon") == "0s":
+		case a.name == "arp_interval" && value == "0s", value == "" && a.form != linkIndex && a.form != address:
+		default:
+			settings = append(settings, Setting{a.name, value})
+		}
+	}
+	return settings
 }
 
 // backRoutes are our routes, and those of people and DHCP that applying want
@@ -142,12 +196,12 @@ func backFirewall(h *Firewall, lost *[]error) *Firewall {
 	if h == nil {
 		return nil
 	}
-	ours := h.Base == firewallBase && len(h.Other) == 0 &&
-		!slices.ContainsFunc(h.Rules, func(r FirewallRule) bool { return r.Other != "" })
-	if !ours {
+	if !h.pure() {
 		*lost = append(*lost, fmt.Errorf("what somebody else put into nodeagent's nftables table %q would be removed", FirewallTable))
 	}
-	return h
+	back := *h
+	back.Idle = nil // of no use to anybody, and nothing that is wanted
+	return &back
 }
 
 // AfterBoot returns what of a way back still holds after a reboot: others set up

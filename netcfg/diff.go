@@ -9,8 +9,9 @@ import (
 // they are to be applied. It is pure.
 //
 // The order: links that must be made anew are deleted; links are made, masters
-// before ports; addresses are added; WireGuard is configured; routes are added or replaced, those
-// without a gateway first, since they may lead to the gateways of others;
+// before ports and parents before what lies upon them; addresses are added;
+// WireGuard is configured; routes are added or replaced, those without a gateway
+// first, since they may lead to the gateways of others;
 // policy rules are added, which lead into the tables that are filled now; the
 // firewall is replaced in one transaction, which needs no links to exist. Only
 // then is deleted what is no longer wanted: rules, routes, addresses, links. Adding
@@ -28,9 +29,10 @@ import (
 // with the reason when applied; its addresses and routes are planned once it is
 // there.
 func Diff(have, want State) []plan.Change {
+	want = want.resolved(have)
 	links := diffLinks(have, want)
 	tunnel, tunnelDrop := placeWireGuard(have.WireGuard, want.WireGuard, links)
-	have = have.without(links.gone)
+	have = have.without(links.gone).unrouted(links.cycled)
 	addresses := diffAddresses(have, want, links)
 	routes := diffRoutes(have.flushed(addresses.flushed), want, links, addresses.lostSources)
 	rules := diffPolicyRules(have, want)
@@ -112,13 +114,31 @@ func (s State) without(gone map[string]bool) State {
 			continue
 		}
 		if gone[l.Master] {
-			l.Master = ""
+			// A bond takes its ports down as it leaves them.
+			l.Up = l.Up && byName(s.Links)[l.Master].Kind != hosts.LinkBond
+			l.Master, l.Port, l.VLANs = "", nil, nil
 		}
 		left.Links = append(left.Links, l)
 	}
 	for i, r := range s.Routes {
 		// An IPv4 route goes with any of its links, an IPv6 one keeps its other ways.
 		if r, any := r.withoutLinks(gone); any && (r.Destination.Addr().Is6() || !s.Routes[i].over(gone)) {
+			left.Routes = append(left.Routes, r)
+		}
+	}
+	return left
+}
+
+// unrouted returns the state as it is once the links have been taken down and
+// up, upon which the kernel removes every route over them.
+func (s State) unrouted(links map[string]bool) State {
+	if len(links) == 0 {
+		return s
+	}
+	left := s
+	left.Routes = nil
+	for _, r := range s.Routes {
+		if !links[r.Device] {
 			left.Routes = append(left.Routes, r)
 		}
 	}
@@ -146,5 +166,9 @@ func (s State) flushed(links map[string]bool) State {
 
 // creatable tells whether nodeagent makes links of the kind.
 func creatable(kind hosts.LinkKind) bool {
-	return kind == hosts.LinkBridge || kind == hosts.LinkVeth
+	switch kind {
+	case hosts.LinkBridge, hosts.LinkVeth, hosts.LinkBond, hosts.LinkVLAN, hosts.LinkVXLAN, hosts.LinkDummy, hosts.LinkMacvlan, hosts.LinkVRF:
+		return true
+	}
+	return false
 }

@@ -1,8 +1,12 @@
 package netcfg
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
@@ -47,16 +51,17 @@ func (d *addressDiff) link(h, w Link, routes []Route) {
 		}
 	}
 	for _, a := range w.Addresses {
-		if hasPrefix(h.Addresses, a.Prefix) {
+		if i := slices.IndexFunc(h.Addresses, func(have Address) bool { return have.Prefix == a.Prefix }); i >= 0 {
+			d.options(w.Name, h.Addresses[i], a)
 			continue
 		}
 		if old, ok := sameIPv6(h.Addresses, a.Prefix); ok {
-			d.add = append(d.add, replacement(w.Name, old, a.Prefix))
+			d.add = append(d.add, replacement(w.Name, old, a))
 			delete(unwanted, old.Prefix)
 			continue
 		}
 		d.add = append(d.add, change(addressKey(a.Prefix, w.Name), plan.ActionCreate, plan.Quiet,
-			reasonMissing, "", a.Prefix.String(), addAddress{link: w.Name, prefix: a.Prefix}))
+			reasonMissing, "", a.String(), addAddress{link: w.Name, address: a}))
 	}
 	flush := losesIPv4(h, w, unwanted) && hasIPv4Route(routes, w.Name)
 	for _, a := range h.Addresses { // in order
@@ -64,7 +69,7 @@ func (d *addressDiff) link(h, w Link, routes []Route) {
 			continue
 		}
 		c := change(addressKey(a.Prefix, w.Name), plan.ActionDelete, plan.Disconnect,
-			reasonUnwanted, a.Prefix.String(), "", deleteAddress{link: w.Name, prefix: a.Prefix})
+			reasonUnwanted, a.String(), "", deleteAddress{link: w.Name, prefix: a.Prefix})
 		if flush && a.Prefix.Addr().Is4() {
 			c.Reason += "; with it go the IPv4 routes over the link, so it goes before they are made"
 			d.deleteFirst = append(d.deleteFirst, c)
@@ -75,13 +80,91 @@ func (d *addressDiff) link(h, w Link, routes []Route) {
 	}
 }
 
-func replacement(link string, old Address, prefix netip.Prefix) plan.Change {
-	reason := fmt.Sprintf("the spec wants prefix length %d", prefix.Bits())
+// options plans what differs between an address that is there and the wanted
+// one of the same prefix. The kernel changes all but the scope in place.
+func (d *addressDiff) options(link string, h, w Address) {
+	reasons := addressReasons(h, w)
+	if len(reasons) == 0 {
+		return
+	}
+	reason := "the spec wants it " + strings.Join(reasons, ", ")
+	if !h.Owned {
+		reason += "; the address that is there is not nodeagent's"
+	}
+	effect, o := plan.Quiet, op(addAddress{link: link, address: w, replace: true})
+	if scopeDiffers(h, w) {
+		effect, o = plan.Disconnect, replaceAddress{link: link, old: h.Prefix, new: w}
+		reason += "; it is deleted for a moment, for the kernel sets the scope only when an address is added"
+	}
+	d.add = append(d.add, change(addressKey(w.Prefix, link), plan.ActionUpdate, effect, reason, h.String(), w.String(), o))
+}
+
+// addressReasons says what differs, as far as the spec says anything: somebody
+// else's address serves as it is where the spec names no more than its prefix.
+func addressReasons(h, w Address) []string {
+	if !h.Owned && w.plain() {
+		return nil
+	}
+	var reasons []string
+	if scopeDiffers(h, w) {
+		reasons = append(reasons, "of scope "+w.Scope)
+	}
+	if h.NoDAD != w.NoDAD && w.Prefix.Addr().Is6() {
+		word := "with duplicate address detection"
+		if w.NoDAD {
+			word = "without duplicate address detection"
+		}
+		reasons = append(reasons, word)
+	}
+	if !lasts(h.Valid, w.Valid) {
+		reasons = append(reasons, "valid "+lifetimeWord(w.Valid))
+	}
+	limit := cmp.Or(w.Preferred, w.Valid)
+	switch {
+	case w.Deprecated && !h.Deprecated:
+		reasons = append(reasons, "deprecated")
+	case w.Deprecated, h.Deprecated && w.Preferred != 0: // its preferred lifetime is over, as it should be by now
+	case h.Deprecated || !lasts(h.Preferred, limit):
+		reasons = append(reasons, "preferred "+lifetimeWord(limit))
+	}
+	return reasons
+}
+
+func (a Address) plain() bool {
+	return a.Scope == "" && !a.NoDAD && a.Valid == 0 && a.Preferred == 0 && !a.Deprecated
+}
+
+func scopeDiffers(h, w Address) bool {
+	return w.Scope != "" && w.Prefix.Addr().Is4() && cmp.Or(h.Scope, scopeGlobal) != w.Scope
+}
+
+const scopeGlobal = "global"
+
+// lasts tells whether what is left of a lifetime can be left of the wanted one:
+// it counts down, so that less is the same, and for ever is only for ever.
+func lasts(left, wanted time.Duration) bool {
+	return (left == 0) == (wanted == 0) && left <= wholeSeconds(wanted)
+}
+
+// wholeSeconds rounds up: the kernel counts lifetimes in seconds.
+func wholeSeconds(d time.Duration) time.Duration {
+	return (d + time.Second - 1).Truncate(time.Second)
+}
+
+func lifetimeWord(d time.Duration) string {
+	if d == 0 {
+		return "for ever"
+	}
+	return "for " + d.String()
+}
+
+func replacement(link string, old, new Address) plan.Change {
+	reason := fmt.Sprintf("the spec wants prefix length %d", new.Prefix.Bits())
 	if !old.Owned {
 		reason += "; the address that is there is not nodeagent's"
 	}
-	return change(addressKey(prefix, link), plan.ActionUpdate, plan.Disconnect, reason,
-		old.Prefix.String(), prefix.String(), replaceAddress{link: link, old: old.Prefix, new: prefix})
+	return change(addressKey(new.Prefix, link), plan.ActionUpdate, plan.Disconnect, reason,
+		old.String(), new.String(), replaceAddress{link: link, old: old.Prefix, new: new})
 }
 
 func hasPrefix(addresses []Address, p netip.Prefix) bool {
@@ -159,4 +242,29 @@ func lostSources(have, want State, links linkDiff) map[netip.Addr]bool {
 		delete(lost, address)
 	}
 	return lost
+}
+
+// String returns the address as plans print it: "192.0.2.10/24",
+// "2001:db8::1/64 nodad, valid 1h0m0s, deprecated".
+func (a Address) String() string {
+	words := []string{}
+	if a.Scope != "" && a.Scope != scopeGlobal {
+		words = append(words, "scope "+a.Scope)
+	}
+	if a.NoDAD {
+		words = append(words, "nodad")
+	}
+	if a.Valid != 0 {
+		words = append(words, "valid "+a.Valid.String())
+	}
+	switch {
+	case a.Deprecated:
+		words = append(words, "deprecated")
+	case a.Preferred != 0:
+		words = append(words, "preferred "+a.Preferred.String())
+	}
+	if len(words) == 0 {
+		return a.Prefix.String()
+	}
+	return a.Prefix.String() + " " + strings.Join(words, ", ")
 }

@@ -19,6 +19,7 @@ type linkDiff struct {
 	gone   map[string]bool // removed by remake: nothing of them is left when the rest begins
 	doomed map[string]bool // removed by drop, after everything else
 	absent map[string]bool // wanted and not to be had
+	cycled map[string]bool // lose all routes over them to make
 }
 
 // linkDiffer carries what all the steps of one comparison look at.
@@ -28,12 +29,17 @@ type linkDiffer struct {
 	wanted map[string]Link
 	names  []string
 	made   map[string]bool // created so far
+	moved  map[string]bool // bonds that give their ports another MTU
 }
 
 func diffLinks(have, want State) linkDiff {
 	d := &linkDiffer{
-		linkDiff: linkDiff{gone: map[string]bool{}, doomed: map[string]bool{}, absent: map[string]bool{}},
-		have:     byName(have.Links), wanted: byName(want.Links), names: have.Names, made: map[string]bool{},
+		linkDiff: linkDiff{gone: map[string]bool{}, doomed: map[string]bool{}, absent: map[string]bool{}, cycled: map[string]bool{}},
+		have:     byName(have.Links), wanted: byName(want.Links), names: have.Names,
+		made: map[string]bool{}, moved: map[string]bool{},
+	}
+	for _, h := range childrenFirst(have.Links) {
+		d.makeRoom(h, want.Links)
 	}
 	for _, w := range want.Links {
 		d.remakeMisfit(w)
@@ -42,13 +48,79 @@ func diffLinks(have, want State) linkDiff {
 	for _, w := range want.Links {
 		d.makeOrSet(w)
 	}
-	for _, h := range have.Links {
+	d.release(have.Links)
+	for _, h := range childrenFirst(have.Links) {
 		d.dropUnwanted(h)
 	}
 	return d.linkDiff
 }
 
-// fits tells whether the link that is there can become the wanted one. Anything
+// childrenFirst orders links so that each comes before its parent and, where
+// that leaves a choice, as they come.
+func childrenFirst(links []Link) []Link {
+	var ordered []Link
+	seen := map[string]bool{}
+	var visit func(l Link)
+	visit = func(l Link) {
+		if seen[l.Name] {
+			return
+		}
+		seen[l.Name] = true
+		for _, child := range links {
+			if child.Parent == l.Name {
+				visit(child)
+			}
+		}
+		ordered = append(ordered, l)
+	}
+	for _, l := range links {
+		visit(l)
+	}
+	return ordered
+}
+
+// makeRoom deletes a link that no spec names any more before others are made, if
+// the kernel would refuse those while it is there. All others go last.
+func (d *linkDiffer) makeRoom(h Link, want []Link) {
+	if _, wanted := d.wanted[h.Name]; wanted || !h.Owned || !creatable(h.Kind) || d.gone[h.Name] {
+		return
+	}
+	for _, w := range want {
+		if reason := inTheWay(h, w); reason != "" {
+			d.disappears(h.Name)
+			d.remake = append(d.remake, change(linkKey(h.Name), plan.ActionDelete, plan.Disconnect,
+				reasonUnwanted+", and "+reason, h.String(), "", deleteLink{name: h.Name, bridges: d.keep(h.Master)}))
+			return
+		}
+	}
+}
+
+// inTheWay says why the wanted link cannot be had beside the one that is there.
+func inTheWay(h, w Link) string {
+	same := func(names ...string) bool {
+		for _, name := range names {
+			if h.setting(name) != w.setting(name) {
+				return false
+			}
+		}
+		return h.Kind == w.Kind
+	}
+	switch {
+	case h.Kind == hosts.LinkVLAN && same("id") && h.Parent == w.Parent:
+		return fmt.Sprintf("%s is to be the same VLAN", w.Name)
+	case h.Kind == hosts.LinkVXLAN && same("id", "port"):
+		return fmt.Sprintf("%s is to be the same VXLAN", w.Name)
+	case h.Kind == hosts.LinkMacvlan && h.Parent == w.Name && w.Master != "":
+		return fmt.Sprintf("the link %s that it lies upon is to be a port", w.Name)
+	case h.Kind == hosts.LinkMacvlan && same() && h.Parent == w.Parent && (h.setting("mode") == "passthru" || w.setting("mode") == "passthru"):
+		return fmt.Sprintf("passthru allows no other beside %s", w.Name)
+	case slices.Contains(w.AltNames, h.Name), slices.ContainsFunc(h.AltNames, func(n string) bool { return n == w.Name || slices.Contains(w.AltNames, n) }):
+		return fmt.Sprintf("%s is to have its name", w.Name)
+	}
+	return ""
+}
+
+// fits tells whether the link that is there is of the wanted sort. Anything
 // serves as a physical link: the spec says with that word that it makes none.
 func fits(h, w Link) bool {
 	if w.Kind == hosts.LinkPhysical {
@@ -57,35 +129,89 @@ func fits(h, w Link) bool {
 	return h.Kind == w.Kind && (w.Kind != hosts.LinkVeth || h.Peer == w.Peer)
 }
 
-// remakeMisfit deletes a link of ours that cannot become the wanted one; it is
-// then created like one that is missing.
+// remakeMisfit deletes a link of ours, or one that is taken over, that cannot
+// become the wanted one; it is then created like one that is missing. With it
+// go those that lie upon it.
 func (d *linkDiffer) remakeMisfit(w Link) {
 	h, there := d.have[w.Name]
-	if !there || !h.Owned || fits(h, w) || d.gone[h.Name] {
+	if !there || w.Lost != "" || d.gone[h.Name] {
 		return
 	}
-	reason := fmt.Sprintf("it is a %s and the spec wants a %s", h.kindWord(), w.kindWord())
-	d.remake = append(d.remake, d.deletion(h, reason))
-	d.gone[h.Name] = true
-	if h.Kind == hosts.LinkVeth && h.Peer != "" {
-		d.gone[h.Peer] = true
+	reason := ""
+	switch {
+	case !fits(h, w):
+		reason = fmt.Sprintf("it is a %s and the spec wants a %s", h.kindWord(), w.kindWord())
+		if !h.Owned {
+			return // somebody's link of another kind is never taken over
+		}
+	case h.Owned || w.Adopt:
+		reason = misfit(h, w)
+	}
+	if reason == "" {
+		return
+	}
+	d.disappears(h.Name)
+	d.remake = append(d.remake, change(linkKey(h.Name), plan.ActionDelete, plan.Disconnect, reason, h.full(), "",
+		deleteLink{name: h.Name, adopt: w.Adopt, bridges: d.keep(h.Master)}))
+}
+
+// disappears notes a link that is deleted, with what the kernel deletes too.
+func (d *linkDiffer) disappears(name string) {
+	if d.gone[name] {
+		return
+	}
+	d.gone[name] = true
+	if peer := d.have[name].Peer; peer != "" {
+		d.gone[peer] = true
+	}
+	for _, child := range d.have {
+		if child.Parent == name {
+			d.disappears(child.Name)
+		}
 	}
 }
 
-func (d *linkDiffer) deletion(h Link, reason string) plan.Change {
-	return change(linkKey(h.Name), plan.ActionDelete, plan.Disconnect, reason, h.String(), "",
-		deleteLink{name: h.Name, bridges: d.keep(h.Master)})
+// misfit says which setting that a link has from its birth is another than
+// wanted, "" for none.
+func misfit(h, w Link) string {
+	if parented(w.Kind) && h.Parent != w.Parent {
+		return fmt.Sprintf("it is made anew: the spec wants it upon %s, and it lies upon %s", orNothing(w.Parent), orNothing(h.Parent))
+	}
+	for _, c := range changedSettings(h, w) {
+		if c.fixed() {
+			return fmt.Sprintf("it is made anew: the spec wants %s, and that %s is set only when a link is made", c.text(c.after), c.name)
+		}
+	}
+	return ""
+}
+
+// parented tells whether links of the kind lie upon another.
+func parented(kind hosts.LinkKind) bool {
+	return kind == hosts.LinkVLAN || kind == hosts.LinkMacvlan || kind == hosts.LinkVXLAN
+}
+
+func orNothing(name string) string {
+	if name == "" {
+		return "no link"
+	}
+	return name
 }
 
 func (d *linkDiffer) makeOrSet(w Link) {
 	h, there := d.have[w.Name]
 	switch {
+	case w.Lost != "":
+		d.refuse(w, "", w.Lost)
 	case !there && !creatable(w.Kind):
 		d.refuse(w, "", fmt.Sprintf("link %q is not on this host; %s", w.Name, foundLinks(d.names)))
+	case parented(w.Kind) && d.absent[w.Parent]:
+		d.refuse(w, "", fmt.Sprintf("the link %q that it lies upon cannot be had", w.Parent))
 	case !there:
 		d.create(w)
 	case !fits(h, w):
 		d.refuse(w, h.String(), fmt.Sprintf("link %q is a %s that nodeagent did not make; remove or rename it, or change the spec", w.Name, h.kindWord()))
+	case creatable(w.Kind) && !h.Owned && !w.Adopt:
+		d.refuse(w, h.String(), fmt.Sprintf("link %q is a %s that %s made; write adopt = true to take it over, or remove or rename it", w.Name, h.kindWord(), makerOf(h)))
 	default:
 		d.set(h, w)
 	}
@@ -108,73 +234,55 @@ func (d *linkDiffer) create(w Link) {
 			return
 		}
 	}
-	after := w.String()
+	rest := d.afterBirth(w)
 	if w.Kind == hosts.LinkVeth && d.made[w.Peer] {
 		// The pair was created as one; what is left are this end's settings.
-		o := setLink{name: w.Name, mark: true, mtu: w.MTU, up: true, bridges: d.keep(w.Master)}
-		if w.Master != "" {
-			o.master = &w.Master
-		}
-		d.make = append(d.make, change(linkKey(w.Name), plan.ActionCreate, plan.Quiet, "it is made with its other end "+w.Peer, "", after, o))
+		rest.mark, rest.mac = true, w.MAC
+		d.make = append(d.make, change(linkKey(w.Name), plan.ActionCreate, plan.Quiet, "it is made with its other end "+w.Peer, "", w.full(), rest))
 	} else {
-		d.make = append(d.make, change(linkKey(w.Name), plan.ActionCreate, plan.Quiet, reasonMissing, "", after,
-			createLink{link: w, bridges: d.keep(w.Master)}))
+		d.make = append(d.make, change(linkKey(w.Name), plan.ActionCreate, plan.Quiet, reasonMissing, "", w.full(), createLink{link: w, rest: rest}))
 	}
 	d.made[w.Name] = true
 }
 
-// set plans what differs between a link that stays and its spec.
-func (d *linkDiffer) set(h, w Link) {
-	o := setLink{name: w.Name}
-	var reasons []string
-	effect := plan.Quiet
-	after := h
-	if h.Owned && !h.Marked {
-		o.mark = true
-		reasons = append(reasons, "nodeagent made it and was stopped before it set the alias")
+// afterBirth is what is set of a link that was just made. The settings of its
+// kind it has from the start.
+func (d *linkDiffer) afterBirth(w Link) setLink {
+	o := setLink{name: w.Name, mtu: w.MTU, up: w.Up, bridges: d.keep(w.Master), port: w.Port, altNames: w.AltNames}
+	if w.Master != "" {
+		o.master, o.placed, o.vlans = &w.Master, &w.Placed, d.vlans(Link{}, w)
+		o.primary = d.isPrimary(w)
 	}
-	if w.MTU != 0 && h.MTU != w.MTU {
-		o.mtu, after.MTU = w.MTU, w.MTU
-		reasons = append(reasons, fmt.Sprintf("the spec wants mtu %d", w.MTU))
-		if h.Kind == hosts.LinkPhysical {
-			effect = plan.Disconnect
+	return o
+}
+
+// release takes links that no spec names any more out of the masters that
+// nodeagent gave them.
+func (d *linkDiffer) release(have []Link) {
+	for _, h := range have {
+		_, wanted := d.wanted[h.Name]
+		if wanted || !h.Placed || h.Master == "" || h.Owned || d.gone[h.Name] || d.gone[h.Master] {
+			continue
 		}
-	}
-	if reason := d.masterReason(h, w); reason != "" {
-		o.master, after.Master = &w.Master, w.Master
-		reasons = append(reasons, reason)
-		effect = plan.Disconnect
-	}
-	switch {
-	case !h.Up && (w.Up || !w.Exact):
-		o.up, after.Up = true, true
-		reasons = append(reasons, "it is down")
-	case h.Up && !w.Up && w.Exact:
-		o.down, after.Up = true, false
-		reasons = append(reasons, "it was down")
-		effect = plan.Disconnect
-	}
-	if len(reasons) > 0 {
-		o.bridges = d.keep(slices.Compact([]string{h.Master, after.Master})...)
-		d.make = append(d.make, change(linkKey(w.Name), plan.ActionUpdate, effect, strings.Join(reasons, "; "), h.String(), after.String(), o))
+		none, unplaced := "", false
+		after := h
+		after.Master = ""
+		d.cycled[h.Name] = d.flushes(h.Master)
+		d.make = append(d.make, change(linkKey(h.Name), plan.ActionUpdate, plan.Disconnect,
+			"nodeagent made it a port of "+h.Master+" and the spec no longer names it", h.String(), after.String(),
+			setLink{name: h.Name, master: &none, placed: &unplaced, up: h.Up, bridges: d.keep(h.Master)}))
 	}
 }
 
-// masterReason says why the master changes, or "" where it does not. A spec
-// without a master takes the link from a bridge of ours, where an earlier spec
-// put it, but not from somebody else's.
-func (d *linkDiffer) masterReason(h, w Link) string {
-	switch {
-	case h.Master == w.Master:
-		return ""
-	case w.Master != "":
-		return fmt.Sprintf("the spec wants master %s", w.Master)
-	case w.Exact:
-		return "it had no master"
-	case d.have[h.Master].Owned:
-		return "the spec wants no master"
+// flushes tells whether the kernel takes a link down and up when it becomes a
+// port of the master, or ceases to be one.
+func (d *linkDiffer) flushes(master string) bool {
+	for _, kind := range []hosts.LinkKind{d.have[master].Kind, d.wanted[master].Kind} {
+		if kind == hosts.LinkBond || kind == hosts.LinkVRF {
+			return true
+		}
 	}
-	return ""
+	return false
 }
 
 func (d *linkDiffer) dropUnwanted(h Link) {
@@ -188,17 +296,71 @@ func (d *linkDiffer) dropUnwanted(h Link) {
 		d.doomed[h.Peer] = true
 	}
 	d.doomed[h.Name] = true
-	d.drop = append(d.drop, d.deletion(h, reasonUnwanted))
+	d.drop = append(d.drop, change(linkKey(h.Name), plan.ActionDelete, plan.Disconnect, reasonUnwanted, h.String(), "",
+		deleteLink{name: h.Name, bridges: d.keep(h.Master)}))
 }
 
-// keep returns the masters whose MTU is wanted.
+// keep returns what is wanted of the masters and moves when their ports do.
 func (d *linkDiffer) keep(masters ...string) []keepMTU {
 	var keep []keepMTU
 	for _, master := range masters {
 		w, ok := d.wanted[master]
-		if ok && w.Kind == hosts.LinkBridge && w.MTU != 0 && !d.absent[master] {
-			keep = append(keep, keepMTU{bridge: master, mtu: w.MTU})
+		if !ok || d.absent[master] {
+			continue
+		}
+		k := keepMTU{bridge: master}
+		if w.Kind == hosts.LinkBridge {
+			k.mtu = w.MTU
+		}
+		if w.Kind == hosts.LinkBond {
+			k.mac = w.MAC
+		}
+		if k.mtu != 0 || k.mac != "" {
+			keep = append(keep, k)
 		}
 	}
 	return keep
+}
+
+// makerOf says whose a link is that nodeagent did not make, as far as its name
+// and alias tell.
+func makerOf(l Link) string {
+	if l.Alias != "" {
+		return fmt.Sprintf("somebody else (alias %q)", l.Alias)
+	}
+	for _, known := range []struct{ prefix, maker string }{
+		{"docker", "Docker"}, {"br-", "Docker"}, {"cni", "a CNI plugin"}, {"cali", "Calico"}, {"flannel", "Flannel"},
+		{"cilium", "Cilium"}, {"lxc", "Cilium"}, {"virbr", "libvirt"}, {"vnet", "libvirt"}, {"kube-", "kube-proxy"}, {"podman", "Podman"},
+	} {
+		if strings.HasPrefix(l.Name, known.prefix) {
+			return known.maker
+		}
+	}
+	return "somebody else"
+}
+
+// full returns the link with its settings, one a line.
+func (l Link) full() string {
+	lines := []string{l.String()}
+	if parented(l.Kind) && l.Parent != "" {
+		lines[0] = strings.Replace(lines[0], l.kindWord(), l.kindWord()+" upon "+l.Parent, 1)
+	}
+	for _, s := range l.Settings {
+		if s.Value != "" {
+			lines = append(lines, s.Name+" "+s.Value)
+		}
+	}
+	if l.MAC != "" {
+		lines = append(lines, "mac "+l.MAC)
+	}
+	for _, s := range l.Port {
+		lines = append(lines, "port "+s.Name+" "+s.Value)
+	}
+	if l.VLANs != nil {
+		lines = append(lines, "vlans "+l.VLANs.String())
+	}
+	if len(l.AltNames) > 0 {
+		lines = append(lines, "also named "+strings.Join(slices.Clone(l.AltNames), " "))
+	}
+	return strings.Join(lines, "\n")
 }

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
 
@@ -67,12 +66,16 @@ func (m *model) apply(payload any) error {
 	case deleteLink:
 		return m.delete(o)
 	case addAddress:
-		return m.add(o.link, o.prefix)
+		return m.add(o.link, o.address, o.replace)
 	case replaceAddress:
+		routes := slices.Clone(m.routes)
 		if err := m.remove(o.link, o.old); err != nil {
 			return err
 		}
-		return m.add(o.link, o.new)
+		if o.old == o.new.Prefix {
+			m.routes = routes // they are put back
+		}
+		return m.add(o.link, o.new, false)
 	case deleteAddress:
 		return m.remove(o.link, o.prefix)
 	case putRoute:
@@ -92,94 +95,34 @@ func (m *model) apply(payload any) error {
 	return fmt.Errorf("the model knows no %T", payload)
 }
 
-func (m *model) create(o createLink) error {
-	names := []string{o.link.Name}
-	if o.link.Kind == hosts.LinkVeth {
-		names = append(names, o.link.Peer)
-	}
-	for i, name := range names {
-		if _, there := m.links[name]; there {
-			return fmt.Errorf("link %s exists", name)
-		}
-		l := Link{Name: name, Kind: o.link.Kind, Driver: string(o.link.Kind), MTU: 1500, Owned: true, Marked: true}
-		if len(names) == 2 {
-			l.Peer = names[1-i]
-		}
-		m.links[name] = l
-	}
-	set := setLink{name: o.link.Name, mtu: o.link.MTU, up: o.link.Up, bridges: o.bridges}
-	if o.link.Master != "" {
-		set.master = &o.link.Master
-	}
-	return m.set(set)
-}
-
-func (m *model) set(o setLink) error {
-	l, there := m.links[o.name]
-	if !there {
-		return fmt.Errorf("no link %s", o.name)
-	}
-	if o.mark {
-		l.Marked = true
-	}
-	if o.mtu != 0 {
-		l.MTU = o.mtu
-	}
-	if o.master != nil {
-		if master, there := m.links[*o.master]; *o.master != "" && (!there || master.Kind != hosts.LinkBridge) {
-			return fmt.Errorf("no bridge %s", *o.master)
-		}
-		l.Master = *o.master
-	}
-	l.Up = l.Up || o.up
-	m.links[o.name] = l
-	return nil
-}
-
-func (m *model) delete(o deleteLink) error {
-	l, there := m.links[o.name]
-	if !there {
-		return nil
-	}
-	if !l.Owned {
-		return fmt.Errorf("link %s is somebody else's", o.name)
-	}
-	gone := map[string]bool{l.Name: true}
-	if l.Peer != "" {
-		gone[l.Peer] = true
-	}
-	var lost []netip.Addr
-	for name := range gone {
-		for _, a := range m.links[name].Addresses {
-			lost = append(lost, a.Prefix.Addr())
-		}
-		delete(m.links, name)
-	}
-	for name, l := range m.links {
-		if gone[l.Master] {
-			l.Master = ""
-			m.links[name] = l
-		}
-	}
-	m.loseLinks(gone)
-	for _, address := range lost {
-		m.flushSource(address)
-	}
-	return nil
-}
-
-func (m *model) add(link string, p netip.Prefix) error {
+func (m *model) add(link string, a Address, replace bool) error {
 	l, there := m.links[link]
 	if !there {
 		return fmt.Errorf("no link %s", link)
 	}
-	if hasPrefix(l.Addresses, p) {
+	if a.Scope == scopeGlobal || a.Prefix.Addr().Is6() {
+		a.Scope = ""
+	}
+	if a.Valid != 0 && a.Preferred == 0 && !a.Deprecated {
+		a.Preferred = a.Valid
+	}
+	if a.Deprecated {
+		a.Preferred = 0
+	}
+	a.NoDAD = a.NoDAD && a.Prefix.Addr().Is6()
+	l.Addresses = slices.Clone(l.Addresses)
+	m.links[link] = l
+	if i := slices.IndexFunc(l.Addresses, func(h Address) bool { return h.Prefix == a.Prefix }); i >= 0 {
+		if replace {
+			a.Owned, a.Scope = l.Addresses[i].Owned, l.Addresses[i].Scope
+			l.Addresses[i] = a
+		}
 		return nil
 	}
-	if _, clash := sameIPv6(l.Addresses, p); clash {
-		return fmt.Errorf("address %s exists on %s with another prefix length", p, link)
+	if _, clash := sameIPv6(l.Addresses, a.Prefix); clash {
+		return fmt.Errorf("address %s exists on %s with another prefix length", a, link)
 	}
-	l.Addresses = append(slices.Clone(l.Addresses), Address{Prefix: p, Owned: true})
+	l.Addresses = append(l.Addresses, a)
 	m.links[link] = l
 	return nil
 }

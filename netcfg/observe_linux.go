@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/hosts"
 )
@@ -32,10 +35,14 @@ func (sys *System) observe(ctx context.Context, want State, scope routeScope) (S
 		return State{}, fmt.Errorf("list links: %w", explain(err))
 	}
 	have := State{Names: kernel.names()}
+	if want.needsHardware(have.Names) {
+		have.Hardware = kernel.hardware()
+		want = want.resolved(have)
+	}
 	var failed []error
-	have.Links, err = sys.observeLinks(kernel, want)
+	have.Links, err = sys.observeLinks(kernel, want, want.needsVLANs() || scope == everyRoute)
 	if err != nil {
-		failed = append(failed, fmt.Errorf("list addresses: %w", explain(err)))
+		failed = append(failed, err)
 	}
 	have.Routes, err = sys.observeRoutes(kernel, want, scope)
 	if err != nil {
@@ -55,15 +62,53 @@ func (sys *System) observe(ctx context.Context, want State, scope routeScope) (S
 type kernelLinks struct {
 	list    []netlink.Link
 	byIndex map[int]netlink.Link
+	info    map[int]linkInfo // by index, of links that have any
 }
 
 func (sys *System) listLinks() (kernelLinks, error) {
-	list, err := dump(sys.nl.LinkList)
-	k := kernelLinks{list: list, byIndex: make(map[int]netlink.Link, len(list))}
-	for _, l := range list {
-		k.byIndex[l.Attrs().Index] = l
+	req := sys.request(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(extSkipStats)))
+	messages, err := dump(func() ([][]byte, error) { return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK) })
+	k := kernelLinks{
+		list: make([]netlink.Link, 0, len(messages)), byIndex: make(map[int]netlink.Link, len(messages)), info: map[int]linkInfo{},
+	}
+	for _, m := range messages {
+		l, parseErr := netlink.LinkDeserialize(nil, m)
+		if parseErr != nil {
+			return k, fmt.Errorf("parse link: %w", parseErr)
+		}
+		info, parseErr := readLinkInfo(m)
+		if parseErr != nil {
+			return k, fmt.Errorf("parse link %q: %w", l.Attrs().Name, parseErr)
+		}
+		index := l.Attrs().Index
+		k.list, k.byIndex[index], k.info[index] = append(k.list, l), l, info
 	}
 	return k, err
+}
+
+// extSkipStats is RTEXT_FILTER_SKIP_STATS: counters are most of a link's message.
+const extSkipStats = 8
+
+// hardware lists what a physical link of a spec can be: what has no kind, and
+// ends of veth pairs, which stand for hardware in a container. Bridges, bonds and
+// VLANs are left out, for they bear the address of the hardware that they use.
+func (k kernelLinks) hardware() []Hardware {
+	var hardware []Hardware
+	for _, l := range k.list {
+		a := l.Attrs()
+		if t := l.Type(); t != "device" && t != "veth" || a.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		h := Hardware{Name: a.Name, MAC: a.PermHWAddr.String(), Path: a.ParentDev, AltNames: slices.Sorted(slices.Values(a.AltNames))}
+		if h.MAC == "" {
+			h.MAC = a.HardwareAddr.String()
+		}
+		hardware = append(hardware, h)
+	}
+	slices.SortFunc(hardware, func(a, b Hardware) int { return strings.Compare(a.Name, b.Name) })
+	return hardware
 }
 
 func (k kernelLinks) names() []string {
@@ -114,19 +159,25 @@ func marked(l netlink.Link) bool {
 }
 
 func observedKind(l netlink.Link) hosts.LinkKind {
-	switch l.Type() {
-	case "bridge":
-		return hosts.LinkBridge
-	case "veth":
-		return hosts.LinkVeth
+	if kind := hosts.LinkKind(l.Type()); creatable(kind) {
+		return kind
 	}
 	return hosts.LinkPhysical
 }
 
 // observeLinks returns the wanted links, those that nodeagent made, and those
 // that hold an address of its own, sorted by name.
-func (sys *System) observeLinks(kernel kernelLinks, want State) ([]Link, error) {
+func (sys *System) observeLinks(kernel kernelLinks, want State, readVLANs bool) ([]Link, error) {
+	var failed []error
 	addresses, err := dump(sys.listAddresses)
+	if err != nil {
+		failed = append(failed, fmt.Errorf("list addresses: %w", explain(err)))
+	}
+	var vlans map[int]VLANs
+	if readVLANs {
+		vlans, err = sys.portVLANs()
+		failed = append(failed, err)
+	}
 	onLink := map[int][]kernelAddress{}
 	for _, a := range addresses {
 		onLink[a.index] = append(onLink[a.index], a)
@@ -135,14 +186,37 @@ func (sys *System) observeLinks(kernel kernelLinks, want State) ([]Link, error) 
 	var links []Link
 	for _, k := range kernel.list {
 		w, isWanted := wanted[k.Attrs().Name]
-		l := kernel.link(k)
-		l.Addresses = managedAddresses(onLink[k.Attrs().Index], l.Owned, w)
-		if isWanted || l.Owned || hasOwned(l.Addresses) && !ofAnotherPart(k, want) {
-			links = append(links, l)
+		if w.Lost != "" {
+			isWanted = false
 		}
+		l := kernel.link(k)
+		l.Addresses = managedAddresses(onLink[k.Attrs().Index], l.Owned || isWanted && w.Adopt && fits(l, w), w)
+		if !isWanted && !l.Owned && !l.Placed && (!hasOwned(l.Addresses) || ofAnotherPart(k, want)) {
+			continue
+		}
+		kernel.readSettings(&l, k)
+		if v, read := vlans[k.Attrs().Index]; read && l.Master != "" {
+			l.VLANs = &v
+		}
+		links = append(links, l)
 	}
 	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
-	return links, err
+	return links, errors.Join(failed...)
+}
+
+// needsVLANs tells whether VLANs of ports matter: they take a listing of their
+// own.
+func (s State) needsVLANs() bool {
+	return slices.ContainsFunc(s.Links, func(l Link) bool { return l.VLANs != nil })
+}
+
+// readSettings reads what the kernel tells of the link's kind and of its port.
+func (k kernelLinks) readSettings(l *Link, from netlink.Link) {
+	info := k.info[from.Attrs().Index]
+	l.Settings = decodeSettings(kindAttributes[l.Kind], info.data, k.name)
+	if strings.TrimRight(string(info.portKind), "\x00") == "bridge" {
+		l.Port = decodeSettings(portAttributes, info.portData, k.name)
+	}
 }
 
 // link translates the kernel's link, without its addresses.
@@ -150,7 +224,11 @@ func (k kernelLinks) link(l netlink.Link) Link {
 	a := l.Attrs()
 	link := Link{
 		Name: a.Name, Kind: observedKind(l), MTU: a.MTU, Up: a.Flags&1 != 0, // net.FlagUp
-		Owned: k.owned(l), Marked: marked(l),
+		Owned: k.owned(l), Marked: marked(l), Placed: a.Group == portGroup, Alias: a.Alias,
+		MAC: a.HardwareAddr.String(), AltNames: slices.Sorted(slices.Values(a.AltNames)),
+	}
+	if parented(link.Kind) && a.NetNsID == -1 {
+		link.Parent = k.name(a.ParentIndex)
 	}
 	if t := l.Type(); t != "device" {
 		link.Driver = t
@@ -183,7 +261,7 @@ func managedAddresses(kernel []kernelAddress, ownedLink bool, w Link) []Address 
 		if k.peer || !(k.global || ours || hasPrefix(w.Addresses, k.prefix)) {
 			continue
 		}
-		addresses = append(addresses, Address{Prefix: k.prefix, Owned: ours})
+		addresses = append(addresses, k.managed(ours))
 	}
 	sortAddresses(addresses)
 	return addresses
@@ -196,7 +274,7 @@ func hasOwned(addresses []Address) bool {
 // dump repeats a listing that the kernel says was changed while it was read
 // (NLM_F_DUMP_INTR): such a list may lack entries, and a missing address would
 // be a change that is none.
-func dump[T any](list func() ([]T, error)) ([]T, error) {
+func dump[T any](list func() (T, error)) (T, error) {
 	const attempts = 20
 	for attempt := 1; ; attempt++ {
 		found, err := list()

@@ -6,37 +6,53 @@ import "net/netip"
 // its link by name when it is applied, may be applied twice, and stops between
 // two writes when its context is done.
 type (
-	// createLink makes a bridge, or a veth pair whose other end is named by
-	// link.Peer, and gives this end its settings.
+	// createLink makes a link with the settings of its kind, a veth pair with
+	// the other end that is named by link.Peer, and then sets the rest.
 	createLink struct {
-		link    Link
-		bridges []keepMTU
+		link Link
+		rest setLink
 	}
 	// setLink changes what is set of an existing link.
 	setLink struct {
-		name    string
-		mark    bool    // set our alias
-		mtu     int     // 0: leave
-		master  *string // nil: leave; "": none
-		up      bool    // bring up
-		down    bool    // bring down
-		bridges []keepMTU
+		name         string
+		mark         bool      // set our alias
+		adopt        bool      // mark although somebody else made it
+		alias        *string   // set this alias, which is not ours; nil: leave
+		settings     []Setting // of its kind
+		mac          string    // "": leave
+		mtu          int       // 0: leave
+		master       *string   // nil: leave; "": none
+		placed       *bool     // note whose port it is; nil: leave
+		primary      bool      // make it the primary port of its new bond
+		port         []Setting // as a port of a bridge
+		vlans        *VLANs    // exactly those; nil: leave
+		altNames     []string  // to be added
+		dropAltNames []string
+		up           bool // bring up
+		down         bool // bring down
+		bridges      []keepMTU
 	}
-	// deleteLink removes a link of ours.
+	// deleteLink removes a link of ours, or one that is taken over and has to be
+	// made anew.
 	deleteLink struct {
 		name    string
+		adopt   bool
 		bridges []keepMTU
 	}
-	// addAddress adds an address and marks it as ours.
+	// addAddress adds an address and marks it as ours; with replace it gives one
+	// that is there other lifetimes and flags, and leaves its maker's mark.
 	addAddress struct {
-		link   string
-		prefix netip.Prefix
+		link    string
+		address Address
+		replace bool
 	}
-	// replaceAddress exchanges an IPv6 address for the same one with another
-	// prefix length: the kernel keeps no two of them on one link.
+	// replaceAddress exchanges an address for the same one with another prefix
+	// length, of which the kernel keeps no two on one link (IPv6), or with
+	// another scope.
 	replaceAddress struct {
-		link     string
-		old, new netip.Prefix
+		link string
+		old  netip.Prefix
+		new  Address
 	}
 	// deleteAddress deletes one address and no other: secondary addresses of
 	// its network are kept.
@@ -61,10 +77,12 @@ type (
 	blocked struct{ reason string }
 )
 
-// keepMTU names the bridge whose MTU is wanted and must be set again after one
-// of its ports changed: until somebody has set it, a bridge takes the smallest
-// MTU of its ports.
+// keepMTU names the master of which something is wanted that must be set again
+// after one of its ports changed: until somebody has set it, a bridge takes the
+// smallest MTU of its ports, and a bond that loses its last port takes a random
+// hardware address.
 type keepMTU struct {
 	bridge string
-	mtu    int
+	mtu    int    // 0: leave
+	mac    string // "": leave
 }

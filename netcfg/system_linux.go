@@ -23,7 +23,8 @@ type System struct {
 	// sockets serve the requests that the library cannot make: addresses with
 	// their protocol, and marks.
 	sockets map[int]*nl.SocketHandle
-	// wire is for routes and rules, of which there may be many.
+	// wire serves listings and batches of many thousands; batchSize is how many
+	// requests go to the kernel at once.
 	wire      *wire
 	batchSize int
 
@@ -50,7 +51,10 @@ func Open() (*System, error) {
 		socket.Close()
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	sys := &System{wire: wire, batchSize: batchSize, nl: handle, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}}
+	sys := &System{
+		nl: handle, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}},
+		wire: wire, batchSize: batchSize,
+	}
 	// Strict checking makes the kernel filter dumps by table, which matters on
 	// hosts with many routes in others; it exists since Linux 4.20. Where it is
 	// refused the library filters, so the error means nothing.

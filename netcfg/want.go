@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
@@ -29,11 +30,7 @@ func WantIn(root layout.Root, spec *hosts.Spec) State {
 func wantLinks(specs []hosts.Link) []Link {
 	links := map[string]Link{}
 	for _, s := range specs {
-		links[s.Name] = Link{
-			Name: s.Name, Kind: s.Kind, MTU: s.MTU, Master: s.Master, Peer: s.Peer,
-			Up: true, Owned: s.Kind != hosts.LinkPhysical, Marked: s.Kind != hosts.LinkPhysical,
-			Addresses: wantAddresses(s.Addresses),
-		}
+		links[s.Name] = wantLink(s)
 	}
 	for _, s := range specs {
 		if s.Kind != hosts.LinkVeth || s.Peer == "" {
@@ -51,16 +48,33 @@ func wantLinks(specs []hosts.Link) []Link {
 	return mastersFirst(links)
 }
 
+func wantLink(s hosts.Link) Link {
+	made := s.Kind != hosts.LinkPhysical
+	l := Link{
+		Name: s.Name, Kind: s.Kind, MTU: s.MTU, Master: s.Master, Peer: s.Peer, Parent: s.Parent,
+		Up: !s.Down, Owned: made, Marked: made, Adopt: s.Adopt && made, Match: s.Match,
+		Placed: !made && s.Master != "", MAC: strings.ToLower(s.MAC),
+		AltNames: slices.Compact(slices.Sorted(slices.Values(s.AltNames))),
+		Settings: wantSettings(s), Addresses: wantAddresses(s.Addresses),
+	}
+	l.Port, l.VLANs = wantPort(s.Port)
+	return l
+}
+
 func wantAddresses(specs []hosts.Address) []Address {
 	var addresses []Address
 	for _, s := range specs {
-		addresses = append(addresses, Address{Prefix: s.Prefix, Owned: true})
+		addresses = append(addresses, Address{
+			Prefix: s.Prefix, Scope: s.Scope, NoDAD: s.NoDAD, Deprecated: s.Deprecated, Owned: true,
+			Valid: wholeSeconds(s.Valid), Preferred: wholeSeconds(s.Preferred),
+		})
 	}
 	sortAddresses(addresses)
 	return slices.Compact(addresses)
 }
 
-// mastersFirst orders links so that each master stands before its ports, and
+// mastersFirst orders links so that each master stands before its ports, each
+// parent before what lies upon it, and
 // by name where that leaves a choice. A ring of masters, which no valid spec
 // has, ends at the link that closes it.
 func mastersFirst(links map[string]Link) []Link {
@@ -79,6 +93,7 @@ func mastersFirst(links map[string]Link) []Link {
 		}
 		seen[name] = true
 		visit(link.Master)
+		visit(link.Parent)
 		ordered = append(ordered, link)
 	}
 	for _, name := range names {

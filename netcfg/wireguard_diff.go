@@ -254,7 +254,7 @@ func diffWireGuardLink(have, want *WireGuard) []plan.Change {
 	held := func(a Address) bool { return a.Prefix == want.Address }
 	if want.Address.IsValid() && !slices.ContainsFunc(have.Addresses, held) {
 		changes = append(changes, change(fmt.Sprintf("address %s on %s", want.Address, want.Interface), plan.ActionCreate, plan.Quiet,
-			reasonMissing, "", want.Address.String(), addAddress{want.Interface, want.Address}))
+			reasonMissing, "", want.Address.String(), addAddress{link: want.Interface, address: Address{Prefix: want.Address, Owned: true}}))
 	}
 	if !have.Up {
 		set.up = true

@@ -298,7 +298,7 @@ func TestWireGuardDiff(t *testing.T) {
 		{"half made", edit(func(w *WireGuard) { w.Marked = false }), want, []string{"update quiet wireguard wg0 link"}},
 		{"mtu", edit(func(w *WireGuard) { w.MTU = 1280 }), want, []string{"update quiet wireguard wg0 link"}},
 		{"address", edit(func(w *WireGuard) {
-			w.Addresses = []Address{{netip.MustParsePrefix("10.9.0.7/24"), true}, {netip.MustParsePrefix("10.9.0.8/24"), false}}
+			w.Addresses = []Address{{Prefix: netip.MustParsePrefix("10.9.0.7/24"), Owned: true}, {Prefix: netip.MustParsePrefix("10.9.0.8/24"), Owned: false}}
 		}), want, []string{"create quiet address 10.9.0.1/24 on wg0", "delete disconnect address 10.9.0.7/24 on wg0"}},
 		{
 			"a peer more", edit(func(w *WireGuard) { w.Peers = append(w.Peers, WireGuardPeer{PublicKey: wireGuardPublic(8)}) }), want,
@@ -423,7 +423,7 @@ func wireGuardApply(have *WireGuard, changes []plan.Change) *WireGuard {
 		case deleteWireGuardPeer:
 			w.Peers = slices.Delete(w.Peers, at(o.key), at(o.key)+1)
 		case addAddress:
-			w.Addresses = append(w.Addresses, Address{o.prefix, true})
+			w.Addresses = append(w.Addresses, Address{Prefix: o.address.Prefix, Owned: true})
 		case deleteAddress:
 			w.Addresses = slices.DeleteFunc(w.Addresses, func(a Address) bool { return a.Prefix == o.prefix })
 		case setLink:
@@ -487,7 +487,7 @@ func TestWireGuardLaw(t *testing.T) {
 			if coin() {
 				have.PublicKey = want.PublicKey
 			}
-			have.Addresses = []Address{{firewallPrefixes("10.9.0.1/24", "10.9.0.9/24")[random.IntN(2)], coin()}}
+			have.Addresses = []Address{{Prefix: firewallPrefixes("10.9.0.1/24", "10.9.0.9/24")[random.IntN(2)], Owned: coin()}}
 		}
 		changes := diffWireGuard(have, want)
 		if again := diffWireGuard(have, want); len(again) != len(changes) {
