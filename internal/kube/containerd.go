@@ -109,6 +109,16 @@ func containerdConfig(spec *hosts.Spec, root layout.Root, confDir string) map[st
 
 // bridgeNetwork is the CNI network of a host: a bridge with the host's part of
 // the pod range, by the reference plugins alone.
+//
+// The plugin does not masquerade (ipMasq): it would do so with everything that
+// leaves the host, so that pods of other hosts saw a node's address in the place
+// of the pod's. Whose address pods' packets leave the fleet by is the firewall
+// part's to say (hosts.Firewall.Masquerade).
+//
+// On a host whose file said otherwise before, the rules that the plugin made for
+// the pods of that time (iptables, table nat, chains CNI-...) masquerade as
+// before, by the pod's address. The plugin takes them away with the pod only
+// while its file says ipMasq; so drain such a host and reboot it.
 func bridgeNetwork(spec *hosts.Spec, confDir string) units.File {
 	everywhere := "0.0.0.0/0"
 	if !spec.Kubernetes.HostPodRange.Addr().Is4() {
@@ -122,7 +132,7 @@ func bridgeNetwork(spec *hosts.Spec, confDir string) units.File {
 				"type":        "bridge",
 				"bridge":      "cni0",
 				"isGateway":   true,
-				"ipMasq":      true,
+				"ipMasq":      false,
 				"hairpinMode": true,
 				"mtu":         spec.Kubernetes.PodMTU,
 				"ipam": object{
