@@ -43,6 +43,7 @@ type Status struct {
 	Etcd         *EtcdStatus          `json:"etcd,omitempty"`
 	Nodes        []cluster.NodeStatus `json:"nodes"`
 	Snapshots    *SnapshotStatus      `json:"snapshots,omitempty"`
+	Floating     []FloatingStatus     `json:"floating,omitempty"`
 	// Confirm is a change of the network that awaits confirmation or was undone.
 	Confirm *ConfirmStatus `json:"confirm,omitempty"`
 	// Problems are what makes the host not healthy, a line each.
@@ -124,6 +125,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	}
 	parts.Wait()
 	s.Converged = !slices.ContainsFunc(s.Domains, func(d DomainStatus) bool { return !d.Converged })
+	s.Floating = h.Floating()
 	s.Problems = s.problems(spec, nodesErr)
 	s.Confirm = h.confirmStatus()
 	s.Problems = append(s.Problems, s.Confirm.problems()...)
@@ -260,6 +262,11 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 		}
 		for _, alarm := range s.Etcd.Alarms {
 			add("etcd has an alarm: %s", alarm)
+		}
+	}
+	for _, f := range s.Floating {
+		if f.Err != "" {
+			add("floating address %s: %s", f.Name, f.Err)
 		}
 	}
 	if s.Snapshots != nil && s.Snapshots.Error != "" {

@@ -140,6 +140,13 @@ func clusterRows(out screen, s agent.Status) [][]string {
 	for _, n := range s.Nodes {
 		rows = append(rows, []string{"node " + n.Name, fmt.Sprintf("%s, %s", out.verdict(n.Ready, "Ready", "not Ready: "+n.Reason), n.Version)})
 	}
+	for _, f := range s.Floating {
+		text := "elsewhere"
+		if f.Here {
+			text = "here, on " + f.Link
+		}
+		rows = append(rows, []string{"floating " + f.Name, f.Address.String() + " " + text})
+	}
 	if sn := s.Snapshots; sn != nil {
 		text := "none yet"
 		if sn.Newest != nil {
