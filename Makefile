@@ -27,7 +27,7 @@ comma := ,
 
 # Debian packages by what they are for; "make deps" installs what is missing.
 # wireguard-tools: wg, which tests check against and benchmarks compare with.
-DEPS := debootstrap systemd-container iproute2 nftables util-linux mount procps ca-certificates wireguard-tools
+DEPS := debootstrap systemd-container openssh-client iproute2 nftables util-linux mount procps ca-certificates wireguard-tools
 ifneq ($(shell id -u),0)
 SUDO := sudo
 endif
