@@ -44,7 +44,7 @@ func Run(ctx context.Context, s Settings) error {
 	debug.SetGCPercent(gcPercent)
 	d := &daemon{Settings: s, manager: manager{log: s.Log}, events: make(chan Event)}
 	d.lanes = []*lane{
-		newLane(d, "host", DomainKernel, DomainNetwork),
+		newLane(d, "host", DomainKernel, DomainHostNames, DomainNetwork),
 		newLane(d, "cluster", DomainPKI, DomainUnits, DomainCluster),
 	}
 	lock, err := AcquireDaemon(ctx, s.Root)

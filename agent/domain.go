@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/cluster"
 	"github.com/nodeagent/nodeagent/internal/kernel"
+	"github.com/nodeagent/nodeagent/internal/names"
 	"github.com/nodeagent/nodeagent/internal/plan"
 	"github.com/nodeagent/nodeagent/internal/units"
 	"github.com/nodeagent/nodeagent/netcfg"
@@ -75,16 +76,17 @@ func (v verbs[S]) Apply(ctx context.Context, changes []plan.Change, rep plan.Rep
 // Names of the domains in the order in which they are applied: each may build
 // on those before it, but fails without stopping them.
 const (
-	DomainKernel  = kernel.Domain
-	DomainNetwork = netcfg.Domain
-	DomainPKI     = pki.Domain
-	DomainUnits   = units.Domain
-	DomainCluster = cluster.Domain
+	DomainKernel    = kernel.Domain
+	DomainHostNames = names.Domain
+	DomainNetwork   = netcfg.Domain
+	DomainPKI       = pki.Domain
+	DomainUnits     = units.Domain
+	DomainCluster   = cluster.Domain
 )
 
 // DomainNames returns the names of all domains in order.
 func DomainNames() []string {
-	return []string{DomainKernel, DomainNetwork, DomainPKI, DomainUnits, DomainCluster}
+	return []string{DomainKernel, DomainHostNames, DomainNetwork, DomainPKI, DomainUnits, DomainCluster}
 }
 
 // Only returns the domains with the given names, in their own order; all of

@@ -75,7 +75,7 @@ func (h *Host) setSpec(spec *hosts.Spec) { h.spec.Store(spec) }
 
 // Domains returns the host's domains in the order in which they are applied.
 func (h *Host) Domains() []Domain {
-	return []Domain{h.kernelDomain(), h.networkDomain(), h.pkiDomain(), h.unitsDomain(), h.clusterDomain()}
+	return []Domain{h.kernelDomain(), h.namesDomain(), h.networkDomain(), h.pkiDomain(), h.unitsDomain(), h.clusterDomain()}
 }
 
 func (h *Host) kernelDomain() Domain {
@@ -213,6 +213,9 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 	go h.network.FollowNames(ctx, func() {
 		send(ctx, events, Event{Source: "the name of a silent WireGuard peer", Domains: []string{DomainNetwork}})
 	})
+	if err := h.watchNames(ctx, events); err != nil {
+		return err
+	}
 	services := Event{Source: "systemd", Domains: []string{DomainUnits}}
 	if err := watchSignals(ctx, h.log, h.systemd.Watch, events, services); err != nil {
 		return err

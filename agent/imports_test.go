@@ -27,11 +27,12 @@ var mayImport = map[string][]string{
 	"pki":                 domainMayImport,
 	"etcdops":             domainMayImport,
 	"internal/kernel":     domainMayImport,
+	"internal/names":      domainMayImport,
 	"internal/units":      domainMayImport,
 	"internal/cluster":    domainMayImport,
 	"internal/kube":       append([]string{"internal/units"}, domainMayImport...),
 	"agent": append([]string{
-		"netcfg", "pki", "etcdops", "internal/kernel", "internal/units", "internal/kube", "internal/cluster",
+		"netcfg", "pki", "etcdops", "internal/kernel", "internal/names", "internal/units", "internal/kube", "internal/cluster",
 		"internal/confirm",
 	}, domainMayImport...),
 	"cmd/nodeagent": {
