@@ -168,11 +168,18 @@ func (l *loader) checkTunnels() {
 	}
 }
 
-// endpoint is where the host is reached from outside, invalid where that is a
-// DNS name.
+// reached is where a host is reached from outside.
+type reached struct {
+	node *node
+	addr netip.Addr // invalid where that is a DNS name
+}
+
 func (d *draft) endpoint() (*node, netip.Addr) {
-	a, _ := netip.ParseAddr(endpointHost(value[string](d, "wireguard.endpoint")))
-	return d.tree.get("wireguard.endpoint"), a
+	if d.outside == nil {
+		a, _ := netip.ParseAddr(endpointHost(value[string](d, "wireguard.endpoint")))
+		d.outside = &reached{d.tree.get("wireguard.endpoint"), a}
+	}
+	return d.outside.node, d.outside.addr
 }
 
 // checkWayTo looks at the route that the spec has towards another host's

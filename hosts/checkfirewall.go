@@ -119,7 +119,7 @@ func (d *draft) checkSources(from *node, f facts, anybody bool) {
 			d.at(item, "\"wireguard\" stands for network.wireguard.range, which the fleet does not have")
 		case s.word == fromClients && !slices.ContainsFunc(f.all, func(o *draft) bool { return o.has("wireguard.client") }):
 			d.at(item, "\"clients\" stands for the clients of WireGuard, of which no host of the fleet has any: write [wireguard.client.NAME] in a host's file")
-		case s.word == fromHost && !slices.Contains(f.names(), s.host):
+		case s.word == fromHost && !slices.ContainsFunc(f.all, func(o *draft) bool { return o.spec.Name == s.host }):
 			d.at(item, "%s is not a host of the fleet%s", quote(s.host), didYouMean(s.host, f.names()))
 		}
 	}

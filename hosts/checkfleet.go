@@ -92,19 +92,20 @@ func (l *loader) checkDuplicateAddresses() {
 }
 
 func (l *loader) checkPodRanges() {
-	for i, d := range l.hosts {
-		n := d.tree.get("host.pod_range")
+	var earlier []namedRange
+	for _, d := range l.hosts {
 		own := value[netip.Prefix](d, "host.pod_range")
-		if n == nil || !own.IsValid() {
+		if !own.IsValid() {
 			continue
 		}
-		for _, other := range l.hosts[:i] {
-			theirs := value[netip.Prefix](other, "host.pod_range")
-			if theirs.IsValid() && theirs.Overlaps(own) {
-				l.at(n, "%s overlaps the pod range %s of host %q (%s)", own, theirs, other.spec.Name, other.tree.get("host.pod_range").place())
+		n := d.tree.get("host.pod_range")
+		for _, other := range earlier {
+			if other.prefix.Overlaps(own) {
+				l.at(n, "%s overlaps the pod range %s of host %q (%s)", own, other.prefix, other.path, other.node.place())
 				break
 			}
 		}
+		earlier = append(earlier, namedRange{d.spec.Name, own, n})
 	}
 }
 

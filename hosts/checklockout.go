@@ -92,14 +92,10 @@ func (l *loader) inside(p netip.Prefix) bool {
 	within := func(outer netip.Prefix) bool {
 		return outer.IsValid() && outer.Bits() <= p.Bits() && outer.Contains(p.Addr())
 	}
-	for _, d := range l.hosts {
-		own := append(d.clientPrefixes(), d.hostPrefixes(d.spec.Name)...)
-		own = append(own, d.spec.Kubernetes.PodRange, value[netip.Prefix](d, "network.wireguard.range"))
-		if slices.ContainsFunc(own, within) {
-			return true
-		}
-	}
-	return false
+	first := l.hosts[0]
+	_, exactly := slices.BinarySearchFunc(first.shared.prefixes, p, comparePrefixes)
+	return exactly || within(first.spec.Kubernetes.PodRange) || within(value[netip.Prefix](first, "network.wireguard.range")) ||
+		slices.ContainsFunc(first.shared.clients, within)
 }
 
 // clientEnters tells whether a client of a hub is within the range and is let

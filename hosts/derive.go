@@ -1,50 +1,22 @@
 package hosts
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 )
 
 // derive fills in what a host takes from the others' files.
-func (d *draft) derive(all []*draft) {
-	for _, other := range all {
-		if other != d {
-			d.spec.Peers = append(d.spec.Peers, other.asPeer())
-		}
-	}
+func (d *draft) derive(s *shared) {
+	d.shared = s
+	d.spec.Peers = s.others(d.spec.Name)
 	d.deriveFirewall()
-	d.deriveHosts(all)
+	d.deriveHosts()
 	d.deriveProbes()
 }
 
 // meshSuffix is what the name of a host's mesh address ends in, where the node
 // address is another one.
 const meshSuffix = ".mesh"
-
-// deriveHosts collects the entries of /etc/hosts: the fleet's, then those
-// written. It leaves them nil where the spec asks for none.
-func (d *draft) deriveHosts(all []*draft) {
-	names := map[netip.Addr][]string{}
-	add := func(a netip.Addr, more ...string) { names[a] = unique(append(names[a], more...)) }
-	if value[bool](d, "network.hosts_file") {
-		for _, other := range all {
-			add(other.spec.Address, other.spec.Name)
-			if w := other.spec.Network.WireGuard; w != nil && w.Address.Addr() != other.spec.Address {
-				add(w.Address.Addr(), other.spec.Name+meshSuffix)
-			}
-		}
-	}
-	written := d.tree.get("network.hosts")
-	for _, text := range written.names() {
-		if a, err := parseAddr(text); err == nil {
-			add(a, values[string](written.table[text])...)
-		}
-	}
-	for _, a := range slices.SortedFunc(maps.Keys(names), netip.Addr.Compare) {
-		d.spec.Names.Hosts = append(d.spec.Names.Hosts, HostsEntry{Address: a, Names: names[a]})
-	}
-}
 
 // deriveProbes leaves out the probes that ask nothing of this host, so that
 // cluster.toml can name them for all.

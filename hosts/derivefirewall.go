@@ -12,10 +12,10 @@ import (
 func (d *draft) deriveFirewall() {
 	f := &d.spec.Firewall
 	rules := d.tree.get("firewall.allow")
-	f.Allow = slices.DeleteFunc(f.Allow, func(rule Allow) bool { return d.nobody(rules.table[rule.Name].get("from")) })
-	for i, rule := range f.Allow {
-		f.Allow[i].From = d.ranges(rules.table[rule.Name].get("from"))
-	}
+	f.Allow = kept(f.Allow, func(rule *Allow) (anybody bool) {
+		rule.From, anybody = d.ranges(rules.table[rule.Name].get("from"))
+		return anybody
+	})
 	d.deriveForward()
 	d.deriveMasquerade()
 	d.allowWireGuard()
@@ -27,14 +27,13 @@ func (d *draft) deriveForward() {
 		return
 	}
 	rules := d.tree.get("firewall.forward")
-	f.Allow = slices.DeleteFunc(f.Allow, func(rule ForwardAllow) bool {
+	f.Allow = kept(f.Allow, func(rule *ForwardAllow) bool {
 		n := rules.table[rule.Name]
-		return d.nobody(n.get("from")) || d.nobody(n.get("to"))
+		var from, to bool
+		rule.From, from = d.ranges(n.get("from"))
+		rule.To, to = d.ranges(n.get("to"))
+		return from && to
 	})
-	for i, rule := range f.Allow {
-		n := rules.table[rule.Name]
-		f.Allow[i].From, f.Allow[i].To = d.ranges(n.get("from")), d.ranges(n.get("to"))
-	}
 }
 
 // podsMasquerade is the name of the masquerade that workers have by default.
@@ -44,11 +43,12 @@ const podsMasquerade = "pods"
 func (d *draft) deriveMasquerade() {
 	f := &d.spec.Firewall
 	rules := d.tree.get("firewall.masquerade")
-	f.Masquerade = slices.DeleteFunc(f.Masquerade, func(rule Masquerade) bool { return d.nobody(rules.table[rule.Name].get("from")) })
-	for i, rule := range f.Masquerade {
+	f.Masquerade = kept(f.Masquerade, func(rule *Masquerade) (anybody bool) {
 		n := rules.table[rule.Name]
-		f.Masquerade[i].From, f.Masquerade[i].Except = d.ranges(n.get("from")), d.ranges(n.get("except"))
-	}
+		rule.Except, _ = d.ranges(n.get("except"))
+		rule.From, anybody = d.ranges(n.get("from"))
+		return anybody
+	})
 	pods := d.spec.Kubernetes.PodRange
 	if !d.ownsPodRange() || !pods.IsValid() || rules != nil && rules.table[podsMasquerade] != nil {
 		return
@@ -94,15 +94,22 @@ func (d *draft) allowWireGuard() {
 	d.spec.Firewall.Allow = append(d.spec.Firewall.Allow, Allow{Name: fromWireGuard, Protocol: "udp", Ports: []uint16{uint16(w.Port)}})
 }
 
-// nobody tells whether sources are written and turn out to be nobody.
-func (d *draft) nobody(n *node) bool {
-	prefixes, anybody := d.resolve(values[source](n))
-	return n != nil && !anybody && len(prefixes) == 0
+// kept completes rules and drops those that are for nobody.
+func kept[T any](rules []T, complete func(*T) bool) []T {
+	var some []T
+	for i := range rules {
+		if complete(&rules[i]) {
+			some = append(some, rules[i])
+		}
+	}
+	return some
 }
 
-func (d *draft) ranges(n *node) []netip.Prefix {
-	prefixes, _ := d.resolve(values[source](n))
-	return prefixes
+// ranges are those of sources as they are written; ok is false where some are
+// written and turn out to be nobody.
+func (d *draft) ranges(n *node) (prefixes []netip.Prefix, ok bool) {
+	prefixes, anybody := d.resolve(values[source](n))
+	return prefixes, n == nil || anybody || len(prefixes) > 0
 }
 
 // resolve turns sources into ranges, sorted; anybody is true for "any".
@@ -126,60 +133,6 @@ func (d *draft) resolve(sources []source) (prefixes []netip.Prefix, anybody bool
 		}
 	}
 	return sortedPrefixes(prefixes), len(sources) == 0
-}
-
-// fleetPrefixes are the other hosts' node and mesh addresses: packets come from
-// either, by the route that they take.
-func (d *draft) fleetPrefixes() []netip.Prefix {
-	var addrs []netip.Addr
-	for _, p := range d.spec.Peers {
-		addrs = append(addrs, p.Address)
-		if p.WireGuard != nil {
-			addrs = append(addrs, p.WireGuard.Address)
-		}
-	}
-	return single(addrs)
-}
-
-// hostPrefixes are the node and the mesh address of one host, which may be this
-// one.
-func (d *draft) hostPrefixes(name string) []netip.Prefix {
-	var addrs []netip.Addr
-	if name == d.spec.Name {
-		addrs = append(addrs, d.spec.Address)
-		if w := d.spec.Network.WireGuard; w != nil {
-			addrs = append(addrs, w.Address.Addr())
-		}
-	}
-	for _, p := range d.spec.Peers {
-		if p.Name != name {
-			continue
-		}
-		addrs = append(addrs, p.Address)
-		if p.WireGuard != nil {
-			addrs = append(addrs, p.WireGuard.Address)
-		}
-	}
-	return single(addrs)
-}
-
-// clientPrefixes are the addresses of all WireGuard clients of the fleet.
-func (d *draft) clientPrefixes() []netip.Prefix {
-	var prefixes []netip.Prefix
-	add := func(clients []WireGuardClient) {
-		for _, c := range clients {
-			prefixes = append(prefixes, c.Addresses...)
-		}
-	}
-	if w := d.spec.Network.WireGuard; w != nil {
-		add(w.Clients)
-	}
-	for _, p := range d.spec.Peers {
-		if p.WireGuard != nil {
-			add(p.WireGuard.Clients)
-		}
-	}
-	return sortedPrefixes(prefixes)
 }
 
 // single makes ranges of one address each, sorted and once.

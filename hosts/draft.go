@@ -24,7 +24,9 @@ type draft struct {
 	tree *node  // cluster.toml joined with the host's file
 	spec *Spec
 
-	addresses []heldAddress // all that the host holds, see hold
+	addresses []heldAddress // all that the host holds, see held
+	outside   *reached      // where it is reached from outside, see endpoint
+	shared    *shared       // what all hosts know of each other, once all are read
 }
 
 // value returns the value at a dotted path, the zero value where there is none

@@ -188,8 +188,9 @@ func (l *loader) load() []*Spec {
 	}
 	l.checkFleet(f)
 	specs := make([]*Spec, len(l.hosts))
+	shared := share(l.hosts)
 	for i, d := range l.hosts {
-		d.derive(l.hosts)
+		d.derive(shared)
 		specs[i] = d.spec
 	}
 	if len(l.problems) == 0 {
