@@ -233,17 +233,17 @@ func wireGuardQuestions(spec *hosts.Spec, changed time.Time) []question {
 		if p.WireGuard == nil {
 			continue
 		}
-		heard := &hearing{device: device.Interface, address: p.WireGuard.Address, key: p.WireGuard.PublicKey, changed: changed}
+		heard := &hearing{device: device.Interface, address: p.WireGuard.Address, changed: changed}
 		list = append(list, question{"wireguard peer " + p.Name, heard.ask})
 	}
 	return list
 }
 
-// hearing is what is heard from one peer.
+// hearing is what is heard from one peer: the one that has the address, whatever
+// its key, since a wrong key is a way to lose it.
 type hearing struct {
 	device  string
 	address netip.Addr
-	key     string
 	changed time.Time
 
 	mu sync.Mutex
@@ -299,9 +299,9 @@ func (h *hearing) look() (wgtypes.Peer, error) {
 		return wgtypes.Peer{}, fmt.Errorf("look at WireGuard device %q: %w", h.device, err)
 	}
 	for _, p := range device.Peers {
-		if p.PublicKey.String() == h.key {
+		if slices.ContainsFunc(p.AllowedIPs, func(n net.IPNet) bool { return n.Contains(h.address.AsSlice()) }) {
 			return p, nil
 		}
 	}
-	return wgtypes.Peer{}, errors.New("it is no peer of the device")
+	return wgtypes.Peer{}, fmt.Errorf("no peer of the device has the address %s", h.address)
 }

@@ -164,7 +164,7 @@ func TestGatewayQuestionsGoByName(t *testing.T) {
 
 // TestHearing: a peer of which a device that is not there has heard nothing.
 func TestHearing(t *testing.T) {
-	h := &hearing{device: "nodeagent-none", key: "k"}
+	h := &hearing{device: "nodeagent-none", address: netip.MustParseAddr("192.0.2.9")}
 	if err := h.ask(t.Context()); err == nil {
 		t.Error("heard from a device that is not there")
 	}
