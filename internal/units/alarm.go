@@ -24,13 +24,13 @@ type Alarm struct {
 func (a Alarm) service() string { return a.Name + ".service" }
 func (a Alarm) timer() string   { return a.Name + ".timer" }
 
-// The service starts before nodeagent does at a boot, and is tried again until
-// it succeeds: links may appear late.
+// The service starts before nodeagent does at a boot, and before what waits for
+// the network. It is tried again until it succeeds: links may appear late.
 const alarmService = Header + `
 [Unit]
 Description=%s
 After=systemd-modules-load.service systemd-sysctl.service local-fs.target dbus.service
-Before=nodeagent.service
+Before=nodeagent.service network-online.target
 StartLimitIntervalSec=0
 
 [Service]
