@@ -18,12 +18,27 @@ import (
 // needs the host's address, its default route and its open port.
 const admin = "198.51.100.7"
 
-// reached is a host that tests come into as a person would: over a new TCP
-// connection to its own sshd.
-type reached struct {
+// lockout is a host whose network a test changes.
+type lockout struct {
 	t   *testing.T
 	ctx context.Context
 	*lab.Mercury
+}
+
+// must returns the output of a command on the host, which must succeed.
+func (h lockout) must(args ...string) string {
+	h.t.Helper()
+	out, err := h.Exec(h.ctx, args...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return out
+}
+
+// reached is a host that tests come into as a person would: over a new TCP
+// connection to its own sshd.
+type reached struct {
+	lockout
 	lab *lab.Lab
 	key string
 }
@@ -43,7 +58,7 @@ func newReached(t *testing.T, ctx context.Context, l *lab.Lab, name, key string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := reached{t, ctx, &lab.Mercury{Host: host}, l, key}
+	r := reached{lockout{t, ctx, &lab.Mercury{Host: host}}, l, key}
 	public, err := os.ReadFile(key + ".pub")
 	if err != nil {
 		t.Fatal(err)
@@ -92,15 +107,6 @@ func addAdmin(t *testing.T, ctx context.Context, l *lab.Lab) {
 func (r reached) ssh(address, command string) (string, error) {
 	args := append(sshArgs(r.key), "-b", admin, "root@"+address, command)
 	return r.lab.OnWire(r.ctx, args...)
-}
-
-func (r reached) must(args ...string) string {
-	r.t.Helper()
-	out, err := r.Exec(r.ctx, args...)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return out
 }
 
 // fleet writes the files of a fleet.
