@@ -101,6 +101,30 @@ type endpointRecorder struct {
 	mu      sync.Mutex
 	holding bool
 	pending []noted
+	last    struct { // the record that was last read
+		path, device string
+		file         os.FileInfo
+		record       endpoints
+	}
+}
+
+// read is readEndpoints, but reads a file only once: a record is replaced and
+// never written over. The caller does not change what it gets.
+func (r *endpointRecorder) read(folder, device string) endpoints {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	path := endpointsPath(folder)
+	file, err := os.Stat(path)
+	if err != nil {
+		return endpoints{}
+	}
+	l := &r.last
+	same := l.file != nil && l.path == path && l.device == device && os.SameFile(l.file, file) &&
+		l.file.Size() == file.Size() && l.file.ModTime().Equal(file.ModTime())
+	if !same {
+		l.path, l.device, l.file, l.record = path, device, file, readEndpoints(folder, device)
+	}
+	return l.record
 }
 
 type noted struct {

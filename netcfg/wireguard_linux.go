@@ -127,7 +127,7 @@ func (sys *System) observeDevice(w *WireGuard) error {
 	if device.PrivateKey != (wgtypes.Key{}) {
 		w.PublicKey = device.PublicKey
 	}
-	record, now := readEndpoints(w.Folder, w.Interface), time.Now()
+	record, now := sys.recorder.read(w.Folder, w.Interface), time.Now()
 	host, err := readWireGuardKey(w.Folder)
 	if err != nil || host == (wgtypes.Key{}) {
 		host = device.PrivateKey
