@@ -28,13 +28,15 @@ type kernelAddress struct {
 	scope     int  // of rtnetlink(7)
 	temporary bool // IPv6: of privacy extensions, made by the kernel
 	noDAD     bool
-	valid     uint32 // seconds that are left; all ones for ever
-	preferred uint32
-	kept      uint32 // flags that a change must not lose
-	permanent bool   // false for those of DHCP and router advertisements
-	secondary bool   // IPv4: goes with the first address of its network
-	tentative bool   // IPv6: duplicate address detection is under way
-	duplicate bool   // IPv6: another host has it
+	// deprecated tells that the preferred lifetime is over.
+	deprecated bool
+	valid      uint32 // seconds that are left; all ones for ever
+	preferred  uint32
+	kept       uint32 // flags that a change must not lose
+	permanent  bool   // false for those of DHCP and router advertisements
+	secondary  bool   // IPv4: goes with the first address of its network
+	tentative  bool   // IPv6: duplicate address detection is under way
+	duplicate  bool   // IPv6: another host has it
 }
 
 func (sys *System) listAddresses() ([]kernelAddress, error) {
@@ -99,6 +101,7 @@ func parseAddress(message []byte) (kernelAddress, error) {
 	}
 	a.peer = address.IsValid() && local != address
 	a.prefix = netip.PrefixFrom(local, int(head.Prefixlen))
+	a.deprecated = flags&unix.IFA_F_DEPRECATED != 0
 	a.noDAD = flags&unix.IFA_F_NODAD != 0
 	a.temporary = local.Is6() && flags&unix.IFA_F_TEMPORARY != 0
 	a.kept = flags & keptFlags
@@ -121,11 +124,10 @@ func (k kernelAddress) managed(owned bool) Address {
 	if k.valid != forever {
 		a.Valid = time.Duration(max(k.valid, 1)) * time.Second
 	}
-	switch k.preferred {
-	case 0:
+	switch {
+	case k.deprecated: // also of an IPv4 address that is valid for ever, whose lifetimes do not tell
 		a.Deprecated = true
-	case forever:
-	default:
+	case k.preferred != forever:
 		a.Preferred = time.Duration(k.preferred) * time.Second
 	}
 	return a

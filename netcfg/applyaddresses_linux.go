@@ -32,7 +32,7 @@ func (sys *System) addAddress(ctx context.Context, link string, index int, a Add
 		return fmt.Errorf("add address %s to link %q: %w", a, link, explain(err,
 			hint{unix.EACCES, "IPv6 is off on this link (sysctl net.ipv6.conf." + link + ".disable_ipv6)"},
 			hint{unix.EOPNOTSUPP, "IPv6 is off on this host (kernel parameter ipv6.disable)"},
-			hint{unix.EINVAL, "the kernel refuses a lifetime: the preferred one must not be longer than the other"},
+			hint{unix.EINVAL, "the kernel refuses the address: its preferred lifetime must not be longer than the other, and the IPv4 addresses of one network on one link have one scope"},
 			hint{unix.EADDRNOTAVAIL, "it is no address that a host can have"}))
 	}
 	return nil
@@ -64,33 +64,43 @@ func (sys *System) changeAddress(ctx context.Context, link string, index int, a 
 // apply deletes before it adds, since the kernel refuses the second of the two.
 // Killed in between, the next run adds what is missing. The IPv4 routes that go
 // with the address are put back, whoever made them.
-func (o replaceAddress) apply(ctx context.Context, sys *System) error {
+func (o replaceAddresses) apply(ctx context.Context, sys *System) error {
 	link, err := sys.find(o.link)
 	if err != nil {
 		return err
 	}
 	index := link.Attrs().Index
-	dropped := saved{}
-	if o.old == o.new.Prefix {
+	var dropped []saved
+	for _, old := range o.old {
+		if old.Addr().Is6() {
+			continue
+		}
 		kernel, err := sys.listLinks()
 		if err != nil {
 			return fmt.Errorf("list links: %w", explain(err))
 		}
-		if dropped, err = sys.save(kernel, index, true, o.old.Addr()); err != nil {
+		s, err := sys.save(kernel, index, true, old.Addr())
+		if err != nil {
 			return fmt.Errorf("list what hangs on link %q: %w", o.link, explain(err))
 		}
+		dropped = append(dropped, s)
 	}
-	restore, err := sys.promoteSecondaries(ctx, index, o.old)
-	if err != nil {
-		return fmt.Errorf("keep secondary addresses of link %q: %w", o.link, explain(err))
+	for _, old := range o.old {
+		if err := (deleteAddress{link: o.link, prefix: old}).apply(ctx, sys); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(sys.removeAddress(ctx, o.link, index, o.old), restore()); err != nil {
-		return err
+	for _, a := range o.new {
+		if err := sys.addAddress(ctx, o.link, index, a); err != nil {
+			return err
+		}
 	}
-	if err := sys.addAddress(ctx, o.link, index, o.new); err != nil {
-		return err
+	for _, s := range dropped {
+		if err := sys.putBack(ctx, s); err != nil {
+			return err
+		}
 	}
-	return sys.putBack(ctx, dropped)
+	return nil
 }
 
 func (o deleteAddress) apply(ctx context.Context, sys *System) error {

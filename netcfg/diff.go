@@ -1,6 +1,9 @@
 package netcfg
 
 import (
+	"net/netip"
+	"slices"
+
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
@@ -34,7 +37,7 @@ func Diff(have, want State) []plan.Change {
 	tunnel, tunnelDrop := placeWireGuard(have.WireGuard, want.WireGuard, links)
 	have = have.without(links.gone).unrouted(links.cycled)
 	addresses := diffAddresses(have, want, links)
-	routes := diffRoutes(have.flushed(addresses.flushed), want, links, addresses.lostSources)
+	routes := diffRoutes(have.flushed(addresses.flushed).unsourced(addresses.cleared), want, links, addresses.lostSources)
 	rules := diffPolicyRules(have, want)
 
 	var changes []plan.Change
@@ -140,6 +143,22 @@ func (s State) unrouted(links map[string]bool) State {
 	for _, r := range s.Routes {
 		if !links[r.Device] {
 			left.Routes = append(left.Routes, r)
+		}
+	}
+	return left
+}
+
+// unsourced returns the state as it is once the kernel has taken the addresses
+// from the routes that prefer them.
+func (s State) unsourced(addresses map[netip.Addr]bool) State {
+	if len(addresses) == 0 {
+		return s
+	}
+	left := s
+	left.Routes = slices.Clone(s.Routes)
+	for i, r := range left.Routes {
+		if addresses[r.Source] {
+			left.Routes[i].Source = netip.Addr{}
 		}
 	}
 	return left

@@ -67,13 +67,29 @@ func TestDiff(t *testing.T) {
 		{
 			name: "what is there serves, whoever made it",
 			have: State{
-				Links:  []Link{theirs(hardware("lan0"), "192.0.2.10/24"), somebodyMade(bridge("br0")), somebodyMade(veth("v0", "v1")), somebodyMade(veth("v1", "v0"))},
+				Links:  []Link{theirs(hardware("lan0"), "192.0.2.10/24")},
 				Routes: []Route{route("0.0.0.0/0", "192.0.2.1", "lan0", 0, 16), route("::/0", "2001:db8::1", "lan0", 1024, 9)},
 			},
 			want: State{
-				Links:  []Link{hardware("lan0", "192.0.2.10/24"), bridge("br0"), veth("v0", "v1"), veth("v1", "v0")},
+				Links:  []Link{hardware("lan0", "192.0.2.10/24")},
 				Routes: []Route{route("0.0.0.0/0", "192.0.2.1", "lan0", 0, RouteProtocol), route("::/0", "2001:db8::1", "", 0, RouteProtocol)},
 			},
+		},
+		{
+			name: "a link that somebody made is taken over only on request",
+			have: State{Links: []Link{
+				with(somebodyMade(bridge("docker0")), func(l *Link) { l.Alias = "pods of a host" }),
+				somebodyMade(bridge("docker1")), somebodyMade(veth("v0", "v1")), somebodyMade(veth("v1", "v0")),
+			}},
+			want: State{Links: []Link{
+				bridge("docker0", "10.0.0.1/24"), with(bridge("docker1"), func(l *Link) { l.Adopt = true }),
+				with(veth("v0", "v1"), func(l *Link) { l.Adopt = true }), veth("v1", "v0"),
+			}},
+			plan: `create link docker0 [quiet] "bridge, mtu 1500, up" -> "bridge, mtu 1500, up": link "docker0" is a bridge that somebody else (alias "pods of a host") made; write adopt = true to take it over, or remove or rename it
+update link docker1 [quiet] "bridge, mtu 1500, up\nalias \"\"" -> "bridge, mtu 1500, up\nalias \"nodeagent\"": the spec takes it over; Docker made it
+update link v0 [quiet] "veth to v1, mtu 1500, up\nalias \"\"" -> "veth to v1, mtu 1500, up\nalias \"nodeagent\"": the spec takes it over; somebody else made it
+create link v1 [quiet] "veth to v0, mtu 1500, up" -> "veth to v0, mtu 1500, up": link "v1" is a veth to v0 that somebody else made; write adopt = true to take it over, or remove or rename it
+`,
 		},
 		{
 			name: "what somebody made stays when the spec drops it",

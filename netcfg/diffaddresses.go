@@ -18,12 +18,14 @@ type addressDiff struct {
 	deleteFirst []plan.Change // deletions after which wanted routes must be made again
 	delete      []plan.Change // all other deletions, after the routes
 
+	moving      map[netip.Addr]bool // IPv6 addresses that wanted routes prefer
 	flushed     map[string]bool     // links that lose their IPv4 routes to deleteFirst
+	cleared     map[netip.Addr]bool // IPv6 addresses that deleteFirst takes from the routes that prefer them
 	lostSources map[netip.Addr]bool // IPv4 addresses that the host will not have any more
 }
 
 func diffAddresses(have, want State, links linkDiff) addressDiff {
-	d := addressDiff{flushed: map[string]bool{}}
+	d := addressDiff{flushed: map[string]bool{}, cleared: map[netip.Addr]bool{}, moving: movingSources(want)}
 	wanted := byName(want.Links)
 	existing := byName(have.Links)
 	for _, w := range want.Links {
@@ -50,6 +52,7 @@ func (d *addressDiff) link(h, w Link, routes []Route) {
 			unwanted[a.Prefix] = true
 		}
 	}
+	w.Addresses = d.rescope(h, w, unwanted)
 	for _, a := range w.Addresses {
 		if i := slices.IndexFunc(h.Addresses, func(have Address) bool { return have.Prefix == a.Prefix }); i >= 0 {
 			d.options(w.Name, h.Addresses[i], a)
@@ -74,6 +77,10 @@ func (d *addressDiff) link(h, w Link, routes []Route) {
 			c.Reason += "; with it go the IPv4 routes over the link, so it goes before they are made"
 			d.deleteFirst = append(d.deleteFirst, c)
 			d.flushed[w.Name] = true
+		} else if d.moving[a.Prefix.Addr()] {
+			c.Reason += "; another link has it now, and routes that prefer it are made again"
+			d.deleteFirst = append(d.deleteFirst, c)
+			d.cleared[a.Prefix.Addr()] = true
 		} else {
 			d.delete = append(d.delete, c)
 		}
@@ -91,12 +98,8 @@ func (d *addressDiff) options(link string, h, w Address) {
 	if !h.Owned {
 		reason += "; the address that is there is not nodeagent's"
 	}
-	effect, o := plan.Quiet, op(addAddress{link: link, address: w, replace: true})
-	if scopeDiffers(h, w) {
-		effect, o = plan.Disconnect, replaceAddress{link: link, old: h.Prefix, new: w}
-		reason += "; it is deleted for a moment, for the kernel sets the scope only when an address is added"
-	}
-	d.add = append(d.add, change(addressKey(w.Prefix, link), plan.ActionUpdate, effect, reason, h.String(), w.String(), o))
+	d.add = append(d.add, change(addressKey(w.Prefix, link), plan.ActionUpdate, plan.Quiet, reason, h.String(), w.String(),
+		addAddress{link: link, address: w, replace: true}))
 }
 
 // addressReasons says what differs, as far as the spec says anything: somebody
@@ -106,9 +109,6 @@ func addressReasons(h, w Address) []string {
 		return nil
 	}
 	var reasons []string
-	if scopeDiffers(h, w) {
-		reasons = append(reasons, "of scope "+w.Scope)
-	}
 	if h.NoDAD != w.NoDAD && w.Prefix.Addr().Is6() {
 		word := "with duplicate address detection"
 		if w.NoDAD {
@@ -124,6 +124,7 @@ func addressReasons(h, w Address) []string {
 	case w.Deprecated && !h.Deprecated:
 		reasons = append(reasons, "deprecated")
 	case w.Deprecated, h.Deprecated && w.Preferred != 0: // its preferred lifetime is over, as it should be by now
+	case w.Prefix.Addr().Is4() && h.Valid == 0 && !h.Deprecated: // the kernel prefers it for ever then
 	case h.Deprecated || !lasts(h.Preferred, limit):
 		reasons = append(reasons, "preferred "+lifetimeWord(limit))
 	}
@@ -134,8 +135,76 @@ func (a Address) plain() bool {
 	return a.Scope == "" && !a.NoDAD && a.Valid == 0 && a.Preferred == 0 && !a.Deprecated
 }
 
-func scopeDiffers(h, w Address) bool {
-	return w.Scope != "" && w.Prefix.Addr().Is4() && cmp.Or(h.Scope, scopeGlobal) != w.Scope
+// rescope plans the IPv4 networks of a link that are to have another scope: the
+// kernel sets it only when an address is added, and all addresses of a network
+// on one link have the same. It returns the other wanted addresses, with the
+// scope of their network where they are yet to be added.
+func (d *addressDiff) rescope(h, w Link, unwanted map[netip.Prefix]bool) []Address {
+	var left []Address
+	done := map[netip.Prefix]bool{}
+	for _, a := range w.Addresses {
+		network := a.Prefix.Masked()
+		if a.Prefix.Addr().Is6() {
+			left = append(left, a)
+			continue
+		}
+		if done[network] {
+			continue
+		}
+		done[network] = true
+		left = append(left, d.rescopeNetwork(h, w, network, unwanted)...)
+	}
+	return left
+}
+
+func (d *addressDiff) rescopeNetwork(h, w Link, network netip.Prefix, unwanted map[netip.Prefix]bool) (left []Address) {
+	in := func(a Address) bool { return a.Prefix.Masked() == network }
+	scope := ""
+	for _, a := range slices.Concat(w.Addresses, h.Addresses) {
+		if in(a) && (a.Scope != "" && scope == "") && hasPrefix(w.Addresses, a.Prefix) {
+			scope = a.Scope
+		}
+	}
+	var old, added []Address
+	for _, a := range h.Addresses {
+		if in(a) && cmp.Or(a.Scope, scopeGlobal) != cmp.Or(scope, scopeGlobal) && (unwanted[a.Prefix] || hasPrefix(w.Addresses, a.Prefix)) {
+			old = append(old, a)
+		}
+	}
+	for _, a := range w.Addresses {
+		if !in(a) {
+			continue
+		}
+		if hasPrefix(old, a.Prefix) || len(old) > 0 && !hasPrefix(h.Addresses, a.Prefix) {
+			a.Scope = scope
+			added = append(added, a)
+			continue
+		}
+		if !hasPrefix(h.Addresses, a.Prefix) {
+			a.Scope = scope
+		}
+		left = append(left, a)
+	}
+	if len(added) == 0 {
+		return left
+	}
+	o := replaceAddresses{link: w.Name, new: added}
+	for _, a := range old {
+		delete(unwanted, a.Prefix)
+		o.old = append(o.old, a.Prefix)
+	}
+	d.add = append(d.add, change(addressKey(added[0].Prefix, w.Name), plan.ActionUpdate, plan.Disconnect,
+		fmt.Sprintf("the spec wants scope %s in %s, and the kernel sets that only when an address is added: they are deleted for a moment", cmp.Or(scope, scopeGlobal), network),
+		lines(old), lines(added), o))
+	return left
+}
+
+func lines(addresses []Address) string {
+	var text []string
+	for _, a := range addresses {
+		text = append(text, a.String())
+	}
+	return strings.Join(text, "\n")
 }
 
 const scopeGlobal = "global"
@@ -164,7 +233,20 @@ func replacement(link string, old, new Address) plan.Change {
 		reason += "; the address that is there is not nodeagent's"
 	}
 	return change(addressKey(new.Prefix, link), plan.ActionUpdate, plan.Disconnect, reason,
-		old.String(), new.String(), replaceAddress{link: link, old: old.Prefix, new: new})
+		old.String(), new.String(), replaceAddresses{link: link, old: []netip.Prefix{old.Prefix}, new: []Address{new}})
+}
+
+// movingSources are the IPv6 addresses of wanted links that wanted routes prefer.
+// When one of them goes from another link, the kernel (since 6.3) takes it from
+// all routes that prefer it, though it is still there.
+func movingSources(want State) map[netip.Addr]bool {
+	moving := map[netip.Addr]bool{}
+	for _, r := range want.Routes {
+		if r.Source.Is6() {
+			moving[r.Source] = true
+		}
+	}
+	return moving
 }
 
 func hasPrefix(addresses []Address, p netip.Prefix) bool {

@@ -151,7 +151,7 @@ func (d *linkDiffer) remakeMisfit(w Link) {
 		return
 	}
 	d.disappears(h.Name)
-	d.remake = append(d.remake, change(linkKey(h.Name), plan.ActionDelete, plan.Disconnect, reason, h.full(), "",
+	d.remake = append(d.remake, change(linkKey(h.Name), plan.ActionDelete, plan.Disconnect, reason, h.managedAs(w).full(), "",
 		deleteLink{name: h.Name, adopt: w.Adopt, bridges: d.keep(h.Master)}))
 }
 
@@ -257,20 +257,27 @@ func (d *linkDiffer) afterBirth(w Link) setLink {
 }
 
 // release takes links that no spec names any more out of the masters that
-// nodeagent gave them.
+// nodeagent gave them, and forgets those that have lost it otherwise.
 func (d *linkDiffer) release(have []Link) {
 	for _, h := range have {
+		h, there := d.have[h.Name]
 		_, wanted := d.wanted[h.Name]
-		if wanted || !h.Placed || h.Master == "" || h.Owned || d.gone[h.Name] || d.gone[h.Master] {
+		if !there || wanted || !h.Placed || h.Owned {
 			continue
 		}
 		none, unplaced := "", false
+		o := setLink{name: h.Name, placed: &unplaced}
+		if h.Master == "" {
+			d.make = append(d.make, change(linkKey(h.Name), plan.ActionUpdate, plan.Quiet,
+				"nodeagent made it a port, which it is no longer", h.String()+"\nport by nodeagent", h.String(), o))
+			continue
+		}
 		after := h
 		after.Master = ""
 		d.cycled[h.Name] = d.flushes(h.Master)
+		o.master, o.up, o.bridges = &none, h.Up, d.keep(h.Master)
 		d.make = append(d.make, change(linkKey(h.Name), plan.ActionUpdate, plan.Disconnect,
-			"nodeagent made it a port of "+h.Master+" and the spec no longer names it", h.String(), after.String(),
-			setLink{name: h.Name, master: &none, placed: &unplaced, up: h.Up, bridges: d.keep(h.Master)}))
+			"nodeagent made it a port of "+h.Master+" and the spec no longer names it", h.String(), after.String(), o))
 	}
 }
 
@@ -337,6 +344,16 @@ func makerOf(l Link) string {
 		}
 	}
 	return "somebody else"
+}
+
+// managedAs leaves out what w says nothing of.
+func (l Link) managedAs(w Link) Link {
+	l.MAC, l.AltNames, l.Port, l.VLANs = "", nil, nil, nil
+	l.Settings = slices.DeleteFunc(slices.Clone(l.Settings), func(s Setting) bool {
+		_, managed := settingOf(w.Settings, s.Name)
+		return l.Kind != w.Kind || !managed
+	})
+	return l
 }
 
 // full returns the link with its settings, one a line.

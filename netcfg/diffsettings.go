@@ -265,10 +265,14 @@ func (d *linkDiffer) setMAC(c *linkChange, h, w Link) {
 func (d *linkDiffer) setMaster(c *linkChange, h, w Link) {
 	reason := d.masterReason(h, w)
 	if reason == "" {
-		if w.Exact && h.Placed != w.Placed {
+		if (w.Exact || h.Master == "" && !h.Owned) && h.Placed != w.Placed {
 			c.op.placed = &w.Placed
 			c.line("port "+placedWord(h), "port "+placedWord(w))
-			c.because(plan.Quiet, "it was not by nodeagent that it was a port")
+			reason := "nodeagent made it a port, which it is no longer"
+			if h.Master != "" {
+				reason = "it was not by nodeagent that it was a port"
+			}
+			c.because(plan.Quiet, reason)
 		}
 		return
 	}
@@ -332,6 +336,9 @@ func (d *linkDiffer) setPort(c *linkChange, h, w Link) {
 		c.op.port = w.Port
 		if w.Master != "" {
 			c.op.vlans = d.vlans(Link{}, w)
+		}
+		if c.op.vlans != nil {
+			c.line("vlans as the bridge has them", "vlans "+c.op.vlans.String())
 		}
 		for _, s := range c.op.port {
 			c.line("port "+s.Name+" as the bridge has it", "port "+s.Name+" "+s.Value)

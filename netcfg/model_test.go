@@ -67,21 +67,32 @@ func (m *model) apply(payload any) error {
 		return m.delete(o)
 	case addAddress:
 		return m.add(o.link, o.address, o.replace)
-	case replaceAddress:
+	case replaceAddresses:
 		routes := slices.Clone(m.routes)
-		if err := m.remove(o.link, o.old); err != nil {
-			return err
+		for _, old := range o.old {
+			if err := m.remove(o.link, old); err != nil {
+				return err
+			}
 		}
-		if o.old == o.new.Prefix {
+		if o.old[0].Addr().Is4() {
 			m.routes = routes // they are put back
 		}
-		return m.add(o.link, o.new, false)
+		for _, a := range o.new {
+			if err := m.add(o.link, a, false); err != nil {
+				return err
+			}
+		}
+		return nil
 	case deleteAddress:
 		return m.remove(o.link, o.prefix)
 	case putRoute:
 		return m.put(o)
 	case deleteRoute:
+		wanted := o.route.Destination.Addr()
 		for i, r := range m.routes {
+			if wanted.Is6() {
+				r.Source = o.route.Source // which went with its address; the kernel does not ask
+			}
 			if sameRoute(&r, &o.route) && r.Protocol == RouteProtocol {
 				m.routes = slices.Delete(m.routes, i, i+1)
 				return nil

@@ -46,13 +46,13 @@ type (
 		address Address
 		replace bool
 	}
-	// replaceAddress exchanges an address for the same one with another prefix
+	// replaceAddresses exchanges addresses for the same ones with another prefix
 	// length, of which the kernel keeps no two on one link (IPv6), or with
-	// another scope.
-	replaceAddress struct {
+	// another scope, of which it keeps no two in one network (IPv4).
+	replaceAddresses struct {
 		link string
-		old  netip.Prefix
-		new  Address
+		old  []netip.Prefix
+		new  []Address
 	}
 	// deleteAddress deletes one address and no other: secondary addresses of
 	// its network are kept.

@@ -279,8 +279,11 @@ func (sys *System) birthData(data *nl.RtAttr, l Link) error {
 			data.AddRtAttr(nl.IFLA_VXLAN_LINK, nl.Uint32Attr(uint32(index)))
 		}
 	}
-	// A bond's primary port comes later, and brings this with it.
-	settings := slices.DeleteFunc(slices.Clone(l.Settings), func(s Setting) bool { return s.Name == "primary" })
+	// A bond's primary port comes later, and brings this with it. A kernel that
+	// filters no VLANs refuses to be told so.
+	settings := slices.DeleteFunc(slices.Clone(l.Settings), func(s Setting) bool {
+		return s.Name == "primary" || s == Setting{"vlan_filtering", "off"}
+	})
 	return encodeSettings(data, kindAttributes[l.Kind], settings, sys.index)
 }
 
