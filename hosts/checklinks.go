@@ -1,10 +1,6 @@
 package hosts
 
-import (
-	"net/netip"
-	"slices"
-	"strings"
-)
+import "slices"
 
 // linkNames are the links that the host is known to have: those of its spec,
 // the other ends of veths, and the WireGuard device.
@@ -159,65 +155,6 @@ func (d *draft) checkParent(n *node, l Link) {
 	}
 }
 
-// above are the links that cannot be made before this one, or that take it as a
-// port.
-func (d *draft) above(name string) []string {
-	var above []string
-	for _, l := range d.spec.Network.Links {
-		if l.Name == name && l.Master != "" {
-			above = append(above, l.Master)
-		}
-		if l.Parent == name {
-			above = append(above, l.Name)
-		}
-	}
-	return above
-}
-
-// checkRings refuses links each of which would have to be there before the
-// other: the kernel refuses them too.
-func (d *draft) checkRings() {
-	if !d.ok("network.link") {
-		return
-	}
-	reported := map[string]bool{}
-	for _, l := range d.spec.Network.Links {
-		ring := d.ring(l.Name, []string{l.Name})
-		if ring == nil || slices.ContainsFunc(ring, func(name string) bool { return reported[name] }) {
-			continue
-		}
-		for _, name := range ring {
-			reported[name] = true
-		}
-		n := d.linkNode(l.Name)
-		at := n.get("master")
-		if at == nil {
-			at = n.get("parent")
-		}
-		if at == nil {
-			at = n
-		}
-		d.at(at, "the links lie upon one another in a ring: %s", strings.Join(append(ring, l.Name), ", "))
-	}
-}
-
-// ring returns the way from the last link of the path back to the first, nil
-// where there is none.
-func (d *draft) ring(first string, path []string) []string {
-	for _, next := range d.above(path[len(path)-1]) {
-		if next == first {
-			return path
-		}
-		if slices.Contains(path, next) {
-			continue
-		}
-		if ring := d.ring(first, append(slices.Clone(path), next)); ring != nil {
-			return ring
-		}
-	}
-	return nil
-}
-
 // checkSharedNames looks for alternative names that another link has.
 func (d *draft) checkSharedNames() {
 	links := d.tree.get("network.link")
@@ -280,85 +217,6 @@ func (d *draft) checkOtherEnd(at *node, l Link) {
 	}
 }
 
-// writtenAddress is an address of a link and where it is written.
-type writtenAddress struct {
-	prefix  netip.Prefix
-	at      *node
-	options *node // the table of [[address]], nil for a plain one
-}
-
-// linkAddresses are the good addresses of a link, both ways of writing them.
-func linkAddresses(n *node) []writtenAddress {
-	var written []writtenAddress
-	if list := n.get("addresses"); list != nil && !list.bad {
-		for _, at := range list.list {
-			if p := parsed[netip.Prefix](at); p.IsValid() {
-				written = append(written, writtenAddress{prefix: p, at: at})
-			}
-		}
-	}
-	if list := n.get("address"); list != nil && !list.bad {
-		for _, item := range list.list {
-			if p := parsed[netip.Prefix](item.get("address")); p.IsValid() && !item.bad {
-				written = append(written, writtenAddress{prefix: p, at: item.get("address"), options: item})
-			}
-		}
-	}
-	return written
-}
-
-func (d *draft) checkLinkAddresses(n *node, l Link) {
-	if list := n.get("address"); list != nil && !list.bad {
-		for _, item := range list.list {
-			if item.table != nil && item.get("address") == nil && !item.bad {
-				d.missing(item.file, item, item.path+".address", "is missing: the address that the options are of")
-			}
-		}
-	}
-	mtu := n.get("mtu")
-	for _, w := range linkAddresses(n) {
-		if w.prefix.Addr().Is6() && l.MTU > 0 && l.MTU < minIPv6MTU && !mtu.bad {
-			d.at(mtu, "%d is too small for the link's IPv6 address: at least %d", l.MTU, minIPv6MTU)
-		}
-		if isNetworkOrBroadcast(w.prefix.Addr(), w.prefix) {
-			d.at(w.at, "%s is the first or last address of its network, which no host can have", w.prefix)
-			continue
-		}
-		d.checkOutsideRanges(w.at, w.prefix)
-		if w.options != nil {
-			d.checkAddressOptions(w)
-		}
-	}
-}
-
-// checkOutsideRanges keeps a network out of the cluster's ranges.
-func (d *draft) checkOutsideRanges(at *node, p netip.Prefix) {
-	for _, r := range d.clusterRanges() {
-		if r.prefix.Overlaps(p.Masked()) {
-			d.at(at, "%s overlaps %s %s (%s)", p, r.path, r.prefix, r.node.place())
-			return
-		}
-	}
-}
-
-func (d *draft) checkAddressOptions(w writtenAddress) {
-	o, six := w.options, w.prefix.Addr().Is6()
-	if o.broken() {
-		return
-	}
-	preferred, valid := o.get("preferred_lifetime"), o.get("valid_lifetime")
-	switch {
-	case o.get("dad") != nil && !six:
-		d.at(o.get("dad"), "duplicate address detection is of IPv6, and %s is an IPv4 address", w.prefix)
-	case o.get("scope") != nil && six:
-		d.at(o.get("scope"), "is for IPv4: the scope of %s follows from the address itself", w.prefix)
-	case preferred != nil && parsed[bool](o.get("deprecated")):
-		d.at(preferred, "contradicts deprecated = true (%s), which is a preferred lifetime of nothing", o.get("deprecated").place())
-	case preferred != nil && valid != nil && durationOf(preferred) > durationOf(valid):
-		d.at(preferred, "%s is longer than valid_lifetime %s (%s)", hours(durationOf(preferred)), hours(durationOf(valid)), valid.place())
-	}
-}
-
 // checkMTU compares a link's MTU with that of the link that carries it.
 func (d *draft) checkMTU(n *node, l Link) {
 	below, at := d.link(l.Parent), n.get("mtu")
@@ -381,22 +239,4 @@ func vxlanOverhead(l Link) int {
 		return encapsulationOverhead + 20
 	}
 	return encapsulationOverhead
-}
-
-// ownAddresses are the host's addresses that the fleet knows of.
-func (d *draft) ownAddresses() []netip.Addr {
-	var own []netip.Addr
-	for _, h := range d.held() {
-		own = append(own, h.addr)
-	}
-	return own
-}
-
-// checkOwnAddress reports an address that the host does not have.
-func (d *draft) checkOwnAddress(at *node, a netip.Addr) bool {
-	if !a.IsValid() || slices.Contains(d.ownAddresses(), a) || !d.ok("network.link", "host.address", "wireguard.address") {
-		return true
-	}
-	d.at(at, "%s is not an address of this host", a)
-	return false
 }
