@@ -90,6 +90,7 @@ func (c Cut) String() string {
 // which some route leads there (the feasible paths of RFC 3704, 2.3), or by one
 // that has the address that they are for.
 func Reach(want, have State, now Surroundings, ways []Way) []Cut {
+	want = want.resolved(have)
 	before := pictureNow(have, now)
 	after := pictureAfter(want, now)
 	var cuts []Cut

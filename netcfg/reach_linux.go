@@ -87,13 +87,28 @@ func (k kernelLinks) pathAddresses(addresses []kernelAddress) []pathAddress {
 func (sys *System) pathRoutes(kernel kernelLinks, family int, ends []netip.Addr) ([]pathRoute, error) {
 	var routes []pathRoute
 	err := sys.nl.RouteListFilteredIter(family, &netlink.Route{}, netlink.RT_FILTER_TABLE, func(k netlink.Route) bool {
-		to := prefixOf(k, family)
+		to := pathDestination(k, family)
 		if slices.ContainsFunc(ends, to.Contains) {
 			routes = append(routes, kernel.pathRoute(k, to))
 		}
 		return true
 	})
 	return routes, err
+}
+
+// refusals are the types of routes that discard.
+var refusals = map[int]string{unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit"}
+
+// pathDestination is where a route leads; the library has nil for a default.
+func pathDestination(r netlink.Route, family int) netip.Prefix {
+	if r.Dst != nil {
+		bits, _ := r.Dst.Mask.Size()
+		return netip.PrefixFrom(addrFrom(r.Dst.IP), bits)
+	}
+	if family == netlink.FAMILY_V4 {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
 func (k kernelLinks) pathRoute(r netlink.Route, to netip.Prefix) pathRoute {
@@ -111,8 +126,7 @@ func (k kernelLinks) pathRoute(r netlink.Route, to netip.Prefix) pathRoute {
 		route.kind = routeLocal
 		route.own = r.Protocol == unix.RTPROT_KERNEL
 	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT:
-		word, _ := routeType(uint8(r.Type), "")
-		route.kind, route.word = routeRefuse, string(word)
+		route.kind, route.word = routeRefuse, refusals[r.Type]
 	case unix.RTN_THROW:
 		route.kind = routeThrow
 	default:

@@ -16,10 +16,10 @@ func reachHost() Surroundings {
 		links:     []pathLink{{name: "lo"}, {name: "eth0"}},
 		addresses: []pathAddress{{link: "eth0", prefix: prefix("198.51.100.10/24")}},
 		routes: []pathRoute{
-			{table: mainTable, to: prefix("198.51.100.0/24"), hops: []string{"eth0"}, onLink: true, kernel: true},
-			{table: mainTable, to: prefix("0.0.0.0/0"), hops: []string{"eth0"}},
+			{table: hosts.MainTable, to: prefix("198.51.100.0/24"), hops: []string{"eth0"}, onLink: true, kernel: true},
+			{table: hosts.MainTable, to: prefix("0.0.0.0/0"), hops: []string{"eth0"}},
 		},
-		rules: []pathRule{{priority: 32766, table: mainTable}, {priority: 32766, six: true, table: mainTable}},
+		rules: []pathRule{{priority: 32766, table: hosts.MainTable}, {priority: 32766, six: true, table: hosts.MainTable}},
 	}
 }
 
@@ -80,13 +80,13 @@ func TestReach(t *testing.T) {
 		{"and with it the answer", State{}, lost(), ssh, CutNoRoute, "no route would lead to 203.0.113.9", CutBy{}},
 		{"another takes its place", State{Routes: []Route{route("0.0.0.0/0", "198.51.100.1", "eth0")}}, lost(), vault, "", "", CutBy{}},
 		{"of a link that is not there", State{Links: []Link{{Name: "eth1", Kind: hosts.LinkPhysical}}, Routes: []Route{route("203.0.113.0/24", "", "eth1")}}, reachHost(), vault, "", "", CutBy{}},
-		{"everything into the tunnel", State{WireGuard: reachMesh("10.9.0.2/32"), Routes: []Route{route("203.0.113.0/24", "", "wg0")}}, reachHost(), vault, CutNoPeer, "the route to 203.0.113.0/24 leads into wg0, none of whose peers is allowed 203.0.113.80", CutBy{Route: netip.MustParsePrefix("203.0.113.0/24"), Table: mainTable}},
+		{"everything into the tunnel", State{WireGuard: reachMesh("10.9.0.2/32"), Routes: []Route{route("203.0.113.0/24", "", "wg0")}}, reachHost(), vault, CutNoPeer, "the route to 203.0.113.0/24 leads into wg0, none of whose peers is allowed 203.0.113.80", CutBy{Route: netip.MustParsePrefix("203.0.113.0/24"), Table: hosts.MainTable}},
 		{"and a peer takes it", State{WireGuard: reachMesh("10.9.0.2/32", "203.0.113.0/24"), Routes: []Route{route("203.0.113.0/24", "", "wg0")}}, reachHost(), vault, "", "", CutBy{}},
-		{"the endpoint through its own tunnel", State{WireGuard: reachMesh("10.9.0.2/32", "203.0.113.0/24"), Routes: []Route{route("203.0.113.0/24", "", "wg0")}}, reachHost(), endpoint, CutOwnTunnel, "wg0, whose own packets to 203.0.113.5 they would be", CutBy{Route: netip.MustParsePrefix("203.0.113.0/24"), Table: mainTable}},
+		{"the endpoint through its own tunnel", State{WireGuard: reachMesh("10.9.0.2/32", "203.0.113.0/24"), Routes: []Route{route("203.0.113.0/24", "", "wg0")}}, reachHost(), endpoint, CutOwnTunnel, "wg0, whose own packets to 203.0.113.5 they would be", CutBy{Route: netip.MustParsePrefix("203.0.113.0/24"), Table: hosts.MainTable}},
 		{"the endpoint within the mesh", State{WireGuard: reachMesh("10.9.0.2/32")}, reachHost(), Way{Name: "WireGuard to venus", Protocol: "udp", Remote: end("10.9.0.2:51820"), Tunnel: "wg0"}, CutOwnTunnel, "the route to 10.9.0.0/24 leads into wg0", CutBy{WireGuard: true}},
 		{"a longer prefix of somebody else's saves it", State{WireGuard: reachMesh("203.0.0.0/16"), Routes: []Route{route("203.0.0.0/16", "", "wg0")}}, func() Surroundings {
 			now := reachHost()
-			now.routes = append(now.routes, pathRoute{table: mainTable, to: netip.MustParsePrefix("203.0.113.5/32"), hops: []string{"eth0"}})
+			now.routes = append(now.routes, pathRoute{table: hosts.MainTable, to: netip.MustParsePrefix("203.0.113.5/32"), hops: []string{"eth0"}})
 			return now
 		}(), endpoint, "", "", CutBy{}},
 		{"a mark may lead elsewhere", State{WireGuard: reachMesh("203.0.0.0/16"), Routes: []Route{route("203.0.0.0/16", "", "wg0")}}, func() Surroundings {

@@ -80,8 +80,21 @@ func (r FirewallRule) matches(w Way, link string) match {
 	if len(r.From) > 0 && !slices.ContainsFunc(r.From, func(p netip.Prefix) bool { return p.Contains(from) }) {
 		return never
 	}
-	if len(r.SourcePorts) > 0 {
-		sure = maybe // the next connection's is anybody's guess
+	if at := w.Local.Addr().Unmap(); len(r.To) > 0 || len(r.NotTo) > 0 {
+		among := func(list []netip.Prefix) bool {
+			return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(at) })
+		}
+		switch {
+		case !at.IsValid():
+			sure = maybe
+		case len(r.To) > 0 && !among(r.To) || among(r.NotTo):
+			return never
+		}
+	}
+	// The next connection's port is anybody's guess, and so is whether it comes
+	// within the limit, or is rewritten on the way.
+	if len(r.SourcePorts) > 0 || r.Limit != nil || r.DNAT || len(r.Outbound) > 0 {
+		sure = maybe
 	}
 	port := w.Local.Port()
 	holds := func(p PortRange) bool { return p.First <= port && port <= p.Last }

@@ -1,9 +1,10 @@
 package netcfg
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
+
+	"github.com/nodeagent/nodeagent/hosts"
 )
 
 // Surroundings are all that decides where the packets of the host go, whoever
@@ -186,11 +187,15 @@ func (p picture) addressesAfter(want State, now Surroundings) []pathAddress {
 func (p picture) routesAfter(want State, now Surroundings) []pathRoute {
 	var list []pathRoute
 	for _, w := range want.Routes {
-		list = append(list, p.wantedRoute(w))
+		list = append(list, p.wantedPath(w))
+	}
+	for i, w := range list {
+		// Somebody else's route in its place stays, unless the spec adopts it.
+		list[i].maybe = w.maybe || slices.ContainsFunc(now.routes, func(r pathRoute) bool { return !r.own && r.samePlace(w) })
 	}
 	for _, r := range now.routes {
 		taken := slices.ContainsFunc(list, func(w pathRoute) bool {
-			return w.wanted && w.table == r.table && w.to == r.to && w.metric == r.metric
+			return w.wanted && w.samePlace(r)
 		})
 		switch {
 		case r.kernel && !p.connected(r.to):
@@ -206,17 +211,24 @@ func (p picture) routesAfter(want State, now Surroundings) []pathRoute {
 		}
 		list = append(list, r)
 	}
+	was := pictureNow(State{}, now).links
 	for _, a := range p.addresses {
-		if a.own {
+		// Of others the networks are known, unless the link was down.
+		if a.own || was[a.link].down {
 			l := p.links[a.link]
 			// A port of a VRF has its routes in the VRF's table, which may be any.
 			list = append(list, pathRoute{
-				table: mainTable, to: a.prefix.Masked(), hops: []string{a.link}, onLink: true,
+				table: hosts.MainTable, to: a.prefix.Masked(), hops: []string{a.link}, onLink: true,
 				maybe: p.links[l.master].kind == "vrf",
 			})
 		}
 	}
 	return list
+}
+
+// samePlace tells whether the kernel has room for one of the two alone.
+func (r pathRoute) samePlace(o pathRoute) bool {
+	return r.table == o.table && r.to == o.to && r.metric == o.metric
 }
 
 // connected tells whether an address of the host lies in just that network.
@@ -228,62 +240,4 @@ func (p picture) connected(network netip.Prefix) bool {
 func touched(want State, name string) bool {
 	_, named := want.link(name)
 	return named || want.WireGuard != nil && want.WireGuard.Interface == name
-}
-
-const mainTable = 254 // RT_TABLE_MAIN
-
-func (p picture) wantedRoute(w Route) pathRoute {
-	r := pathRoute{
-		table: cmp.Or(w.Table, mainTable), to: w.Destination, metric: kernelMetric(&w),
-		onLink: !w.gateway(), own: true, wanted: true,
-	}
-	if w.Type != "" {
-		r.kind, r.word = routeRefuse, string(w.Type)
-		return r
-	}
-	ways := w.Nexthops
-	if len(ways) == 0 {
-		ways = []Nexthop{{Via: w.Via, Device: w.Device, OnLink: w.OnLink}}
-	}
-	// The kernel refuses a route whose gateway or source it does not know.
-	r.maybe = w.Source.IsValid() && !p.isLocal(w.Source)
-	for _, n := range ways {
-		r.hops = append(r.hops, n.Device)
-		r.maybe = r.maybe || n.Device == "" || n.Via.IsValid() && !n.OnLink && !p.onLink(n.Device, n.Via)
-	}
-	return r
-}
-
-// onLink tells whether the gateway lies in a network of the link.
-func (p picture) onLink(link string, gateway netip.Addr) bool {
-	return slices.ContainsFunc(p.addresses, func(a pathAddress) bool {
-		return a.link == link && a.prefix.Contains(gateway)
-	})
-}
-
-// rulesAfter are the rules that stay and those that are wanted. A host of which
-// nothing is known has the kernel's own.
-func rulesAfter(want State, now Surroundings) []pathRule {
-	rules := slices.DeleteFunc(slices.Clone(now.rules), func(r pathRule) bool { return r.own })
-	if len(now.rules) == 0 {
-		for _, six := range []bool{false, true} {
-			rules = append(rules, pathRule{priority: 32766, six: six, table: mainTable})
-		}
-	}
-	for _, w := range want.Rules {
-		r := pathRule{
-			priority: w.Priority, six: w.IPv6, from: w.From, to: w.To, inbound: w.Inbound, outbound: w.Outbound,
-			marked: w.Mask != 0, ports: w.SourcePort != 0 || w.Port != 0, protocol: w.IPProtocol,
-			table: w.Table, own: true, wanted: w.Priority,
-		}
-		if w.Action != "" {
-			r.action = ruleRefuse
-		}
-		if w.ShorterThan != 0 {
-			longest := w.ShorterThan - 1
-			r.suppress = &longest
-		}
-		rules = append(rules, r)
-	}
-	return rules
 }
