@@ -42,14 +42,16 @@ func (s *System) load(m Module) error {
 		return fmt.Errorf("load module %q: it is neither built into the running kernel %s nor in %s: check the name, or install the package that brings it", m.Name, s.Release, t.dir)
 	}
 	for _, name := range names {
-		if err := s.loadOne(t, name, m.Parameters); err != nil {
+		if err := s.loadOne(t, name, m.Parameters, map[string]bool{}); err != nil {
 			return fmt.Errorf("load module %q: %w", m.Name, err)
 		}
 	}
 	return nil
 }
 
-func (s *System) loadOne(t *tree, name string, parameters map[string]Parameter) error {
+// loadOne loads a module after those that it needs. Those in begun are on the
+// way already: soft dependencies can go round in a circle.
+func (s *System) loadOne(t *tree, name string, parameters map[string]Parameter, begun map[string]bool) error {
 	order, ok := t.loadOrder(name)
 	if !ok {
 		if s.presence(name) != Absent {
@@ -68,21 +70,38 @@ func (s *System) loadOne(t *tree, name string, parameters map[string]Parameter) 
 		}
 	}
 	for _, path := range order {
-		line := ""
-		if fileModule(path) == name {
+		module, line := fileModule(path), ""
+		if module == name {
 			line = parameterLine(parameters)
 		}
-		if s.presence(fileModule(path)) != Absent {
+		// One that is begun comes with its own parameters.
+		if s.presence(module) != Absent || (begun[module] && module != name) {
 			continue
 		}
+		begun[module] = true
+		s.loadSoft(t, t.soft[module].before, begun)
 		if err := insert(filepath.Join(t.dir, path), line); err != nil {
 			return fmt.Errorf("insert %q: %w%s", path, err, insertHint(err))
 		}
+		s.loadSoft(t, t.soft[module].after, begun)
 	}
 	if s.presence(name) == Absent {
 		return fmt.Errorf("the kernel took %q but does not show it in %s", name, filepath.Join(s.Sys, "module"))
 	}
 	return nil
+}
+
+// loadSoft loads modules that another one works better with. It works without
+// them, so that what cannot be loaded is passed over, as modprobe(8) does.
+func (s *System) loadSoft(t *tree, wanted []string, begun map[string]bool) {
+	for _, alias := range wanted {
+		for _, name := range t.resolve(alias) {
+			if !begun[name] {
+				begun[name] = true
+				_ = s.loadOne(t, name, nil, begun)
+			}
+		}
+	}
 }
 
 // insert hands a module's file to the kernel: as it is where the kernel can

@@ -98,6 +98,19 @@ func TestLoadWithWhatItNeeds(t *testing.T) {
 	})
 }
 
+// xt_LOG works with the logger that it names only as a soft dependency.
+func TestLoadSoftNeeds(t *testing.T) {
+	sys := ownMachine(t)
+	unload(t, "xt_LOG", "nf_log_syslog")
+	converge(t, sys, hosts.Kernel{Modules: []hosts.Module{{Name: "xt_LOG"}, {Name: "act_mpls"}}})
+	there := loaded(t)
+	for _, module := range []string{"xt_LOG", "nf_log_syslog", "act_mpls", "mpls_gso"} {
+		if !slices.Contains(there, module) {
+			t.Errorf("%s is not loaded, there are %s", module, there)
+		}
+	}
+}
+
 func TestLoadByAlias(t *testing.T) {
 	sys := ownMachine(t)
 	unload(t, "geneve")

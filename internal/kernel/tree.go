@@ -17,7 +17,12 @@ type tree struct {
 	dir     string
 	files   map[string]moduleFile // by name
 	aliases map[string][]string   // exact aliases only, patterns are for devices
+	soft    map[string]softNeeds  // by name
 }
+
+// softNeeds are the modules, or aliases, that a module works better with: such
+// as the cipher that it asks the kernel for by name.
+type softNeeds struct{ before, after []string }
 
 // moduleFile is one line of modules.dep: a module's file and those of the
 // modules that it needs, the nearest first, all relative to the folder.
@@ -26,7 +31,7 @@ type moduleFile struct {
 	needs []string
 }
 
-// openTree reads modules.dep and modules.alias of the folder.
+// openTree reads modules.dep, modules.alias and modules.softdep of the folder.
 func openTree(dir string) (*tree, error) {
 	t := &tree{dir: dir}
 	content, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
@@ -39,7 +44,38 @@ func openTree(dir string) (*tree, error) {
 		return nil, fmt.Errorf("read the aliases of modules: %w", err)
 	}
 	t.aliases = parseAlias(string(content))
+	content, err = os.ReadFile(filepath.Join(dir, "modules.softdep"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the soft dependencies of modules: %w", err)
+	}
+	t.soft = parseSoft(string(content))
 	return t, nil
+}
+
+// parseSoft reads modules.softdep: lines "softdep <module> pre: <modules> post:
+// <modules>". Words before both say nothing (kmod passes over them, too).
+func parseSoft(content string) map[string]softNeeds {
+	soft := map[string]softNeeds{}
+	for line := range strings.Lines(content) {
+		words := strings.Fields(line)
+		if len(words) < 3 || words[0] != "softdep" {
+			continue
+		}
+		name := strings.ReplaceAll(words[1], "-", "_")
+		needs, to := soft[name], (*[]string)(nil)
+		for _, word := range words[2:] {
+			switch {
+			case word == "pre:":
+				to = &needs.before
+			case word == "post:":
+				to = &needs.after
+			case to != nil:
+				*to = append(*to, strings.Clone(strings.ReplaceAll(word, "-", "_")))
+			}
+		}
+		soft[strings.Clone(name)] = needs
+	}
+	return soft
 }
 
 // parseDep reads modules.dep.

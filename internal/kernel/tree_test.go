@@ -106,3 +106,15 @@ func TestParameterNames(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+func TestSoftNeeds(t *testing.T) {
+	got := parseSoft("# comment\nsoftdep cifs gcm\nsoftdep xt_LOG pre: nf-log-syslog\nsoftdep btrfs pre: a\nsoftdep btrfs pre: b post: c d\n")
+	want := map[string]softNeeds{
+		"cifs":   {},
+		"xt_LOG": {before: []string{"nf_log_syslog"}},
+		"btrfs":  {before: []string{"a", "b"}, after: []string{"c", "d"}},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(softNeeds{})); diff != "" {
+		t.Error(diff)
+	}
+}
