@@ -137,6 +137,14 @@ func (l *loader) checkClientRange(c carried, item *node, p netip.Prefix) bool {
 				return false
 			}
 		}
+		for _, link := range d.spec.Network.Links {
+			for _, w := range linkAddresses(d.linkNode(link.Name)) {
+				if w.prefix.Masked().Overlaps(p) {
+					l.at(item, "%s overlaps %s, the network of %s on the host %q (%s), which would look for it there", p, w.prefix.Masked(), quote(link.Name), d.spec.Name, w.at.place())
+					return false
+				}
+			}
+		}
 	}
 	return true
 }

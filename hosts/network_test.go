@@ -472,7 +472,7 @@ func TestHetznerHA(t *testing.T) {
 		for _, rule := range s.Firewall.Allow {
 			inside := slices.Equal(rule.Interfaces, []string{"wg0"}) && len(rule.From) > 0
 			for _, from := range rule.From {
-				inside = inside && mesh.Contains(from.Addr()) || rule.Name == "ssh" && from.Addr().String() == "203.0.113.10"
+				inside = inside && mesh.Contains(from.Addr())
 			}
 			if !inside {
 				open = append(open, rule.Ports...)
