@@ -70,9 +70,9 @@ func (s *System) loadOne(t *tree, name string, parameters map[string]Parameter, 
 		}
 	}
 	for _, path := range order {
-		module, line := fileModule(path), ""
-		if module == name {
-			line = parameterLine(parameters)
+		module, given := fileModule(path), map[string]Parameter(nil)
+		if fileModule(path) == name {
+			given = parameters
 		}
 		// One that is begun comes with its own parameters.
 		if s.presence(module) != Absent || (begun[module] && module != name) {
@@ -80,7 +80,7 @@ func (s *System) loadOne(t *tree, name string, parameters map[string]Parameter, 
 		}
 		begun[module] = true
 		s.loadSoft(t, t.soft[module].before, begun)
-		if err := insert(filepath.Join(t.dir, path), line); err != nil {
+		if err := insert(filepath.Join(t.dir, path), parameterLine(withDefaults(module, given))); err != nil {
 			return fmt.Errorf("insert %q: %w%s", path, err, insertHint(err))
 		}
 		s.loadSoft(t, t.soft[module].after, begun)
@@ -89,6 +89,26 @@ func (s *System) loadOne(t *tree, name string, parameters map[string]Parameter, 
 		return fmt.Errorf("the kernel took %q but does not show it in %s", name, filepath.Join(s.Sys, "module"))
 	}
 	return nil
+}
+
+// defaults are parameters that modules are loaded with where the spec gives no
+// others: these would make a link of their own when they are loaded, which then
+// stands in the way of the spec's link of that name. It is what systemd has in
+// modprobe.d/systemd.conf for modprobe.
+var defaults = map[string]map[string]string{
+	"bonding": {"max_bonds": "0"},
+	"dummy":   {"numdummies": "0"},
+	"ifb":     {"numifbs": "0"},
+}
+
+// withDefaults adds the defaults of a module to its parameters.
+func withDefaults(module string, parameters map[string]Parameter) map[string]Parameter {
+	all := map[string]Parameter{}
+	for name, value := range defaults[module] {
+		all[name] = Parameter{Value: value}
+	}
+	maps.Copy(all, parameters)
+	return all
 }
 
 // loadSoft loads modules that another one works better with. It works without

@@ -11,7 +11,8 @@
 // module that a spec no longer names may be in use by somebody else.
 //
 // Files below /etc/modprobe.d are not read: what a spec says of a module's
-// parameters is the only word on them.
+// parameters is the only word on them. Modules that would make a link when they
+// are loaded make none unless a spec says so, as with systemd's modprobe.d.
 package kernel
 
 import (
