@@ -16,7 +16,7 @@ UNITDIR ?= /etc/systemd/system
 # Packages with stages of their own: those that hold what they write against
 # the real programs, and those that boot hosts.
 PROGRAM_PACKAGES := ./internal/kube ./internal/cluster
-LAB_PACKAGES := ./test/lab/... ./test/e2e/...
+LAB_PACKAGES := ./test/lab/... ./test/e2e/... ./test/vm
 TOOL := go tool -modfile=test/tools/go.mod
 # Checked by hand-written Go alone, nested modules have their own go.mod.
 GO_DIRS := agent cmd etcdops hosts internal netcfg pki test
@@ -27,7 +27,8 @@ comma := ,
 
 # Debian packages by what they are for; "make deps" installs what is missing.
 # wireguard-tools: wg, which tests check against and benchmarks compare with.
-DEPS := debootstrap systemd-container openssh-client iproute2 nftables util-linux mount procps ca-certificates wireguard-tools
+DEPS := debootstrap systemd-container openssh-client iproute2 nftables util-linux mount procps ca-certificates wireguard-tools \
+	qemu-system-x86 kmod
 ifneq ($(shell id -u),0)
 SUDO := sudo
 endif
@@ -56,12 +57,12 @@ install: build ## Install the binary and its systemd unit on this machine.
 	@echo "installed; put the fleet into /etc/nodeagent/fleet, then: systemctl daemon-reload && systemctl enable --now nodeagent"
 
 .PHONY: deps
-deps: ## Install the Debian packages that the lab needs, if any is missing.
+deps: ## Install the Debian packages that the lab and the virtual machine need, if any is missing.
 	@missing=(); for p in $(DEPS); do \
 	  [[ "$$(dpkg-query -W -f '$${db:Status-Status}' "$$p" 2>/dev/null)" == installed ]] || missing+=("$$p"); \
 	done; \
 	if (( $${#missing[@]} == 0 )); then exit 0; fi; \
-	echo "installing Debian packages for the lab: $${missing[*]}"; \
+	echo "installing Debian packages for the lab and the virtual machine: $${missing[*]}"; \
 	install() { $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; }; \
 	install || { echo "apt's package lists seem to be missing or old; updating them"; $(SUDO) apt-get update -q; install; }
 
@@ -78,7 +79,7 @@ cache: deps
 	@go run ./test/servers/build
 
 .PHONY: test
-test: deps lint test-unit test-fuzz test-servers test-programs test-lab test-e2e ## Run every test, fast ones first.
+test: deps lint test-unit test-fuzz test-servers test-programs test-lab test-vm test-e2e ## Run every test, fast ones first.
 	@echo "=== every stage passed"
 
 .PHONY: lint
@@ -112,6 +113,10 @@ test-programs: test-servers ## Run the tests against the real etcd, containerd a
 .PHONY: test-lab
 test-lab: deps ## Run the lab's own tests: boot hosts (root).
 	$(call stage,lab,go test -count=1 -timeout 15m ./test/lab/...)
+
+.PHONY: test-vm
+test-vm: deps ## Run the tests that take a kernel of their own, in a virtual machine (root).
+	$(call stage,virtual machine,go test -count=1 -timeout 20m ./test/vm)
 
 .PHONY: test-e2e
 test-e2e: deps ## Run the end-to-end tests on lab hosts (root).

@@ -14,7 +14,7 @@ import (
 	"github.com/nodeagent/nodeagent/test/vm/line"
 )
 
-// Guest is a virtual machine that runs our init.
+// Guest is a virtual machine that runs our service.
 type Guest struct {
 	machine *machine
 	sender  *line.Sender
@@ -26,14 +26,14 @@ type Guest struct {
 	err     error         // why
 }
 
-// connect waits for the guest's init on the accepted line.
+// connect waits for the guest's service on the accepted line.
 func connect(ctx context.Context, m *machine, conn net.Conn) (*Guest, error) {
 	g := &Guest{machine: m, sender: line.NewSender(conn), waiting: map[int]chan line.Reply{}, over: make(chan struct{})}
 	ready := make(chan line.Reply, 1)
 	g.waiting[0] = ready
 	go g.receive(conn)
 	if _, err := g.wait(ctx, ready, bootStall); err != nil {
-		return nil, fmt.Errorf("wait for the guest's init: %w", err)
+		return nil, fmt.Errorf("wait for the guest's service: %w", err)
 	}
 	return g, nil
 }

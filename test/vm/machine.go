@@ -2,8 +2,9 @@
 // in it, for what the kernel of the machine that runs the tests may lack or
 // must not be touched for: loading modules, bonds, VLANs, VRFs, WireGuard.
 //
-// The guest is a kernel and an initial root file system, without a disk. Its
-// init does what the test asks for over a serial line (package line). Its
+// The guest is a kernel and an initial root file system with systemd and little
+// else, without a disk. A service of its own (guestd) does what the test asks
+// for over a serial line (package line). Its
 // network cards are joined to each other and to nothing else. Everything is
 // gone when it is powered off.
 package vm
@@ -50,7 +51,7 @@ type Config struct {
 	Log   io.Writer
 }
 
-// Boot starts a guest and waits for its init. The guest ends with the context
+// Boot starts a guest and waits for its service. The guest ends with the context
 // at the latest.
 func Boot(ctx context.Context, c Config) (*Guest, error) {
 	if usable("/dev/kvm") {
@@ -100,7 +101,7 @@ func arguments(c Config, accel, cpu, line string) []string {
 		"-accel", accel, "-cpu", cpu, "-smp", strconv.Itoa(min(2, runtime.NumCPU())), "-m", strconv.Itoa(c.Memory),
 		"-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot",
 		"-kernel", c.Kernel, "-initrd", c.Initrd,
-		"-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 rdinit=/init net.ifnames=0",
+		"-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 rdinit=/usr/lib/systemd/systemd net.ifnames=0",
 		"-serial", "stdio",
 		"-chardev", "socket,id=line,path=" + line, "-serial", "chardev:line",
 	}
@@ -143,7 +144,7 @@ func start(ctx context.Context, args []string) (*machine, error) {
 
 var errNoFirstLine = errors.New("its kernel printed nothing")
 
-// meet waits for the guest's init, and before that, where quick is set, for the
+// meet waits for the guest's service, and before that, where quick is set, for the
 // kernel's first line.
 func (m *machine) meet(ctx context.Context, listener net.Listener, quick bool) (*Guest, error) {
 	type result struct {

@@ -11,7 +11,7 @@ import (
 )
 
 // libraryDirs is where Debian keeps its libraries, in a root with /usr merged.
-var libraryDirs = []string{"usr/lib/x86_64-linux-gnu", "usr/lib"}
+var libraryDirs = []string{"usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/systemd", "usr/lib/systemd"}
 
 // merged are the links of a root file system with /usr merged.
 var merged = map[string]string{"/bin": "usr/bin", "/sbin": "usr/sbin", "/lib": "usr/lib", "/lib64": "usr/lib64"}
@@ -30,6 +30,20 @@ func (i Image) AddPrograms(rootDir string, programs ...string) error {
 	for _, program := range programs {
 		if err := i.addELF(root, program); err != nil {
 			return fmt.Errorf("put %s of the root folder into the image: %w", program, err)
+		}
+	}
+	return nil
+}
+
+// AddFiles adds the files of a folder of a Debian root folder.
+func (i Image) AddFiles(rootDir, folder string) error {
+	entries, err := os.ReadDir(filepath.Join(rootDir, folder))
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.Type().IsRegular() {
+			i.Copy("/"+path.Join(folder, entry.Name()), filepath.Join(rootDir, folder, entry.Name()), 0o644)
 		}
 	}
 	return nil

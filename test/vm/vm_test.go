@@ -21,18 +21,52 @@ var cards = []string{"52:54:00:00:00:10", "52:54:00:00:00:11", "52:54:00:00:00:1
 
 // programs are those of the lab's root folder that the tests look around with,
 // and modprobe, which the kernel itself calls.
-var programs = []string{"usr/bin/kmod", "usr/bin/ip", "usr/sbin/bridge", "usr/sbin/nft", "usr/bin/ping"}
+var programs = []string{
+	"usr/lib/systemd/systemd", "usr/bin/kmod", "usr/bin/ip", "usr/sbin/bridge", "usr/sbin/nft", "usr/bin/ping",
+	"usr/bin/dash", "usr/bin/cat", "usr/bin/ls", "usr/bin/grep", "usr/bin/mkdir", "usr/bin/mount",
+}
 
-// packages are those whose tests run in the guest.
-var packages = []string{"internal/kernel", "netcfg"}
+// files are those of /etc. systemd, as process 1, starts guestd and nothing else.
+var files = map[string]string{
+	"/etc/hosts":      "127.0.0.1 localhost\n::1 localhost\n",
+	"/etc/hostname":   "vm\n",
+	"/etc/machine-id": "76ad0000000000000000000000000001\n",
+	"/etc/passwd":     "root:x:0:0:root:/root:/bin/sh\n",
+	"/etc/group":      "root:x:0:\n",
+	"/etc/systemd/system/default.target": `[Unit]
+DefaultDependencies=no
+Wants=guestd.service
+`,
+	"/etc/systemd/system/guestd.service": `[Unit]
+DefaultDependencies=no
+FailureAction=poweroff-immediate
+SuccessAction=poweroff-immediate
+
+[Service]
+ExecStart=/usr/local/bin/guestd
+StandardOutput=kmsg
+TasksMax=infinity
+`,
+}
+
+// packages are those whose tests run in the guest, and which of them do.
+var packages = []struct{ path, tests string }{
+	{"internal/kernel", "."},
+	// The rest runs on any kernel, and takes minutes on an emulated processor.
+	{"netcfg", "Link|VLAN|WireGuard"},
+}
 
 // TestVM boots one guest for all its parts: a host's first minutes, in order.
 func TestVM(t *testing.T) {
 	Require(t)
 	g := bootGuest(t)
+	t.Run("modules", func(t *testing.T) { testModules(t, g) })
+	if t.Run("network", func(t *testing.T) { testNetwork(t, g) }) {
+		t.Run("drift", func(t *testing.T) { testDrift(t, g) })
+	}
 	t.Run("tests", func(t *testing.T) {
 		for _, pkg := range packages {
-			t.Run(filepath.Base(pkg), func(t *testing.T) { runTests(t, g, pkg) })
+			t.Run(filepath.Base(pkg.path), func(t *testing.T) { runTests(t, g, pkg.path, "-test.run", pkg.tests) })
 		}
 	})
 }
@@ -55,21 +89,25 @@ func bootGuest(t *testing.T) *Guest {
 	image := Image{}
 	must(t, image.AddPrograms(root, programs...))
 	image.Link("/usr/sbin/modprobe", "../bin/kmod")
+	must(t, image.AddFiles(root, "usr/lib/modprobe.d"))
+	image.Link("/usr/bin/sh", "dash")
+	image.Link("/var/run", "/run")
 	must(t, image.AddModules(kernel, release))
 	image.Copy("/usr/local/bin/nodeagent", agent, 0o755)
 	dir := t.TempDir()
-	goBuild(t, b.Root, "build", "-o", filepath.Join(dir, "init"), "./test/vm/init")
-	image.Copy("/init", filepath.Join(dir, "init"), 0o755)
+	goBuild(t, b.Root, "build", "-o", filepath.Join(dir, "guestd"), "./test/vm/guestd")
+	image.Copy("/usr/local/bin/guestd", filepath.Join(dir, "guestd"), 0o755)
 	for _, pkg := range packages {
-		test := filepath.Join(dir, filepath.Base(pkg)+".test")
-		goBuild(t, b.Root, "test", "-c", "-o", test, "./"+pkg)
-		image.Copy(inGuest(pkg), test, 0o755)
+		test := filepath.Join(dir, filepath.Base(pkg.path)+".test")
+		goBuild(t, b.Root, "test", "-c", "-o", test, "./"+pkg.path)
+		image.Copy(inGuest(pkg.path), test, 0o755)
 	}
 	for _, folder := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/root", "/var/lib", "/etc/systemd/system"} {
 		image.Folder(folder)
 	}
-	image.Write("/etc/hosts", []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o644)
-	image.Write("/etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644)
+	for name, content := range files {
+		image.Write(name, []byte(content), 0o644)
+	}
 	initrd := filepath.Join(dir, "initrd")
 	must(t, image.Save(initrd))
 

@@ -1,4 +1,4 @@
-// Package line is what a test and the init of its virtual machine say to each
+// Package line is what a test and its virtual machine say to each
 // other over a serial line: one JSON value a line, requests one way, replies
 // the other. Commands may run at the same time; a reply names its request.
 package line

@@ -129,7 +129,7 @@ func (s *server) answer(id, exit int, err error) {
 
 func (s *server) send(reply line.Reply) {
 	if err := s.out.Send(reply); err != nil {
-		fmt.Fprintln(os.Stderr, "init: answer request:", err)
+		fmt.Fprintln(os.Stderr, "guestd: answer request:", err)
 	}
 }
 
