@@ -130,6 +130,16 @@ func (h *Host) keep(ctx context.Context, names []string, rep plan.Reporter) (res
 		if err == nil && t.Undone != "" {
 			err = t.Err()
 		}
+		if err != nil {
+			return t.Result, &t, err
+		}
+		// What else the lane has follows the network that it is for.
+		rest := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == DomainKernel || name == DomainNetwork })
+		if len(rest) > 0 {
+			var more Result
+			more, err = h.Converge(ctx, rest, rep)
+			t.Result = append(t.Result, more...)
+		}
 		return t.Result, &t, err
 	}
 	result, err = h.Converge(ctx, names, rep)

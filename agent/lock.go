@@ -30,7 +30,7 @@ func lockNames(domains []string) []string {
 	var names []string
 	for _, d := range domains {
 		name := "cluster.lock"
-		if d == DomainKernel || d == DomainNetwork {
+		if d == DomainKernel || d == DomainHostNames || d == DomainNetwork {
 			name = "host.lock"
 		}
 		if !slices.Contains(names, name) {
