@@ -37,14 +37,16 @@ func (sys *System) Foreign(ctx context.Context, want State) ([]Foreign, error) {
 	list := kernel.foreignLinks(want)
 	addresses, err := sys.foreignAddresses(kernel, want)
 	list = append(list, addresses...)
+	tables, tablesErr := foreignTables(ctx)
+	list = append(list, tables...)
 	slices.SortStableFunc(list, func(a, b Foreign) int {
 		return cmp.Or(slices.Index(foreignKinds, a.Kind)-slices.Index(foreignKinds, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
-	return list, errors.Join(err)
+	return list, errors.Join(err, tablesErr)
 }
 
 // foreignKinds is the order in which kinds are listed; others come before.
-var foreignKinds = []string{"link", "address"}
+var foreignKinds = []string{"link", "address", "nftables table"}
 
 // fallbackLinks are the links that modules of the kernel make when they are
 // loaded.

@@ -21,6 +21,7 @@ const (
 	exitFailed  = 1 // something went wrong, or did not converge
 	exitChanges = 2 // plan --exit-code: there are changes
 	exitInvalid = 3 // the fleet is not valid; nothing was done
+	exitLockout = 4 // the spec would cut a way that is open now; nothing was done
 	exitUsage   = 64
 )
 
@@ -70,6 +71,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "nodeagent: the fleet in %s is not valid (%d problem(s)); nothing was done\n", invalid.Dir, len(invalid.Problems))
 		return exitInvalid
 	}
+	var lockout lockoutError
+	if errors.As(err, &lockout) {
+		fmt.Fprintf(stderr, "nodeagent: %s\n", lockout)
+		return exitLockout
+	}
 	fmt.Fprintf(stderr, "nodeagent: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n           "))
 	var hint hintError
 	if errors.As(err, &hint) {
@@ -102,7 +108,8 @@ kernel modules and sysctls, the network, certificates, and etcd, containerd and 
 Kubernetes components as systemd units.
 
 Exit codes: 0 done; 1 failed or not converged; 2 there are changes (plan
---exit-code); 3 the fleet is not valid and nothing was done; 64 wrong usage.`,
+--exit-code); 3 the fleet is not valid and nothing was done; 4 apply would have cut off
+its own way in and did nothing; 64 wrong usage.`,
 		Example: `  nodeagent validate ./fleet            check every file of a fleet
   nodeagent plan                        show what would change on this host
   nodeagent apply                       change it
@@ -135,7 +142,7 @@ Exit codes: 0 done; 1 failed or not converged; 2 there are changes (plan
 	must(root.MarkPersistentFlagDirname("fleet"))
 	root.AddCommand(
 		newValidate(o), newPlan(o), newApply(o), newRun(o), newStatus(o), newSnapshot(o),
-		newConfirm(o), newRollback(o), newWireGuard(o),
+		newConfirm(o), newRollback(o), newWireGuard(o), newFirewall(o),
 	)
 	return root
 }
