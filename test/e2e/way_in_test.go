@@ -122,7 +122,7 @@ func (r reached) fleet(files map[string]string) {
 // network is what tools of others say of it, with some sysctls.
 func (r reached) network() string {
 	r.t.Helper()
-	return r.must("sh", "-c", "ip -4 -o address | grep -v ' lo ' | sort -k2; ip -4 route; ip -o rule; nft --stateless list ruleset; "+
+	return r.must("sh", "-c", "ip -4 -o address | grep -v ' lo ' | sed 's,^[0-9]*: ,,' | sort; ip -4 route; ip -o rule; nft --stateless list ruleset; "+
 		"sysctl net.ipv4.ip_forward net.ipv4.conf.eth0.forwarding net.ipv4.conf.eth0.rp_filter net.ipv4.conf.all.accept_redirects")
 }
 
