@@ -125,9 +125,9 @@ func TestBackFromKernel(t *testing.T) {
 
 func TestBackRefusesWhatCannotComeBack(t *testing.T) {
 	for name, have := range map[string]State{
-		"encapsulation": {Routes: []Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Protocol: unix.RTPROT_STATIC, Other: "encapsulated"}}},
-		"tampered table":   {Firewall: &Firewall{Base: firewallBase, Rules: []FirewallRule{{Name: "x", Other: "a rule that nodeagent does not make"}}}},
-		"IPv6 address":     {Links: []Link{{Name: "lan0", Addresses: []Address{{Prefix: netip.MustParsePrefix("2001:db8::1/64")}}}}},
+		"encapsulation":  {Routes: []Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Protocol: unix.RTPROT_STATIC, Other: "encapsulated"}}},
+		"tampered table": {Firewall: &Firewall{Base: firewallBase, Rules: []FirewallRule{{Name: "x", Other: "a rule that nodeagent does not make"}}}},
+		"IPv6 address":   {Links: []Link{{Name: "lan0", Addresses: []Address{{Prefix: netip.MustParsePrefix("2001:db8::1/64")}}}}},
 	} {
 		want := State{
 			Links:  []Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: []Address{{Prefix: netip.MustParsePrefix("2001:db8::1/48")}}}},
