@@ -39,8 +39,15 @@ func kernelWireGuard() bool {
 	if err := unix.Uname(&name); err != nil {
 		return true // then the attempt will tell
 	}
-	folder := filepath.Join("/lib/modules", unix.ByteSliceToString(name.Release[:]))
-	return lists(filepath.Join(folder, "modules.builtin"), "/wireguard.ko") || lists(filepath.Join(folder, "modules.dep"), "/wireguard.ko")
+	for _, modules := range []string{"/lib/modules", "/run/booted-system/kernel-modules/lib/modules"} { // the second on NixOS
+		folder := filepath.Join(modules, unix.ByteSliceToString(name.Release[:]))
+		for _, list := range []string{"modules.builtin", "modules.dep"} {
+			if lists(filepath.Join(folder, list), "/wireguard.ko") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // lists tells whether a line's first word, up to a colon, has the given last
@@ -63,12 +70,9 @@ func lists(path, part string) bool {
 	return false
 }
 
-// apply makes the device. A kernel that turns out to have no WireGuard although
-// its modules say otherwise gets the program as well.
+// apply makes the device in the kernel if that is possible, whatever the lists of
+// its modules said, and else starts the program.
 func (o createWireGuard) apply(ctx context.Context, sys *System) error {
-	if o.userspace {
-		return sys.startUserspace(ctx, o.name, nil)
-	}
 	if err := sys.stopProgram(ctx); err != nil {
 		return err
 	}
@@ -91,13 +95,9 @@ func (o createWireGuard) apply(ctx context.Context, sys *System) error {
 	return sys.mark(ctx, o.name)
 }
 
-// startUserspace starts the program; lacks is what the kernel said, if it was
-// asked.
+// startUserspace starts the program; lacks is what the kernel said.
 func (sys *System) startUserspace(ctx context.Context, name string, lacks error) error {
 	if sys.Userspace == nil {
-		if lacks == nil {
-			lacks = unix.EOPNOTSUPP
-		}
 		return fmt.Errorf("create wireguard device %q: this kernel has no WireGuard; load the module wireguard (add it to the kernel's modules in the spec), or run a userspace device of this name (nodeagent wireguard userspace %s): %w", name, name, lacks)
 	}
 	if err := edit(ctx, func() error { return sys.Userspace.Start(ctx, name) }); err != nil {

@@ -23,7 +23,7 @@ type (
 	// the kernel has none.
 	createWireGuard struct {
 		name      string
-		userspace bool
+		userspace bool // what the plan says; the kernel is asked all the same
 	}
 	// stopWireGuardProgram removes a program whose device is not wanted of it.
 	stopWireGuardProgram struct{}
