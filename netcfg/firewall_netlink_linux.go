@@ -1,12 +1,14 @@
 package netcfg
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
+	"syscall"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -17,7 +19,10 @@ import (
 // cannot write what is needed here: sets of more elements than one attribute
 // holds, sets whose keys are in the machine's byte order, edits that hold for
 // one generation of the tables only.
-type nftConn struct{ *netlink.Conn }
+type nftConn struct {
+	*netlink.Conn
+	room []byte // what dumps are read into; made at the first one
+}
 
 // errNoNFTables is the error of a kernel without nf_tables.
 var errNoNFTables = errors.New("this kernel has no nf_tables (CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET): load the module nf_tables or take [firewall] out of the spec")
@@ -40,7 +45,7 @@ func dialNFT() (*nftConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &nftConn{conn}, nil
+	return &nftConn{Conn: conn}, nil
 }
 
 func nftMessage(kind uint16, flags netlink.HeaderFlags, attrs nftAttrs) netlink.Message {
@@ -52,8 +57,8 @@ func nftMessage(kind uint16, flags netlink.HeaderFlags, attrs nftAttrs) netlink.
 
 // ask sends a question and returns the attributes of its answers, none where
 // what it asks about does not exist.
-func (c *nftConn) ask(kind uint16, flags netlink.HeaderFlags, attrs nftAttrs) ([][]byte, error) {
-	answers, err := c.Execute(nftMessage(kind, flags, attrs))
+func (c *nftConn) ask(kind uint16, attrs nftAttrs) ([][]byte, error) {
+	answers, err := c.Execute(nftMessage(kind, 0, attrs))
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
@@ -70,14 +75,67 @@ func (c *nftConn) ask(kind uint16, flags netlink.HeaderFlags, attrs nftAttrs) ([
 	return bodies, nil
 }
 
+// dump asks for a list and returns the attributes of its parts. It reads with
+// room for the largest message that the kernel makes: how much room the reader
+// has decides how often the kernel begins again at a set's first element.
 func (c *nftConn) dump(kind uint16, attrs nftAttrs) ([][]byte, error) {
-	return c.ask(kind, netlink.Dump, attrs)
+	sent, err := c.Send(nftMessage(kind, netlink.Dump, attrs))
+	if err != nil {
+		return nil, err
+	}
+	socket, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if c.room == nil {
+		c.room = make([]byte, 64<<10)
+	}
+	var bodies [][]byte
+	for {
+		var length int
+		var failed error
+		err := socket.Read(func(fd uintptr) bool {
+			length, _, failed = unix.Recvfrom(int(fd), c.room, unix.MSG_DONTWAIT)
+			return !errors.Is(failed, unix.EAGAIN)
+		})
+		if err = errors.Join(err, failed); err != nil {
+			return nil, err
+		}
+		messages, err := syscall.ParseNetlinkMessage(bytes.Clone(c.room[:length]))
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range messages {
+			done := m.Header.Type == unix.NLMSG_DONE || m.Header.Type == unix.NLMSG_ERROR
+			switch {
+			case m.Header.Seq != sent.Header.Sequence:
+			case m.Header.Flags&unix.NLM_F_DUMP_INTR != 0:
+				return nil, errChanged
+			case done && len(m.Data) >= 4:
+				code := int32(binary.NativeEndian.Uint32(m.Data))
+				switch errno := unix.Errno(-code); errno {
+				case 0:
+					return bodies, nil
+				case unix.ENOENT:
+					return nil, nil
+				default:
+					return nil, errno
+				}
+			case done:
+				return bodies, nil
+			case len(m.Data) < 4:
+				return nil, errors.New("the kernel's answer is too short")
+			default:
+				bodies = append(bodies, m.Data[4:])
+			}
+		}
+	}
 }
 
 // generation is the number of transactions that the tables of this namespace
 // have seen.
 func (c *nftConn) generation() (uint32, error) {
-	answers, err := c.ask(unix.NFT_MSG_GETGEN, 0, nil)
+	answers, err := c.ask(unix.NFT_MSG_GETGEN, nil)
 	if err != nil {
 		return 0, err
 	}

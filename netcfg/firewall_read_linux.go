@@ -79,7 +79,7 @@ func (c *nftConn) readOnce() (firewallTable, error) {
 	failed := c.read(&t)
 	after, err := c.generation()
 	switch {
-	case err == nil && after != before:
+	case err == nil && after != before, errors.Is(failed, errChanged):
 		return firewallTable{}, errChanged
 	case failed != nil:
 		return firewallTable{generation: before}, fmt.Errorf("read the firewall: %w", explainNFT(failed))
@@ -89,7 +89,7 @@ func (c *nftConn) readOnce() (firewallTable, error) {
 
 func (c *nftConn) read(t *firewallTable) error {
 	ours := nftAttrs(nil).text(unix.NFTA_TABLE_NAME, FirewallTable)
-	tables, err := c.ask(unix.NFT_MSG_GETTABLE, 0, ours)
+	tables, err := c.ask(unix.NFT_MSG_GETTABLE, ours)
 	if err != nil || len(tables) == 0 {
 		return err
 	}
