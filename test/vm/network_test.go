@@ -76,7 +76,7 @@ func testNetwork(t *testing.T, g *Guest) {
 		{"ip route show table 100", []string{"10.41.0.0/16 via 10.40.0.2 dev inner"}},
 		{"ip route", []string{"blackhole 10.66.0.0/16", "10.99.0.0/24"}},
 		{"ip rule", []string{"from 10.20.0.0/24 lookup 100"}},
-		{"nft list ruleset", []string{"policy drop", "dport 22"}},
+		{"nft list ruleset", []string{"policy drop", "tcp dport { 22 }"}},
 	} {
 		out := run(t, g, strings.Fields(check.command)...)
 		for _, want := range check.want {
@@ -115,7 +115,7 @@ func picture(t *testing.T, g *Guest) map[string]string {
 	picture := map[string]string{}
 	for _, command := range []string{
 		"ip -d link", "ip -br address", "ip -4 route show table all", "ip -6 route show table all", "ip rule",
-		"bridge vlan", "nft list ruleset -s", "cat /proc/modules",
+		"bridge vlan", "nft -s list ruleset", "cat /proc/modules",
 	} {
 		picture[command] = run(t, g, strings.Fields(command)...)
 	}
