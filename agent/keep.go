@@ -171,6 +171,9 @@ func (h *Host) toConfirmed(ctx context.Context, c *confirm.Confirmed, boot strin
 // judgedNow notes that the host's lane has done with the network of the spec in
 // force, whatever became of it, and tells whether that is news.
 func (h *Host) judgedNow() bool {
+	if !h.HasProbes() {
+		return false // nobody asks
+	}
 	want, err := h.wanted()
 	if err != nil {
 		return false

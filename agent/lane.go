@@ -168,7 +168,8 @@ func (l *lane) carryOut(ctx context.Context, names []string) (Result, error) {
 	if ctx.Err() != nil {
 		return nil, err
 	}
-	if l.host.judgedNow() || trial != nil {
+	awaited := l.waiting != "" && result != nil // what was awaited has come
+	if l.host.judgedNow() || trial != nil || awaited {
 		for _, other := range l.lanes {
 			if other != l {
 				other.post(Event{Source: "the network", Domains: []string{DomainUnits, DomainCluster}})
