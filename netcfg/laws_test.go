@@ -385,6 +385,57 @@ func compareWithModel(t *testing.T, foretold, after State, changes []plan.Change
 	}
 }
 
+// TestLinkLawsOfEveryKind runs chains of specs with all kinds that this kernel
+// has, without somebody else's things.
+func TestLinkLawsOfEveryKind(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			newNamespace(t)
+			withoutDAD(t)
+			kinds := []hosts.LinkKind{hosts.LinkVXLAN, hosts.LinkMacvlan}
+			for _, kind := range []hosts.LinkKind{hosts.LinkBond, hosts.LinkVLAN, hosts.LinkDummy, hosts.LinkVRF} {
+				switch {
+				case hasKind(t, kind):
+					kinds = append(kinds, kind)
+				case os.Getenv("NODEAGENT_VM") == "1":
+					t.Fatalf("the VM's kernel has no %s", kind)
+				}
+			}
+			somebodysVeth(t, "p0", "q0")
+			somebodysVeth(t, "p1", "q1")
+			sys := open(t)
+			r := rand.New(rand.NewPCG(seed, 7))
+			for range 4 {
+				converge(t, sys, Want(randomSpecOf(r, kinds...)))
+			}
+			converge(t, sys, State{})
+			if own := ownLines(dumpNetwork(t)); own != "" {
+				t.Errorf("dropping everything leaves\n%s", own)
+			}
+		})
+	}
+}
+
+// TestLinkLawsOfEveryKindOnTheModel is the same with all kinds, in any kernel.
+func TestLinkLawsOfEveryKindOnTheModel(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		have := somebodys()
+		for round := range 5 {
+			want := Want(randomSpecOf(r, hosts.LinkVXLAN, hosts.LinkMacvlan, hosts.LinkBond, hosts.LinkVLAN, hosts.LinkDummy, hosts.LinkVRF))
+			changes := Diff(have, want)
+			after, err := simulate(have, changes)
+			if err != nil {
+				t.Fatalf("seed %d round %d: %v\nplan:\n%s", seed, round, err, printed(changes))
+			}
+			if left := Diff(after, want); len(left) > 0 {
+				t.Fatalf("seed %d round %d: after one apply there is still\n%s\nplan was\n%s", seed, round, printed(left), printed(changes))
+			}
+			have = after
+		}
+	}
+}
+
 // asFarAs leaves out what the kernel tells of a link of which the model says
 // nothing, such as settings that no spec named.
 func asFarAs(f, l Link) Link {
