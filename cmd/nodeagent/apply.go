@@ -29,6 +29,10 @@ they go back to what was last confirmed. A timer of systemd's sees to it, also w
 command is killed; after a reboot they go back at once. The other domains follow only
 once the network is confirmed, since the restart of a component is not undone.
 
+A change of the network that would certainly cut a way that is open now is refused, with
+exit code 4: that of your SSH session, those to Vault, to the API endpoint, to and from
+the other etcd members, and WireGuard's own. --force-lockout makes it all the same.
+
 Where the spec names probes (network.probes), they are asked before and after the
 change. What answered before and does not answer any more undoes the change at once.
 Without --confirm the probes alone decide; --no-probes leaves them out. A network that
@@ -42,6 +46,7 @@ again, and forgets that it was undone once it is made.`,
 	}
 	names := only(cmd)
 	caution := cautionFlags(cmd)
+	force := cmd.Flags().Bool("force-lockout", false, "go on although the spec cuts a way that is open now")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		host, err := o.open(cmd)
 		if err != nil {
@@ -59,6 +64,9 @@ again, and forgets that it was undone once it is made.`,
 			return err
 		}
 		defer lock.Release()
+		if err := guardWays(cmd.Context(), o, host, *names, *force); err != nil {
+			return err
+		}
 		if caution.tries(host, *names) {
 			return caution.tryNetwork(cmd.Context(), o, host, *names)
 		}

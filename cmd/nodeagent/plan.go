@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,11 @@ func newPlan(o *options) *cobra.Command {
 		Long: `plan compares this host with its spec and prints the difference: for each change
 what it does, what it disturbs (quiet, reload, restart, disconnect, quorum), why, and
 the values before and after. It writes nothing and works on a host that is half
-broken: what could not be observed is said, and answers exit code 1.`,
+broken: what could not be observed is said, and answers exit code 1.
+
+Below the plan it warns of ways that its changes of the network would certainly cut:
+that of your SSH session, those to Vault, to the API endpoint, to and from the other
+etcd members, and WireGuard's own. 'nodeagent apply' refuses such a plan.`,
 		Example: `  nodeagent plan
   nodeagent plan --only kernel,network --full
   nodeagent plan --exit-code -o json | jq '.changes[].key'`,
@@ -41,6 +46,7 @@ broken: what could not be observed is said, and answers exit code 1.`,
 			return err
 		}
 		p, observeErr := agent.Plan(cmd.Context(), domains)
+		p.Warnings = host.Warnings(cmd.Context(), p, domains, os.Getenv("SSH_CONNECTION"))
 		if err := errors.Join(printPlan(o, p, *full), observeErr); err != nil {
 			return err
 		}

@@ -110,6 +110,9 @@ func (c Change) String() string {
 // Plan is the changes of all domains in the order in which they are applied.
 type Plan struct {
 	Changes []Change `json:"changes"`
+	// Warnings are what a person should know before the changes are applied, one
+	// line each.
+	Warnings []string `json:"warnings"`
 }
 
 // Empty tells whether there is nothing to do.

@@ -23,7 +23,7 @@ var sample = Plan{Changes: []Change{
 		Before: "a: 1\n", After: "a: 2\nb: 3\nc: 4\n",
 	},
 	{Domain: "units", Key: "nodeagent-etcd.service", Action: ActionStop, Effect: Quorum, Reason: "the spec has no etcd role", Before: "active"},
-}}
+}, Warnings: []string{"cluster.toml:3: the SSH session from 192.0.2.7 would be cut: no rule accepts it"}}
 
 func golden(t *testing.T, name, got string) {
 	t.Helper()
@@ -85,7 +85,7 @@ func TestWriteJSON(t *testing.T) {
 	if err := WriteJSON(&b, Plan{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(strings.Fields(b.String()), ""); got != `{"changes":[]}` {
+	if got := strings.Join(strings.Fields(b.String()), ""); got != `{"changes":[],"warnings":[]}` {
 		t.Errorf("empty plan: %s", got)
 	}
 }

@@ -65,7 +65,7 @@ func effectColor(e Effect) string {
 
 // Write prints the plan for people: the changes grouped by domain in the order
 // in which they will be applied, each with its before and after, and a closing
-// line that counts them.
+// line that counts them; warnings stand below it.
 func (s Style) Write(w io.Writer, p Plan) error {
 	var b strings.Builder
 	domains := 0
@@ -85,6 +85,9 @@ func (s Style) Write(w io.Writer, p Plan) error {
 	} else {
 		fmt.Fprintf(&b, "\n%s in %s; strongest effect: %s.\n",
 			Count(len(p.Changes), "change"), Count(domains, "domain"), p.Effect())
+	}
+	for _, warning := range p.Warnings {
+		b.WriteString(s.paint(yellow, "warning: ") + warning + "\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
