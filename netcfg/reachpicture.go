@@ -136,7 +136,7 @@ func linksAfter(want State, now Surroundings) map[string]pathLink {
 	}
 	for _, w := range want.Links {
 		if _, there := links[w.Name]; !there && w.Owned {
-			links[w.Name] = linkAfter(pathLink{name: w.Name, down: true}, w)
+			links[w.Name] = linkAfter(pathLink{name: w.Name, own: true}, w)
 		}
 	}
 	if w := want.WireGuard; w != nil {
@@ -147,15 +147,18 @@ func linksAfter(want State, now Surroundings) map[string]pathLink {
 	return links
 }
 
-// linkAfter is a wanted link.
+// linkAfter is a wanted link. Somebody else's in its place stays as it is.
 func linkAfter(l pathLink, w Link) pathLink {
+	if w.Owned && !l.own && !w.Adopt {
+		return l
+	}
 	if w.Owned {
 		l.kind = string(w.Kind)
 	}
 	if w.Master != "" || w.Exact {
 		l.master = w.Master
 	}
-	l.down = l.down && !w.Up
+	l.down = !w.Up
 	return l
 }
 
