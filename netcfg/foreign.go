@@ -37,16 +37,20 @@ func (sys *System) Foreign(ctx context.Context, want State) ([]Foreign, error) {
 	list := kernel.foreignLinks(want)
 	addresses, err := sys.foreignAddresses(kernel, want)
 	list = append(list, addresses...)
+	routes, routesErr := sys.foreignRoutes(kernel, want)
+	list = append(list, routes...)
+	rules, rulesErr := sys.foreignRules(want)
+	list = append(list, rules...)
 	tables, tablesErr := foreignTables(ctx)
 	list = append(list, tables...)
 	slices.SortStableFunc(list, func(a, b Foreign) int {
 		return cmp.Or(slices.Index(foreignKinds, a.Kind)-slices.Index(foreignKinds, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
-	return list, errors.Join(err, tablesErr)
+	return list, errors.Join(err, routesErr, rulesErr, tablesErr)
 }
 
 // foreignKinds is the order in which kinds are listed; others come before.
-var foreignKinds = []string{"link", "address", "nftables table"}
+var foreignKinds = []string{"link", "address", "route", "rule", "nftables table"}
 
 // fallbackLinks are the links that modules of the kernel make when they are
 // loaded.
