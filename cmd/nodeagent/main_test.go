@@ -2,6 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -21,8 +24,22 @@ func TestScripts(t *testing.T) {
 			"jsonkeys": jsonKeys,
 			"exits":    exits,
 		},
+		Condition:           conditions,
 		RequireExplicitExec: true,
 	})
+}
+
+// conditions knows [namespaces]: whether a script can have a network and mounts
+// of its own. In CI it must.
+func conditions(name string) (bool, error) {
+	if name != "namespaces" {
+		return false, fmt.Errorf("unknown condition %q", name)
+	}
+	out, err := exec.Command("unshare", "-r", "-n", "-m", "ip", "link").CombinedOutput()
+	if err != nil && os.Getenv("CI") == "true" {
+		return false, fmt.Errorf("namespaces of a script's own: %w: %s", err, out)
+	}
+	return err == nil, nil
 }
 
 // jsonKeys KEY… checks that standard output is one JSON object that has every
