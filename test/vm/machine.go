@@ -101,7 +101,9 @@ func arguments(c Config, accel, cpu, line string) []string {
 		"-accel", accel, "-cpu", cpu, "-smp", strconv.Itoa(min(2, runtime.NumCPU())), "-m", strconv.Itoa(c.Memory),
 		"-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot",
 		"-kernel", c.Kernel, "-initrd", c.Initrd,
-		"-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 rdinit=/usr/lib/systemd/systemd net.ifnames=0",
+		// no_timer_check: on a busy machine an emulated timer misses the kernel's
+		// test of it, which is a panic.
+		"-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 no_timer_check rdinit=/usr/lib/systemd/systemd net.ifnames=0",
 		"-serial", "stdio",
 		"-chardev", "socket,id=line,path=" + line, "-serial", "chardev:line",
 	}
