@@ -209,3 +209,38 @@ func BenchmarkFirewallSet(b *testing.B) {
 	run("no-op", set(first), set(first), load(one))
 	run("one changed", set(first), set(second), load(two))
 }
+
+// The way back restores the table exactly, from what a file kept of it.
+func TestFirewallGoesBack(t *testing.T) {
+	newNamespace(t)
+	full := wantFirewall(everythingSpec())
+	fewer := everythingSpec()
+	fewer.Firewall.Allow, fewer.Firewall.Forward.Allow, fewer.Firewall.Masquerade = nil, nil, nil
+	alone := &hosts.Spec{Firewall: hosts.Firewall{Masquerade: everythingSpec().Firewall.Masquerade}}
+	// Chain by chain: the order in which the table holds its chains means
+	// nothing, and is that in which they were made.
+	list := func() string {
+		if mustFirewall(t) == nil {
+			return ""
+		}
+		all := nft(t, "", "--stateless", "list", "sets")
+		for _, c := range mustFirewall(t).chains() {
+			all += nft(t, "", "--stateless", "list", "chain", "inet", FirewallTable, c.name)
+		}
+		return all
+	}
+	for name, want := range map[string]*Firewall{"fewer rules": wantFirewall(fewer), "masquerade alone": wantFirewall(alone), "none": nil} {
+		convergeFirewall(t, full)
+		before := list()
+		back, err := Back(State{Firewall: mustFirewall(t)}, State{Firewall: want})
+		must(t, err)
+		convergeFirewall(t, want)
+		if list() == before {
+			t.Fatalf("%s: nothing changed: this proves nothing", name)
+		}
+		convergeFirewall(t, stored(t, back).Firewall)
+		if after := list(); after != before {
+			t.Errorf("%s: gone back it is\n%s\nwas\n%s", name, after, before)
+		}
+	}
+}
