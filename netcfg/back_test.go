@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -23,6 +24,8 @@ func dumped(t testing.TB) string {
 	const links = `ip -o link | sed -E 's/^[0-9]+: ([^:]*): <([^>]*)>/\1 \2/; s/(LOWER_UP|NO-CARRIER|M-DOWN),?//g; s/, / /; s/link.*//; s/state [A-Z]*//' | sort`
 	for _, c := range [][]string{
 		{"ip", "-o", "address", "show", "scope", "global"},
+		{"ip", "-o", "-4", "address", "show", "scope", "link"},
+		{"sh", "-c", "ip -j -d link | tr '{},' '\\n' | grep -E '\"(ifname|address|mtu|altnames|group|ifalias|info_kind|stp_state|forward_delay|ageing_time|mcast_snooping|cost|isolated|learning|id|mode)\"'"},
 		{"ip", "-4", "route", "show", "table", "all"},
 		{"ip", "-4", "rule"},
 		{"ip", "-6", "rule"},
@@ -87,7 +90,25 @@ func TestBackFromKernel(t *testing.T) {
 		"a link comes up": func(s *State) {
 			s.Links = append(s.Links, Link{Name: "lan1", Kind: hosts.LinkPhysical, Up: true, MTU: 1300})
 		},
-		"all of it at once": func(s *State) { *s = State{} },
+		"another hardware address": func(s *State) { s.Links[0].MAC = "02:00:00:00:00:77" },
+		"another name too":         func(s *State) { s.Links[0].AltNames = []string{"uplink", "wan"} },
+		"a link goes down":         func(s *State) { s.Links[0].Up, s.Routes = false, nil },
+		"a bridge's settings": func(s *State) {
+			s.Links[1].Settings = []Setting{{"stp", "on"}, {"forward_delay", "5s"}, {"ageing", "1m0s"}, {"multicast_snooping", "off"}}
+			s.Links[1].MAC, s.Links[1].Up = "02:00:00:00:00:78", false
+		},
+		"under a bridge, as a port of many settings": func(s *State) {
+			s.Links[0].Master, s.Links[0].Placed = "br0", true
+			s.Links[0].Port = []Setting{{"cost", "7"}, {"isolated", "on"}, {"learning", "off"}}
+		},
+		"links upon links": func(s *State) {
+			s.Links = append(s.Links,
+				Link{Name: "mv0", Kind: hosts.LinkMacvlan, Parent: "lan0", Up: true, Owned: true, Marked: true, Settings: []Setting{{"mode", "bridge"}}},
+				Link{Name: "vx0", Kind: hosts.LinkVXLAN, Parent: "lan0", Up: true, Owned: true, Marked: true, Settings: []Setting{{"id", "7"}, {"port", "4789"}}})
+		},
+		"an address that goes by itself": func(s *State) { s.Links[0].Addresses[0].Valid = time.Hour },
+		"an address of another scope":    func(s *State) { s.Links[0].Addresses[0].Scope = "link" },
+		"all of it at once":              func(s *State) { *s = State{} },
 	}
 	for name, change := range cut {
 		t.Run(name, func(t *testing.T) {
