@@ -76,6 +76,9 @@ func domainRows(out screen, s agent.Status) [][]string {
 	var rows [][]string
 	for _, d := range s.Domains {
 		text := out.verdict(d.Converged, "converged", plan.Count(len(d.Changes), "change")+" to make")
+		if d.Drift != "" {
+			text += ", only reported"
+		}
 		if d.Error != "" {
 			text = out.bad(strings.ReplaceAll(d.Error, "\n", "; "))
 		}
