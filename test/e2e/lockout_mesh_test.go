@@ -73,18 +73,18 @@ func TestLockoutMesh(t *testing.T) {
 		cut  func()
 	}{
 		{"silence", func() {
-			bee.must("nodeagent", "apply", "--confirm", "8s")
+			bee.must("nodeagent", "apply", "--force-lockout", "--confirm", "8s")
 			if over("true") == nil {
 				t.Error("the mesh is stopped, and yet it is the way in")
 			}
 		}},
 		{"kill -9", func() {
-			if out := bee.must("timeout", "20", "sh", "-c", killRightAfter, "sh", "", "nodeagent", "apply", "--confirm", "8s"); out != "killed\n" {
+			if out := bee.must("timeout", "20", "sh", "-c", killRightAfter, "sh", "", "nodeagent", "apply", "--force-lockout", "--confirm", "8s"); out != "killed\n" {
 				t.Fatalf("apply was not killed: %s", out)
 			}
 		}},
 		{"reboot", func() {
-			bee.must("nodeagent", "apply", "--confirm", "2m")
+			bee.must("nodeagent", "apply", "--force-lockout", "--confirm", "2m")
 			if err := bee.Reboot(ctx); err != nil {
 				t.Fatal(err)
 			}
@@ -108,7 +108,7 @@ func probesJudgePeers(bee reached, good meshed, over func(string) error) {
 	wrong := good
 	wrong.keys = map[string]string{"bee": good.keys["bee"], "cat": "KqbcxTDZnD79Q427hFIgRyEmggLtyFARPNSvHyClwUU="}
 	bee.fleet(wrong.fleet())
-	out, err := bee.Exec(bee.ctx, "nodeagent", "apply")
+	out, err := bee.Exec(bee.ctx, "nodeagent", "apply", "--force-lockout")
 	bee.refused("wireguard peer cat", out, err)
 	bee.backTo(before, time.Second)
 	bee.until(10*time.Second, "the way in over the mesh", func() error { return over("true") })

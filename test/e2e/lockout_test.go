@@ -84,7 +84,7 @@ func cutTheWayIn(h reached) {
 	for _, cut := range cuts {
 		h.fleet(cut.spec.fleet())
 		h.reachable()
-		h.must("nodeagent", "apply", "--confirm", "3s")
+		h.must("nodeagent", "apply", "--force-lockout", "--confirm", "3s")
 		if out, err := h.ssh(goodBee.address, "true"); err == nil {
 			h.t.Fatalf("cut %s: the way in is still there: %s", cut.name, out)
 		}
@@ -92,7 +92,7 @@ func cutTheWayIn(h reached) {
 	}
 	for _, cut := range cuts {
 		h.fleet(cut.spec.fleet())
-		out, _ := h.Exec(h.ctx, "timeout", "20", "sh", "-c", killRightAfter, "sh", cut.mark, "nodeagent", "apply", "--confirm", "3s")
+		out, _ := h.Exec(h.ctx, "timeout", "20", "sh", "-c", killRightAfter, "sh", cut.mark, "nodeagent", "apply", "--force-lockout", "--confirm", "3s")
 		if out != "killed\n" {
 			h.t.Fatalf("cut %s: apply was not killed: %s", cut.name, out)
 		}
@@ -100,7 +100,7 @@ func cutTheWayIn(h reached) {
 	}
 	for _, cut := range cuts {
 		h.fleet(cut.spec.fleet())
-		h.must("nodeagent", "apply", "--confirm", "2m")
+		h.must("nodeagent", "apply", "--force-lockout", "--confirm", "2m")
 		if err := h.Reboot(h.ctx); err != nil {
 			h.t.Fatal(err)
 		}
@@ -160,9 +160,9 @@ func confirmations(h reached) {
 func nestedAttempts(h reached) {
 	before := h.network()
 	h.fleet(beeSpec{"203.0.113.20", goodBee.via, goodBee.ssh, ""}.fleet())
-	h.must("nodeagent", "apply", "--confirm", "60s")
+	h.must("nodeagent", "apply", "--force-lockout", "--confirm", "60s")
 	h.fleet(beeSpec{"203.0.113.30", goodBee.via, "ports = [23]", ""}.fleet())
-	h.must("nodeagent", "apply", "--confirm", "3s")
+	h.must("nodeagent", "apply", "--force-lockout", "--confirm", "3s")
 	h.backAndReachable("nested", before, 10*time.Second)
 }
 
@@ -170,7 +170,7 @@ func nestedAttempts(h reached) {
 func failedChange(h reached) {
 	before := h.network()
 	h.fleet(beeSpec{goodBee.address, "203.0.113.98", goodBee.ssh, "[kernel.sysctl]\nnet.ipv4.no_such_key = 1\n"}.fleet())
-	out, err := h.Exec(h.ctx, "nodeagent", "apply", "--confirm", "60s")
+	out, err := h.Exec(h.ctx, "nodeagent", "apply", "--force-lockout", "--confirm", "60s")
 	h.refused("as it was before", out, err)
 	h.backTo(before, time.Second)
 	out, err = h.ssh(goodBee.address, "nodeagent confirm")
@@ -222,7 +222,7 @@ func underRun(h reached) {
 	h.must("systemctl", "stop", "nodeagent.service")
 	before = h.network()
 	h.fleet(bad.fleet())
-	out, err := h.Exec(h.ctx, "nodeagent", "apply")
+	out, err := h.Exec(h.ctx, "nodeagent", "apply", "--force-lockout")
 	h.refused("answered before does no more", out, err)
 	h.backTo(before, time.Second)
 }
