@@ -145,6 +145,7 @@ func TestDownAndUpKeepsWhatHangsOnTheLink(t *testing.T) {
 	must(t, netlink.LinkSetUp(linkNamed(t, "mv0")))
 	somebodysAddress(t, "lan0", "192.0.2.7/24")
 	somebodysAddress(t, "lan0", "2001:db8::7/64")
+	must(t, sys.waitForSource(t.Context(), netip.MustParseAddr("2001:db8::7")))
 	somebodysRoute(t, "lan0", "0.0.0.0/0", "192.0.2.1", 100, unix.RTPROT_DHCP)
 	somebodysRoute(t, "lan0", "198.51.100.0/24", "", 0, unix.RTPROT_STATIC)
 	for _, args := range []string{
