@@ -12,6 +12,10 @@ import (
 	"github.com/nodeagent/nodeagent/test/vm/line"
 )
 
+// waitLimit is how long a condition may take to hold: seconds, but for an
+// emulated processor on a busy machine.
+const waitLimit = 3 * time.Minute
+
 // asPeer runs a command as the other host: in a network namespace of its own,
 // with folders of its own for what nodeagent keeps.
 const asPeer = `#!/bin/sh
@@ -102,7 +106,7 @@ func testNetwork(t *testing.T, g *Guest) {
 // reaches waits until an address of the other host answers.
 func reaches(t *testing.T, g *Guest, address string) {
 	t.Helper()
-	until(t, time.Minute, "an answer of "+address, func() (bool, string) {
+	until(t, waitLimit, "an answer of "+address, func() (bool, string) {
 		status, out := exit(t, g, "ping", "-n", "-c", "1", "-W", "2", address)
 		return status == 0, out
 	})
@@ -144,12 +148,12 @@ func testDrift(t *testing.T, g *Guest) {
 			before := strings.TrimSpace(run(t, g, "cat", "/sys/class/net/"+link+"/ifindex"))
 			run(t, g, "ip", "link", "delete", link)
 			start := time.Now()
-			until(t, time.Minute, "another "+link, func() (bool, string) {
+			until(t, waitLimit, "another "+link, func() (bool, string) {
 				status, is := exit(t, g, "cat", "/sys/class/net/"+link+"/ifindex")
 				return status == 0 && strings.TrimSpace(is) != before, is
 			})
 			t.Logf("there again after %s", time.Since(start).Round(10*time.Millisecond))
-			until(t, time.Minute, "an empty plan", func() (bool, string) {
+			until(t, waitLimit, "an empty plan", func() (bool, string) {
 				status, out := exit(t, g, "nodeagent", "plan", "--exit-code", "--only", "kernel,network")
 				return status == 0, out
 			})
