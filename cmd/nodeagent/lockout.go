@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -29,7 +28,7 @@ func guardWays(ctx context.Context, o *options, host *agent.Host, names []string
 	if len(names) > 0 && !slices.Contains(names, agent.DomainNetwork) {
 		return nil
 	}
-	cuts, err := host.Cuts(ctx, os.Getenv("SSH_CONNECTION"))
+	cuts, err := host.Cuts(ctx, sshSession())
 	if err != nil {
 		fmt.Fprintf(o.stderr, "warning: whether the change cuts a way in is not known: %v\n", err)
 		return nil

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -53,7 +52,7 @@ write it into the spec with adopt = true.`,
 			return err
 		}
 		p, observeErr := agent.Plan(cmd.Context(), domains)
-		p.Warnings = host.Warnings(cmd.Context(), p, domains, os.Getenv("SSH_CONNECTION"))
+		p.Warnings = host.Warnings(cmd.Context(), p, domains, sshSession())
 		var others []agent.Foreign
 		if *foreign {
 			var err error
