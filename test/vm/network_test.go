@@ -112,6 +112,9 @@ func reaches(t *testing.T, g *Guest, address string) {
 	})
 }
 
+// timers are those of bridges, which run.
+var timers = regexp.MustCompile(`\w+_timer +[0-9.]+`)
+
 // picture is the guest's network, as tools that others wrote show it. What
 // counts up or down by itself is not in it.
 func picture(t *testing.T, g *Guest) map[string]string {
@@ -121,7 +124,7 @@ func picture(t *testing.T, g *Guest) map[string]string {
 		"ip -d link", "ip -br address", "ip -4 route show table all", "ip -6 route show table all", "ip rule",
 		"bridge vlan", "nft -s list ruleset", "cat /proc/modules",
 	} {
-		picture[command] = run(t, g, strings.Fields(command)...)
+		picture[command] = timers.ReplaceAllString(run(t, g, strings.Fields(command)...), "")
 	}
 	return picture
 }
