@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/hosts"
@@ -337,16 +336,4 @@ func routeType(kind uint8, other string) (hosts.RouteType, string) {
 		return "", "of type throw"
 	}
 	return "", fmt.Sprintf("of type %d", kind)
-}
-
-// prefixOf is the destination of a route of the library's.
-func prefixOf(k netlink.Route, family int) netip.Prefix {
-	if k.Dst == nil {
-		if family == netlink.FAMILY_V4 {
-			return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		}
-		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
-	bits, _ := k.Dst.Mask.Size()
-	return netip.PrefixFrom(addrFrom(k.Dst.IP), bits)
 }

@@ -17,6 +17,9 @@ const (
 	fraSourcePorts = 23 // FRA_SPORT_RANGE
 	fraPorts       = 24 // FRA_DPORT_RANGE
 	fraFlow        = 11 // FRA_FLOW
+	// Since Linux 6.14 a rule with one port reads back with a mask of all bits.
+	fraSourceMask = 28 // FRA_SPORT_MASK
+	fraPortMask   = 29 // FRA_DPORT_MASK
 )
 
 const (
@@ -157,6 +160,10 @@ func (r *Rule) unknown(kind uint16, value []byte) {
 	case fraFlow:
 		if u32Of(value) != 0 {
 			r.Other = "with a realm"
+		}
+	case fraSourceMask, fraPortMask:
+		if len(value) >= 2 && binary.NativeEndian.Uint16(value) != 0xffff {
+			r.Other = "for some bits of a port"
 		}
 	case unix.FRA_PAD:
 	default:
