@@ -48,7 +48,8 @@ const (
 type Terms struct {
 	// Domains are those to converge of kernel and network.
 	Domains []string
-	// Patience is how long a person has to confirm; 0: nobody is asked, and the
+	// Patience is the time after which the host can be reached as before unless a
+	// person confirms, for which there is a little less; 0: nobody is asked, and the
 	// probes decide alone.
 	Patience time.Duration
 	// NoProbes asks no probes.
@@ -63,6 +64,8 @@ type Trial struct {
 	// Until is when the network goes back unless a person confirms; zero where
 	// nobody needs to.
 	Until time.Time
+	// Reachable is by when the host can be reached as before then.
+	Reachable time.Time
 	// Verdicts are what the probes found.
 	Verdicts []confirm.Verdict
 	// Undone is why the network is as it was before, "" where it was changed.
@@ -107,7 +110,7 @@ func (h *Host) Try(ctx context.Context, terms Terms, rep plan.Reporter) (Trial, 
 	limited, cancel := context.WithDeadline(ctx, attempt.Until)
 	defer cancel()
 	result, err := h.Converge(limited, terms.Domains, rep)
-	trial := Trial{Result: result, Until: attempt.Until}
+	trial := Trial{Result: result, Until: attempt.Until, Reachable: attempt.Reachable}
 	if err != nil || ctx.Err() != nil {
 		return trial, errors.Join(err, ctx.Err())
 	}
@@ -201,7 +204,8 @@ func (h *Host) begin(ctx context.Context, terms Terms, rep plan.Reporter) (*conf
 		return nil, err
 	}
 	attempt := &confirm.Attempt{
-		Network: want.digest, Spec: h.Spec().Digest, ByProbes: terms.Patience == 0, Patience: terms.Patience,
+		Network: want.digest, Spec: h.Spec().Digest, ByProbes: terms.Patience == 0,
+		Patience: terms.Patience - confirm.Reserve(terms.Patience),
 	}
 	if !terms.NoProbes {
 		attempt.Before = h.probeBefore(ctx)
@@ -225,6 +229,9 @@ func (h *Host) begin(ctx context.Context, terms Terms, rep plan.Reporter) (*conf
 	}
 	attempt.Deadline = confirm.Moment{Boot: now.Boot, Up: now.Up + attempt.Patience}
 	attempt.Until = time.Now().Add(attempt.Patience)
+	if !attempt.ByProbes {
+		attempt.Reachable = attempt.Until.Add(confirm.Reserve(terms.Patience))
+	}
 	return attempt, h.arm(ctx, attempt, records.Attempt != nil)
 }
 

@@ -25,9 +25,10 @@ again at any time.
 
 With --confirm the network, and the sysctls of the network, are changed on trial: unless
 'nodeagent confirm' comes in time over a connection that was opened after the change,
-they go back to what was last confirmed. A timer of systemd's sees to it, also when this
-command is killed; after a reboot they go back at once. The other domains follow only
-once the network is confirmed, since the restart of a component is not undone.
+they go back to what was last confirmed, early enough for the host to be reachable again
+when the time is over (a quarter before, 10 seconds at most). A timer of systemd's sees
+to it, also when this command is killed; after a reboot they go back at once. The other
+domains follow only once the network is confirmed, since the restart of a component is not undone.
 
 A change of the network that would certainly cut a way that is open now is refused, with
 exit code 4: that of your SSH session, those to Vault, to the API endpoint, to and from

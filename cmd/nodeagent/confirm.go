@@ -15,9 +15,13 @@ import (
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
 
+// leastConfirm is what a connection, a command, and going back need.
+const leastConfirm = 3 * time.Second
+
 // caution is how apply guards a change of the network.
 type caution struct {
-	// confirm is how long a person has; valid where asked is true.
+	// confirm is the time after which the host can be reached as before, a person
+	// having a little less; valid where asked is true.
 	confirm  time.Duration
 	asked    bool
 	noProbes bool
@@ -25,7 +29,7 @@ type caution struct {
 
 func cautionFlags(cmd *cobra.Command) *caution {
 	c := &caution{}
-	cmd.Flags().DurationVar(&c.confirm, "confirm", 0, "undo the change of the network unless `nodeagent confirm` comes over a new connection within this `time`")
+	cmd.Flags().DurationVar(&c.confirm, "confirm", 0, "undo the change of the network unless it is confirmed; the host can be reached as before after this `time`")
 	cmd.Flags().BoolVar(&c.noProbes, "no-probes", false, "do not let the spec's probes judge the change of the network")
 	return c
 }
@@ -36,8 +40,8 @@ func (c *caution) check(cmd *cobra.Command, names []string) error {
 	if !c.asked {
 		return nil
 	}
-	if c.confirm < time.Second {
-		return usageError{fmt.Errorf("--confirm %s: leave yourself at least a second", c.confirm)}
+	if c.confirm < leastConfirm {
+		return usageError{fmt.Errorf("--confirm %s: leave yourself at least %s", c.confirm, leastConfirm)}
 	}
 	if len(names) > 0 && !slices.Contains(names, agent.DomainNetwork) {
 		return usageError{errors.New("--confirm is about the network, which --only leaves out")}
@@ -85,13 +89,14 @@ func (c *caution) tryNetwork(ctx context.Context, o *options, host *agent.Host, 
 	}
 	err = errors.Join(printResult(o, trial.Result), err)
 	if !trial.Until.IsZero() {
-		sayUntil(o, trial.Until, rest)
+		sayUntil(o, trial, rest)
 	}
 	return err
 }
 
-func sayUntil(o *options, until time.Time, rest []string) {
-	fmt.Fprintf(o.stderr, "The network goes back at %s unless you open a NEW connection and run there: nodeagent confirm\n", until.Format(time.TimeOnly))
+func sayUntil(o *options, trial agent.Trial, rest []string) {
+	fmt.Fprintf(o.stderr, "The network goes back at %s, and the host can be reached as before by %s, unless you open a NEW connection and run there: nodeagent confirm\n",
+		trial.Until.Format(time.TimeOnly), trial.Reachable.Format(time.TimeOnly))
 	if len(rest) > 0 {
 		fmt.Fprintln(o.stderr, "Certificates and components follow once it is confirmed: nodeagent.service makes them, or nodeagent apply.")
 	}

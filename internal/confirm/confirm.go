@@ -45,9 +45,11 @@ type Attempt struct {
 	Back Way `json:"back"`
 	Want Way `json:"want"`
 	// Deadline is when it is undone; Until is the same by the clock, for people.
-	Deadline Moment        `json:"deadline"`
-	Until    time.Time     `json:"until"`
-	Patience time.Duration `json:"patience"`
+	// Reachable is by when the host can be reached as before if nobody confirms.
+	Deadline  Moment        `json:"deadline"`
+	Until     time.Time     `json:"until"`
+	Reachable time.Time     `json:"reachable,omitzero"`
+	Patience  time.Duration `json:"patience"`
 	// ByProbes tells that nobody is asked: the probes decide.
 	ByProbes bool `json:"byProbes,omitempty"`
 	// Before and After are what the probes found.
@@ -119,6 +121,19 @@ func (r Records) Rejection(at time.Time, left string) *Rejected {
 		Network: a.Network, Spec: a.Spec, Earlier: earlier, Reason: a.Undoing, At: at.UTC(), Back: a.Back,
 		Proved: left == "", Left: left, Before: a.Before, After: a.After,
 	}
+}
+
+// The bounds of Reserve.
+const (
+	leastReserve = time.Second
+	mostReserve  = 10 * time.Second
+)
+
+// Reserve is the part of the time given for a confirmation in which the host
+// goes back, so that it can be reached again when all of the time is over: going
+// back takes a second, a mesh through which people come in some handshakes more.
+func Reserve(given time.Duration) time.Duration {
+	return min(max(given/4, leastReserve), mostReserve, given)
 }
 
 // Due tells what is to be done about an attempt now: why it must be undone, or

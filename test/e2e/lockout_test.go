@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -67,6 +68,25 @@ until test -e /var/lib/nodeagent/confirm/attempt.json; do kill -0 $p || { cat /t
 until { ip -o address; ip route; nft list ruleset; } | grep -q "$mark"; do kill -0 $p || break; done
 kill -9 $p 2>/dev/null; echo killed`
 
+// cutTime is what the cuts give for a confirmation that never comes.
+const cutTime = "8s"
+
+// promised is by when the host is to be reached again.
+func (r reached) promised() time.Time {
+	r.t.Helper()
+	var attempt struct{ Reachable time.Time }
+	if err := json.Unmarshal([]byte(r.must("cat", "/var/lib/nodeagent/confirm/attempt.json")), &attempt); err != nil {
+		r.t.Fatal(err)
+	}
+	return attempt.Reachable
+}
+
+// backInTime waits for the way in, which must be there as was promised.
+func (r reached) backInTime(name, before string, promised time.Time) {
+	r.t.Helper()
+	r.backAndReachable(name, before, time.Until(promised))
+}
+
 // cutTheWayIn removes the address, breaks the route and closes the port; and
 // lets time pass, kills the agent, reboots the host.
 func cutTheWayIn(h reached) {
@@ -84,19 +104,21 @@ func cutTheWayIn(h reached) {
 	for _, cut := range cuts {
 		h.fleet(cut.spec.fleet())
 		h.reachable()
-		h.must("nodeagent", "apply", "--force-lockout", "--confirm", "3s")
+		h.must("nodeagent", "apply", "--force-lockout", "--confirm", cutTime)
+		promised := h.promised()
 		if out, err := h.ssh(goodBee.address, "true"); err == nil {
 			h.t.Fatalf("cut %s: the way in is still there: %s", cut.name, out)
 		}
-		h.backAndReachable(cut.name+", silence", before, 8*time.Second)
+		h.backInTime(cut.name+", silence", before, promised)
 	}
 	for _, cut := range cuts {
 		h.fleet(cut.spec.fleet())
-		out, _ := h.Exec(h.ctx, "timeout", "20", "sh", "-c", killRightAfter, "sh", cut.mark, "nodeagent", "apply", "--force-lockout", "--confirm", "3s")
+		out, _ := h.Exec(h.ctx, "timeout", "20", "sh", "-c", killRightAfter, "sh", cut.mark, "nodeagent", "apply", "--force-lockout", "--confirm", cutTime)
+		promised := h.promised()
 		if out != "killed\n" {
 			h.t.Fatalf("cut %s: apply was not killed: %s", cut.name, out)
 		}
-		h.backAndReachable(cut.name+", kill -9", before, 8*time.Second)
+		h.backInTime(cut.name+", kill -9", before, promised)
 	}
 	for _, cut := range cuts {
 		h.fleet(cut.spec.fleet())
@@ -118,8 +140,8 @@ func (r reached) backAndReachable(name, before string, limit time.Duration) {
 	r.t.Helper()
 	start := time.Now()
 	r.until(limit, name+": the way in", func() error { _, err := r.ssh(goodBee.address, "true"); return err })
-	r.t.Logf("%s: reached again after %.1fs", name, time.Since(start).Seconds())
-	r.backTo(before, limit)
+	r.t.Logf("%s: reached again after %.1fs of %.1fs", name, time.Since(start).Seconds(), limit.Seconds())
+	r.backTo(before, 10*time.Second)
 }
 
 // confirmations come over connections old and new.
@@ -142,7 +164,7 @@ func confirmations(h reached) {
 	}
 	// One and the same connection changes and confirms.
 	h.fleet(beeSpec{goodBee.address, goodBee.via, "ports = [22, 2223]", ""}.fleet())
-	out, err = h.ssh(goodBee.address, "nodeagent apply --confirm 4s && nodeagent confirm")
+	out, err = h.ssh(goodBee.address, "nodeagent apply --confirm 5s && nodeagent confirm")
 	h.refused("before the change", out, err)
 	h.backTo(before, 10*time.Second)
 	// The console, and a plain apply of what was rejected.
