@@ -34,6 +34,10 @@ func (d *draft) checkBond(n *node, l Link) {
 			return
 		}
 	}
+	if l.Bond.FailOverMAC == "active" && l.MAC != "" {
+		mac := d.tree.get("network.link").table[l.Name].get("mac")
+		d.at(n.get("fail_over_mac"), "gives the bond the address of its active port, so that it cannot keep the mac at %s", mac.place())
+	}
 	d.checkMonitoring(n, l.Bond)
 	if port := d.link(l.Bond.Primary); l.Bond.Primary != "" && (port == nil || port.Master != l.Name) {
 		d.at(n.get("primary"), "%s is not a port of this bond: write master = %s at [network.link.%s]", quote(l.Bond.Primary), quote(l.Name), l.Bond.Primary)

@@ -29,10 +29,11 @@ const sshPort = 22
 // can be entered itself.
 func (l *loader) enterable() map[string]bool {
 	open := map[string]bool{}
+	in := l.entrances()
 	for again := true; again; {
 		again = false
 		for _, d := range l.hosts {
-			if !open[d.spec.Name] && l.canEnter(d, open) {
+			if !open[d.spec.Name] && l.canEnter(d, in, open) {
 				open[d.spec.Name], again = true, true
 			}
 		}
@@ -40,7 +41,37 @@ func (l *loader) enterable() map[string]bool {
 	return open
 }
 
-func (l *loader) canEnter(d *draft, open map[string]bool) bool {
+// entrances index who may be a rule's source: a rule may have as many sources as
+// the fleet has hosts, and there are as many rules.
+type entrances struct {
+	hosts   map[netip.Addr]*draft // by node and by mesh address
+	clients []hubClient
+}
+
+// hubClient is an address of a client, and the hub that carries it.
+type hubClient struct {
+	hub     *draft
+	address netip.Prefix
+}
+
+func (l *loader) entrances() entrances {
+	in := entrances{hosts: map[netip.Addr]*draft{}}
+	for _, d := range l.hosts {
+		for _, p := range d.hostPrefixes(d.spec.Name) {
+			in.hosts[p.Addr()] = d
+		}
+		if w := d.spec.Network.WireGuard; w != nil {
+			for _, client := range w.Clients {
+				for _, p := range client.Addresses {
+					in.clients = append(in.clients, hubClient{d, p})
+				}
+			}
+		}
+	}
+	return in
+}
+
+func (l *loader) canEnter(d *draft, in entrances, open map[string]bool) bool {
 	if !d.spec.Firewall.Enabled {
 		return true
 	}
@@ -49,7 +80,7 @@ func (l *loader) canEnter(d *draft, open map[string]bool) bool {
 			continue
 		}
 		for _, from := range d.sourcesOf(rule) {
-			if !l.inside(from) || l.clientEnters(d, from) || l.hostEnters(d, from, open) {
+			if !l.inside(from) || in.clientEnters(d, from) || in.hostEnters(d, from, open) {
 				return true
 			}
 		}
@@ -100,24 +131,11 @@ func (l *loader) inside(p netip.Prefix) bool {
 
 // clientEnters tells whether a client of a hub is within the range and is let
 // through to the host.
-func (l *loader) clientEnters(d *draft, from netip.Prefix) bool {
+func (in entrances) clientEnters(d *draft, from netip.Prefix) bool {
 	w := d.spec.Network.WireGuard
-	if w == nil {
-		return false
-	}
-	for _, hub := range l.hosts {
-		if hub.spec.Network.WireGuard == nil {
-			continue
-		}
-		for _, client := range hub.spec.Network.WireGuard.Clients {
-			for _, p := range client.Addresses {
-				if p.Overlaps(from) && (hub == d || hub.forwards(p, w.Address.Addr())) {
-					return true
-				}
-			}
-		}
-	}
-	return false
+	return w != nil && slices.ContainsFunc(in.clients, func(c hubClient) bool {
+		return c.address.Overlaps(from) && (c.hub == d || c.hub.forwards(c.address, w.Address.Addr()))
+	})
 }
 
 // forwards tells whether the host passes ssh on from a client to an address of
@@ -135,11 +153,19 @@ func (d *draft) forwards(client netip.Prefix, to netip.Addr) bool {
 	})
 }
 
-func (l *loader) hostEnters(d *draft, from netip.Prefix, open map[string]bool) bool {
-	return slices.ContainsFunc(l.hosts, func(other *draft) bool {
-		return other != d && open[other.spec.Name] &&
-			slices.ContainsFunc(other.hostPrefixes(other.spec.Name), from.Overlaps)
-	})
+// hostEnters tells whether another host, which can be entered itself, is within
+// the range.
+func (in entrances) hostEnters(d *draft, from netip.Prefix, open map[string]bool) bool {
+	enters := func(other *draft) bool { return other != nil && other != d && open[other.spec.Name] }
+	if from.IsSingleIP() {
+		return enters(in.hosts[from.Addr()])
+	}
+	for address, other := range in.hosts {
+		if from.Contains(address) && enters(other) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkMeshPort looks whether a rule named "wireguard", which replaces the one

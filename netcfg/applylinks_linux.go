@@ -274,12 +274,37 @@ func (o deleteLink) apply(ctx context.Context, sys *System) error {
 		if !kernel.owned(link) && !o.adopt {
 			return fmt.Errorf("delete link %q: it is not nodeagent's any more; plan again", o.name)
 		}
-		err := edit(ctx, func() error { return sys.nl.LinkDel(link) })
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("delete link %q: %w", o.name, explain(err))
+		if err := sys.deleteLink(ctx, kernel, link); err != nil {
+			return fmt.Errorf("delete link %q: %w", o.name, err)
 		}
 	}
 	return sys.keep(ctx, o.bridges)
+}
+
+// deleteLink deletes the link. The ports of a VRF are taken down and up by the
+// kernel when they lose it; their addresses are put back then.
+func (sys *System) deleteLink(ctx context.Context, kernel kernelLinks, link netlink.Link) error {
+	var dropped []saved
+	for _, port := range kernel.list {
+		if observedKind(link) != hosts.LinkVRF || port.Attrs().MasterIndex != link.Attrs().Index {
+			continue
+		}
+		s, err := sys.save(kernel, port.Attrs().Index, false, netip.Addr{})
+		if err != nil {
+			return fmt.Errorf("list what hangs on its port %q: %w", port.Attrs().Name, explain(err))
+		}
+		dropped = append(dropped, s)
+	}
+	err := edit(ctx, func() error { return sys.nl.LinkDel(link) })
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return explain(err)
+	}
+	for _, s := range dropped {
+		if err := sys.putBack(context.WithoutCancel(ctx), s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // whileDown takes the link down if it is up, and brings it up again after do,

@@ -44,7 +44,7 @@ func everyLink() []hosts.Link {
 
 // TestPlanOfEverythingPrints is the golden text of making all this, and of
 // changing what takes links down.
-func TestLinkPlanOfEverythingPrints(t *testing.T) {
+func TestPlanOfEverythingPrints(t *testing.T) {
 	have := State{
 		Names: []string{"docker0", "eth0", "eth1", "lo"},
 		Hardware: []Hardware{

@@ -228,10 +228,10 @@ func kindCases() []kindCase {
 				Mode: "802.3ad", MIIMon: 100 * time.Millisecond, UpDelay: 250 * time.Millisecond, DownDelay: 300 * time.Millisecond,
 				LACPRate: "fast", XmitHashPolicy: "layer3+4", AdSelect: "bandwidth", MinLinks: 1,
 			}),
-			others: bond(hosts.Bond{Mode: "active-backup", MIIMon: 200 * time.Millisecond, UpDelay: 400 * time.Millisecond, Primary: "lan1", PrimaryReselect: "better", FailOverMAC: "active"}),
+			others: bond(hosts.Bond{Mode: "active-backup", MIIMon: 200 * time.Millisecond, UpDelay: 400 * time.Millisecond, Primary: "lan1", PrimaryReselect: "better", FailOverMAC: "follow"}),
 			paths:  data("mode", "miimon", "updelay", "downdelay", "ad_lacp_rate", "xmit_hash_policy", "ad_select", "min_links", "primary", "primary_reselect", "fail_over_mac"),
 			is:     []string{"802.3ad", "100", "200", "300", "fast", "layer3+4", "bandwidth", "1", "<nil>", "always", "none"},
-			then:   []string{"active-backup", "200", "400", "600", "fast", "layer3+4", "bandwidth", "1", "lan1", "better", "active"}, effect: plan.Disconnect,
+			then:   []string{"active-backup", "200", "400", "600", "fast", "layer3+4", "bandwidth", "1", "lan1", "better", "follow"}, effect: plan.Disconnect,
 		},
 		{
 			name: "bond that asks with ARP", kinds: []hosts.LinkKind{hosts.LinkBond}, link: "z-bond",
