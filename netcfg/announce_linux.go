@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +22,7 @@ func Announce(ctx context.Context, link string, address netip.Addr) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	iface, err := net.InterfaceByName(link)
+	iface, err := interfaceNamed(link)
 	if err != nil {
 		return fmt.Errorf("announce %s on link %q: %w", address, link, err)
 	}
@@ -38,6 +39,16 @@ func Announce(ctx context.Context, link string, address netip.Addr) error {
 	return nil
 }
 
+// interfaceNamed finds a link by its name or an alternative one.
+func interfaceNamed(name string) (*net.Interface, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	a := link.Attrs()
+	return &net.Interface{Index: a.Index, Name: a.Name, HardwareAddr: a.HardwareAddr}, nil
+}
+
 // probeEach is how often a rival is asked for, probeTime how long it may take
 // to answer.
 const (
@@ -50,7 +61,7 @@ const (
 // host has the address itself: an ARP probe (RFC 5227, 2.1.1) has no sender
 // address, and a neighbour solicitation is sent from the link's own.
 func Rival(ctx context.Context, link string, address netip.Addr) (string, error) {
-	iface, err := net.InterfaceByName(link)
+	iface, err := interfaceNamed(link)
 	if err != nil {
 		return "", fmt.Errorf("look for a rival of %s: link %q: %w", address, link, err)
 	}

@@ -319,7 +319,7 @@ func (d *linkDiffer) keep(masters ...string) []keepMTU {
 		if w.Kind == hosts.LinkBridge {
 			k.mtu = w.MTU
 		}
-		if w.Kind == hosts.LinkBond {
+		if w.Kind == hosts.LinkBond && keepsMAC(w) {
 			k.mac = w.MAC
 		}
 		if k.mtu != 0 || k.mac != "" {
@@ -336,8 +336,17 @@ func makerOf(l Link) string {
 		return fmt.Sprintf("somebody else (alias %q)", l.Alias)
 	}
 	for _, known := range []struct{ prefix, maker string }{
-		{"docker", "Docker"}, {"br-", "Docker"}, {"cni", "a CNI plugin"}, {"cali", "Calico"}, {"flannel", "Flannel"},
-		{"cilium", "Cilium"}, {"lxc", "Cilium"}, {"virbr", "libvirt"}, {"vnet", "libvirt"}, {"kube-", "kube-proxy"}, {"podman", "Podman"},
+		{"docker", "Docker"},
+		{"br-", "Docker"},
+		{"cni", "a CNI plugin"},
+		{"cali", "Calico"},
+		{"flannel", "Flannel"},
+		{"cilium", "Cilium"},
+		{"lxc", "Cilium"},
+		{"virbr", "libvirt"},
+		{"vnet", "libvirt"},
+		{"kube-", "kube-proxy"},
+		{"podman", "Podman"},
 	} {
 		if strings.HasPrefix(l.Name, known.prefix) {
 			return known.maker

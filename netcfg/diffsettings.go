@@ -217,6 +217,9 @@ func (d *linkDiffer) setKind(c *linkChange, h, w Link) {
 		merged := h
 		merged.Settings = append(slices.Clone(w.Settings), h.Settings...)
 		c.because(s.effect(), s.reason(merged))
+		if s.when == portless && keepsMAC(w) {
+			c.op.mac = w.MAC // without ports the kernel gives the bond a random one
+		}
 	}
 	if _, rests := settingOf(c.op.settings, "miimon"); rests {
 		// The kernel keeps delays as multiples of it, so that they move too.
@@ -248,9 +251,13 @@ func (d *linkDiffer) setMTU(c *linkChange, h, w Link) {
 	c.because(effect, reason)
 }
 
+// keepsMAC tells whether the link can have the wanted address. A bond that takes
+// that of its active port says yes to any other, and takes none.
+func keepsMAC(w Link) bool { return w.MAC != "" && w.setting("fail_over_mac") != "active" }
+
 // setMAC leaves out ports of a bond: they have the bond's address.
 func (d *linkDiffer) setMAC(c *linkChange, h, w Link) {
-	if w.MAC == "" || strings.EqualFold(h.MAC, w.MAC) || d.wanted[w.Master].Kind == hosts.LinkBond {
+	if !keepsMAC(w) || strings.EqualFold(h.MAC, w.MAC) || d.wanted[w.Master].Kind == hosts.LinkBond {
 		return
 	}
 	c.op.mac = w.MAC

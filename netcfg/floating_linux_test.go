@@ -108,9 +108,11 @@ func TestFloatingMoves(t *testing.T) {
 	p := newFirewallPair(t)
 	sys := open(t)
 	own := linkNamed(t, "lan0").Attrs().HardwareAddr
+	const alternative = "the-lan" // by which a spec may call the link
+	must(t, netlink.LinkAddAltName(linkNamed(t, "lan0"), alternative))
 	elsewhere := net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	for _, address := range floatingAddresses {
-		must(t, sys.Hold(t.Context(), "lan0", address, time.Minute))
+		must(t, sys.Hold(t.Context(), alternative, address, time.Minute))
 		p.atStranger(t, func() {
 			far, err := netlink.LinkByName("far0")
 			must(t, err)
@@ -118,7 +120,7 @@ func TestFloatingMoves(t *testing.T) {
 				LinkIndex: far.Attrs().Index, State: unix.NUD_STALE, IP: address.Addr().AsSlice(), HardwareAddr: elsewhere,
 			}))
 		})
-		must(t, Announce(t.Context(), "lan0", address.Addr()))
+		must(t, Announce(t.Context(), alternative, address.Addr()))
 		eventually(t, "the neighbour learns of "+address.String(), func() bool {
 			known := ""
 			p.atStranger(t, func() { known = neighbour(t, "far0", address.Addr()) })

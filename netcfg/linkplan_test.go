@@ -52,7 +52,8 @@ func TestPlanOfEverythingPrints(t *testing.T) {
 		},
 		Links: []Link{
 			somebodyMade(bridge("docker0")),
-			{Name: "eth0", Kind: hosts.LinkPhysical, MTU: 1500, Up: true, Addresses: ours("192.0.2.10/24")}, {Name: "eth1", Kind: hosts.LinkPhysical, MTU: 1500},
+			{Name: "eth0", Kind: hosts.LinkPhysical, MTU: 1500, Up: true, Addresses: ours("192.0.2.10/24")},
+			{Name: "eth1", Kind: hosts.LinkPhysical, MTU: 1500},
 		},
 		Routes: []Route{route("0.0.0.0/0", "192.0.2.1", "eth0", 0, RouteProtocol)},
 	}
@@ -115,17 +116,22 @@ func TestLinkMatching(t *testing.T) {
 		{"by another name", []Link{{Name: "enp1s0", Kind: hosts.LinkPhysical}}, []string{"eth0"}, []string{""}},
 		{"by a name that is another's", []Link{{Name: "eth0", Kind: hosts.LinkPhysical, Match: hosts.LinkMatch{Path: "0000:02:00.0"}}}, []string{"eth1"}, []string{""}},
 		{
-			"two of one address", []Link{{Name: "lan", Kind: hosts.LinkPhysical, Match: hosts.LinkMatch{MAC: "02:00:00:00:00:02"}}},
-			[]string{"lan"}, []string{`link "lan", the one with hardware address 02:00:00:00:00:02, is not one link but several: eth1, eth2`},
+			"two of one address",
+			[]Link{{Name: "lan", Kind: hosts.LinkPhysical, Match: hosts.LinkMatch{MAC: "02:00:00:00:00:02"}}},
+			[]string{"lan"},
+			[]string{`link "lan", the one with hardware address 02:00:00:00:00:02, is not one link but several: eth1, eth2`},
 		},
 		{
-			"nowhere, and a name that is another's", []Link{{Name: "eth1", Kind: hosts.LinkPhysical, Match: hosts.LinkMatch{Path: "0000:09:00.0"}}},
+			"nowhere, and a name that is another's",
+			[]Link{{Name: "eth1", Kind: hosts.LinkPhysical, Match: hosts.LinkMatch{Path: "0000:09:00.0"}}},
 			[]string{"eth1 (not found)"},
 			[]string{`link "eth1", the one at 0000:09:00.0, is not on this host; links found: eth0 (02:00:00:00:00:01, 0000:01:00.0), eth1 (02:00:00:00:00:02, 0000:02:00.0), eth2 (02:00:00:00:00:02)`},
 		},
 		{
-			"one link twice", []Link{{Name: "eth0", Kind: hosts.LinkPhysical}, {Name: "lan", Kind: hosts.LinkPhysical, Match: hosts.LinkMatch{Path: "0000:01:00.0"}}},
-			[]string{"eth0", "eth0 (not found)"}, []string{"", `link "eth0" is eth0, which the spec's link "lan" is too`},
+			"one link twice",
+			[]Link{{Name: "eth0", Kind: hosts.LinkPhysical}, {Name: "lan", Kind: hosts.LinkPhysical, Match: hosts.LinkMatch{Path: "0000:01:00.0"}}},
+			[]string{"eth0", "eth0 (not found)"},
+			[]string{"", `link "eth0" is eth0, which the spec's link "lan" is too`},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

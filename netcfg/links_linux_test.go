@@ -135,7 +135,8 @@ func kindCases() []kindCase {
 	}
 	bond := func(b hosts.Bond) []hosts.Link {
 		return []hosts.Link{
-			{Name: "lan0", Kind: hosts.LinkPhysical, Master: "z-bond"}, {Name: "lan1", Kind: hosts.LinkPhysical, Master: "z-bond"},
+			{Name: "lan0", Kind: hosts.LinkPhysical, Master: "z-bond"},
+			{Name: "lan1", Kind: hosts.LinkPhysical, Master: "z-bond"},
 			{Name: "z-bond", Kind: hosts.LinkBond, Bond: &b, MAC: "02:00:00:00:0b:0d", Addresses: hosts.Plain(netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64"))},
 		}
 	}
@@ -352,9 +353,19 @@ func TestPhysicalLinkByItsAddress(t *testing.T) {
 				{Name: "lan0", Kind: hosts.LinkPhysical, Match: hosts.LinkMatch{MAC: strings.ToUpper(mac)}, Addresses: hosts.Plain(prefix("192.0.2.10/24"))},
 				{Name: "mv0", Kind: hosts.LinkMacvlan, Parent: "lan0", Macvlan: &hosts.Macvlan{Mode: "bridge"}},
 			},
-			Routes: []hosts.Route{{Destination: prefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1")}},
+			Routes: []hosts.Route{
+				{Destination: prefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1")},
+				{Destination: prefix("198.51.100.0/24"), Nexthops: []hosts.Nexthop{
+					{Via: netip.MustParseAddr("192.0.2.3"), Device: "mv0", OnLink: true}, {Via: netip.MustParseAddr("192.0.2.2"), Device: "lan0"},
+				}},
+			},
+			Rules: []hosts.Rule{{Priority: 100, Inbound: "lan0", Table: 99}, {Priority: 101, Outbound: "lan0", Table: 99}},
 		},
-		Firewall: hosts.Firewall{Enabled: true, Allow: []hosts.Allow{{Name: "ssh", Protocol: "tcp", Ports: []uint16{22}, Interfaces: []string{"lan0"}}}},
+		Firewall: hosts.Firewall{
+			Enabled: true, Allow: []hosts.Allow{{Name: "ssh", Protocol: "tcp", Ports: []uint16{22}, Interfaces: []string{"lan0"}}},
+			Forward:    &hosts.Forward{Allow: []hosts.ForwardAllow{{Name: "out", Outbound: []string{"lan0"}, Inbound: []string{"mv0"}}}},
+			Masquerade: []hosts.Masquerade{{Name: "all", From: []netip.Prefix{prefix("10.0.0.0/8")}, Outbound: []string{"lan0"}}},
+		},
 	})
 	converge(t, sys, want)
 	if got := ipLink(t, "enp2s0", "altnames", "ifname"); got[0] != "[lan0]" || got[1] != "enp2s0" {
@@ -363,9 +374,9 @@ func TestPhysicalLinkByItsAddress(t *testing.T) {
 	if got := ipLink(t, "mv0", "link"); got[0] != "enp2s0" {
 		t.Errorf("mv0 lies upon %v", got)
 	}
-	out, err := exec.CommandContext(t.Context(), "sh", "-c", "ip route show default; nft list ruleset").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", "ip route show; ip rule; nft list ruleset").CombinedOutput()
 	must(t, err)
-	for _, text := range []string{"via 192.0.2.1 dev enp2s0", `iifname { "enp2s0" } tcp`} {
+	for _, text := range []string{"via 192.0.2.1 dev enp2s0", "via 192.0.2.2 dev enp2s0", "iif enp2s0", "oif enp2s0", `iifname { "enp2s0" } tcp`, `oifname { "enp2s0" }`} {
 		if !strings.Contains(string(out), text) {
 			t.Errorf("there is no %q in\n%s", text, out)
 		}

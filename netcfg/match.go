@@ -136,6 +136,10 @@ func (s State) renamed(m matcher) State {
 	}
 	renamed.Links = mastersFirst(links)
 	renamed.Routes = renamedRoutes(s.Routes, name)
+	renamed.Rules = slices.Clone(s.Rules)
+	for i, r := range renamed.Rules {
+		renamed.Rules[i].Inbound, renamed.Rules[i].Outbound = name(r.Inbound), name(r.Outbound)
+	}
 	renamed.Firewall = renamedFirewall(s.Firewall, name)
 	return renamed
 }
@@ -144,6 +148,11 @@ func renamedRoutes(routes []Route, name func(string) string) []Route {
 	renamed := slices.Clone(routes)
 	for i := range renamed {
 		renamed[i].Device = name(renamed[i].Device)
+		renamed[i].Nexthops = slices.Clone(renamed[i].Nexthops)
+		for j, hop := range renamed[i].Nexthops {
+			renamed[i].Nexthops[j].Device = name(hop.Device)
+		}
+		renamed[i] = renamed[i].normal()
 	}
 	sortRoutes(renamed)
 	return renamed
@@ -154,11 +163,24 @@ func renamedFirewall(f *Firewall, name func(string) string) *Firewall {
 		return nil
 	}
 	renamed := *f
-	renamed.Rules = slices.Clone(f.Rules)
-	for i, r := range renamed.Rules {
-		renamed.Rules[i].Interfaces = renamedList(r.Interfaces, name)
-	}
+	renamed.Rules = renamedFirewallRules(f.Rules, name)
+	renamed.Forward, renamed.Masquerade = renamedChain(f.Forward, name), renamedChain(f.Masquerade, name)
 	return &renamed
+}
+
+func renamedChain(c *FirewallChain, name func(string) string) *FirewallChain {
+	if c == nil {
+		return nil
+	}
+	return &FirewallChain{Base: c.Base, Rules: renamedFirewallRules(c.Rules, name)}
+}
+
+func renamedFirewallRules(rules []FirewallRule, name func(string) string) []FirewallRule {
+	renamed := slices.Clone(rules)
+	for i, r := range renamed {
+		renamed[i].Interfaces, renamed[i].Outbound = renamedList(r.Interfaces, name), renamedList(r.Outbound, name)
+	}
+	return renamed
 }
 
 func renamedList(names []string, name func(string) string) []string {

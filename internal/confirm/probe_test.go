@@ -10,8 +10,12 @@ import (
 func TestJudge(t *testing.T) {
 	before := []Finding{{Name: "a", OK: true}, {Name: "b", Detail: "refused"}, {Name: "c", OK: true}, {Name: "d", OK: true}, {Name: "e", OK: true}}
 	after := []Finding{
-		{Name: "a", OK: true}, {Name: "b", Detail: "refused"}, {Name: "c", Detail: "timeout"},
-		{Name: "d", Detail: "no gateway any more", Optional: true}, {Name: "f", OK: true}, {Name: "g"},
+		{Name: "a", OK: true},
+		{Name: "b", Detail: "refused"},
+		{Name: "c", Detail: "timeout"},
+		{Name: "d", Detail: "no gateway any more", Optional: true},
+		{Name: "f", OK: true},
+		{Name: "g"},
 	}
 	want := []Verdict{
 		{Name: "a", Before: true, After: true},
@@ -67,7 +71,8 @@ func TestTurn(t *testing.T) {
 		records Records
 		want    bool
 	}{
-		{Records{}, false}, {Records{Confirmed: confirmed}, true},
+		{Records{}, false},
+		{Records{Confirmed: confirmed}, true},
 		{Records{Confirmed: confirmed, Rejected: rejected}, false},
 		{Records{Confirmed: &Confirmed{Network: "good", Want: Way{Boot: "b0"}}}, false},
 	} {

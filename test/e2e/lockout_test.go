@@ -50,8 +50,13 @@ func TestLockout(t *testing.T) {
 		name string
 		run  func(reached)
 	}{
-		{"cuts", cutTheWayIn}, {"confirm", confirmations}, {"nested", nestedAttempts}, {"failure", failedChange},
-		{"run", underRun}, {"drift", driftIsReported}, {"two agents", twoAgents},
+		{"cuts", cutTheWayIn},
+		{"confirm", confirmations},
+		{"nested", nestedAttempts},
+		{"failure", failedChange},
+		{"run", underRun},
+		{"drift", driftIsReported},
+		{"two agents", twoAgents},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			h := h
