@@ -123,10 +123,11 @@ test-e2e: deps ## Run the end-to-end tests on lab hosts (root).
 	$(call stage,end to end,go test -count=1 -timeout 30m -v ./test/e2e/...)
 
 .PHONY: bench
-bench: deps ## Measure converges and the idle daemon on a lab host (root).
+bench: deps ## Measure converges, the idle daemon, and the network beside ip, wg and nft (root).
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/e2e/...
 	@go test -count=1 -run '^$$' -bench WireGuardPeers -benchtime 40x ./netcfg
 	@go test -count=1 -run '^$$' -bench FirewallSet -benchtime 12x ./netcfg
+	@go test -count=1 -run '^$$' -bench 'Routes|Fleet' -benchtime 1x ./netcfg
 
 .PHONY: demo
 demo: deps ## From nothing to a Kubernetes node on a lab host (root; 15 minutes at first, then 1).
