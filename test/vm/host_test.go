@@ -39,8 +39,8 @@ func exit(t *testing.T, g *Guest, args ...string) (int, string) {
 }
 
 // writeFleet writes the fleet of testdata into the guest, with the hosts'
-// public keys.
-func writeFleet(t *testing.T, g *Guest, keys map[string]string) {
+// public keys, and the place of its second card.
+func writeFleet(t *testing.T, g *Guest, keys map[string]string, place string) {
 	t.Helper()
 	files, err := filepath.Glob("testdata/fleet/*.toml")
 	must(t, err)
@@ -51,13 +51,16 @@ func writeFleet(t *testing.T, g *Guest, keys map[string]string) {
 		if key := keys[host]; key != "" {
 			content = bytes.Replace(content, []byte("[wireguard]\n"), []byte("[wireguard]\npublic_key = \""+key+"\"\n"), 1)
 		}
+		if place != "" {
+			content = bytes.ReplaceAll(content, []byte("place-of-eth1"), []byte(place))
+		}
 		must(t, g.WriteFile(t.Context(), line.File{Path: fleet + "/" + filepath.Base(name), Mode: 0o644, Content: content}))
 	}
 }
 
 // testModules is a host's first minute: nothing is loaded, nothing is set.
 func testModules(t *testing.T, g *Guest) {
-	writeFleet(t, g, nil)
+	writeFleet(t, g, nil, "")
 	loaded := run(t, g, "cat", "/proc/modules")
 	if status, out := exit(t, g, "nodeagent", "plan", "--exit-code", "--only", "kernel"); status != 2 {
 		t.Fatalf("the first plan's exit status is %d, want 2:\n%s", status, out)

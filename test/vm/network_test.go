@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"path"
 	"regexp"
 	"strings"
 	"testing"
@@ -55,7 +56,7 @@ func testNetwork(t *testing.T, g *Guest) {
 		"vm":   publicKey.FindString(run(t, g, "nodeagent", "wireguard", "key")),
 		"peer": publicKey.FindString(run(t, g, peer("nodeagent", "wireguard", "key", "--host", "peer")...)),
 	}
-	writeFleet(t, g, keys)
+	writeFleet(t, g, keys, path.Base(strings.TrimSpace(run(t, g, "readlink", "/sys/class/net/eth1/device"))))
 
 	t.Log(run(t, g, "nodeagent", "plan", "--only", "kernel,network"))
 	t.Log(run(t, g, "nodeagent", "apply", "--only", "kernel,network"))
@@ -68,7 +69,7 @@ func testNetwork(t *testing.T, g *Guest) {
 		want    []string
 	}{
 		{"ip -d link show bond0", []string{"bond mode active-backup", "miimon 100", "state UP"}},
-		{"ip link show master bond0", []string{"eth0", "eth1", "altname uplink"}},
+		{"ip link show master bond0", []string{"eth0", "eth1", "altname uplink", "altname second"}},
 		{"ip -d link show lan", []string{"lan@bond0", "vlan protocol 802.1Q id 100", "state UP"}},
 		{"ip -d link show br0", []string{"vlan_filtering 1", "vlan_default_pvid 0"}},
 		{"bridge vlan show dev tap", []string{"20 PVID Egress Untagged", "30"}},

@@ -24,6 +24,7 @@ var cards = []string{"52:54:00:00:00:10", "52:54:00:00:00:11", "52:54:00:00:00:1
 var programs = []string{
 	"usr/lib/systemd/systemd", "usr/bin/kmod", "usr/bin/ip", "usr/sbin/bridge", "usr/sbin/nft", "usr/bin/ping",
 	"usr/bin/dash", "usr/bin/cat", "usr/bin/ls", "usr/bin/grep", "usr/bin/mkdir", "usr/bin/mount",
+	"usr/bin/readlink",
 }
 
 // files are those of /etc. systemd, as process 1, starts guestd and nothing else.
