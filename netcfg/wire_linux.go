@@ -57,7 +57,16 @@ func openWire() (*wire, error) {
 	return w, nil
 }
 
-func (w *wire) close() { _ = unix.Close(w.fd) }
+// close may be called twice: the number of a closed socket is soon another
+// file's.
+func (w *wire) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fd >= 0 {
+		_ = unix.Close(w.fd)
+		w.fd = -1
+	}
+}
 
 // dump sends one request and calls each with the payload of every message of
 // the answer, which is valid until each returns.
