@@ -34,7 +34,7 @@ var watchedGroups = []uint{
 // ctx not done that means to watch again. No goroutine outlives ctx by more
 // than a moment.
 func (sys *System) Watch(ctx context.Context) (<-chan struct{}, error) {
-	network, err := nl.Subscribe(unix.NETLINK_ROUTE, watchedGroups...)
+	network, err := subscribe(unix.NETLINK_ROUTE, watchedGroups...)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to network events: %w", explain(err))
 	}
@@ -50,7 +50,7 @@ func (sys *System) Watch(ctx context.Context) (<-chan struct{}, error) {
 		})
 	}
 	start(network, func(syscall.NetlinkMessage) bool { return true })
-	if firewall, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err == nil {
+	if firewall, err := subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err == nil {
 		start(firewall, ofOurTable)
 	}
 	go func() {
@@ -58,6 +58,25 @@ func (sys *System) Watch(ctx context.Context) (<-chan struct{}, error) {
 		close(signal)
 	}()
 	return signal, nil
+}
+
+// subscribe opens a socket that hears of the groups' events. nl.Subscribe (1.3.1)
+// closes a socket that it may not bind a second time when it is collected, by
+// its number, which is another file's by then; so it is called only for what may
+// be bound.
+func subscribe(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return nil, err
+	}
+	address := unix.SockaddrNetlink{Family: unix.AF_NETLINK}
+	for _, g := range groups {
+		address.Groups |= 1 << (g - 1)
+	}
+	if err := errors.Join(unix.Bind(fd, &address), unix.Close(fd)); err != nil {
+		return nil, err
+	}
+	return nl.Subscribe(protocol, groups...)
 }
 
 // receive turns messages that matter into signals until the socket fails or is
