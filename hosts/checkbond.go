@@ -34,9 +34,9 @@ func (d *draft) checkBond(n *node, l Link) {
 			return
 		}
 	}
-	if l.Bond.FailOverMAC == "active" && l.MAC != "" {
+	if failOver := l.Bond.FailOverMAC; l.MAC != "" && (failOver == "active" || failOver == "follow") {
 		mac := d.tree.get("network.link").table[l.Name].get("mac")
-		d.at(n.get("fail_over_mac"), "gives the bond the address of its active port, so that it cannot keep the mac at %s", mac.place())
+		d.at(n.get("fail_over_mac"), "gives the bond the address of a port, so that it cannot keep the mac at %s", mac.place())
 	}
 	d.checkMonitoring(n, l.Bond)
 	if port := d.link(l.Bond.Primary); l.Bond.Primary != "" && (port == nil || port.Master != l.Name) {

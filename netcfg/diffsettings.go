@@ -251,9 +251,13 @@ func (d *linkDiffer) setMTU(c *linkChange, h, w Link) {
 	c.because(effect, reason)
 }
 
-// keepsMAC tells whether the link can have the wanted address. A bond that takes
-// that of its active port says yes to any other, and takes none.
-func keepsMAC(w Link) bool { return w.MAC != "" && w.setting("fail_over_mac") != "active" }
+// keepsMAC tells whether the link can have the wanted address. A bond that moves
+// addresses with its ports says yes to any other, and takes none
+// (bond_set_mac_address in bond_main.c).
+func keepsMAC(w Link) bool {
+	failOver := w.setting("fail_over_mac")
+	return w.MAC != "" && failOver != "active" && failOver != "follow"
+}
 
 // setMAC leaves out ports of a bond: they have the bond's address.
 func (d *linkDiffer) setMAC(c *linkChange, h, w Link) {
