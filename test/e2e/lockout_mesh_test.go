@@ -122,7 +122,7 @@ func probesJudgePeers(bee reached, good meshed, over func(string) error) {
 	out, err := bee.Exec(bee.ctx, "nodeagent", "apply", "--force-lockout")
 	bee.refused("wireguard peer cat", out, err)
 	bee.backTo(before, time.Second)
-	bee.until(10*time.Second, "the way in over the mesh", func() error { return over("true") })
+	bee.until(30*time.Second, "the way in over the mesh", func() error { return over("true") })
 	good.more = strings.Replace(good.more, "4s", "15s", 1) + "[firewall.allow.more]\nports = [2222]\n"
 	bee.fleet(good.fleet())
 	bee.must("nodeagent", "apply")
