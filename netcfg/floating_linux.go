@@ -2,14 +2,12 @@ package netcfg
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,18 +19,18 @@ const FloatingProtocol = AddressProtocol + 1
 // Hold, and whether the link is there with a carrier. An address that is there
 // and carries another mark is an error: it is somebody else's.
 func (sys *System) FloatingHere(link string, address netip.Prefix) (here, up bool, err error) {
-	found, err := sys.nl.LinkByName(link)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
+	found, err := sys.find(link)
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		return false, false, nil
 	}
 	if err != nil {
-		return false, false, fmt.Errorf("find link %q: %w", link, err)
+		return false, false, err
 	}
 	// IFF_LOWER_UP: the carrier, which a cable that is pulled takes away.
 	up = found.Attrs().RawFlags&(unix.IFF_UP|unix.IFF_LOWER_UP) == unix.IFF_UP|unix.IFF_LOWER_UP
-	addresses, err := sys.listAddresses()
+	addresses, err := dump(sys.listAddresses)
 	if err != nil {
-		return false, up, fmt.Errorf("list addresses: %w", err)
+		return false, up, fmt.Errorf("list addresses: %w", explain(err))
 	}
 	for _, a := range addresses {
 		if a.index != found.Attrs().Index || a.prefix.Addr() != address.Addr() {
@@ -51,56 +49,30 @@ func (sys *System) FloatingHere(link string, address netip.Prefix) (here, up boo
 // removes it by itself once valid (whole seconds, rounded down, at least 1) is
 // over and nobody called Hold again.
 func (sys *System) Hold(ctx context.Context, link string, address netip.Prefix, valid time.Duration) error {
-	seconds := max(1, uint32(valid/time.Second))
-	return sys.floating(ctx, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, link, address,
-		nl.NewRtAttr(ifaProto, []byte{FloatingProtocol}), nl.NewRtAttr(unix.IFA_CACHEINFO, cacheInfo(seconds)))
+	found, err := sys.find(link)
+	if err != nil {
+		return fmt.Errorf("put floating address %s: %w", address, err)
+	}
+	// The claim says that nobody else has it, and waiting would cost a second.
+	a := Address{Prefix: address, Valid: max(time.Second, valid.Truncate(time.Second)), NoDAD: address.Addr().Is6()}
+	err = edit(ctx, func() error {
+		return sys.writeAddress(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, found.Attrs().Index, a, FloatingProtocol, 0)
+	})
+	if err != nil {
+		return fmt.Errorf("put floating address %s on link %q: %w", address, link, explain(err))
+	}
+	return nil
 }
 
 // Drop takes the floating address off the link. One that is not there is no
 // error.
 func (sys *System) Drop(ctx context.Context, link string, address netip.Prefix) error {
-	err := sys.floating(ctx, unix.RTM_DELADDR, 0, link, address)
-	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.As(err, &netlink.LinkNotFoundError{}) {
+	found, err := sys.find(link)
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		return nil
 	}
-	return err
-}
-
-func (sys *System) floating(ctx context.Context, messageType, flags int, link string, p netip.Prefix, attributes ...*nl.RtAttr) error {
-	verb := map[int]string{unix.RTM_NEWADDR: "put", unix.RTM_DELADDR: "drop"}[messageType]
-	found, err := sys.nl.LinkByName(link)
 	if err != nil {
-		return fmt.Errorf("%s floating address %s on link %q: %w", verb, p, link, err)
+		return fmt.Errorf("drop floating address %s: %w", address, err)
 	}
-	head := nl.NewIfAddrmsg(netlink.FAMILY_V4)
-	if p.Addr().Is6() {
-		head.Family = netlink.FAMILY_V6
-		// The claim says that nobody else has it, and waiting would cost a second.
-		head.IfAddrmsg.Flags = unix.IFA_F_NODAD
-	}
-	head.Prefixlen = uint8(p.Bits())
-	head.Index = uint32(found.Attrs().Index)
-	req := sys.request(messageType, flags|unix.NLM_F_ACK)
-	req.AddData(head)
-	req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, p.Addr().AsSlice()))
-	req.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, p.Addr().AsSlice()))
-	for _, a := range attributes {
-		req.AddData(a)
-	}
-	err = edit(ctx, func() error {
-		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("%s floating address %s on link %q: %w", verb, p, link, err)
-	}
-	return nil
-}
-
-// cacheInfo is struct ifa_cacheinfo of if_addr.h with both lifetimes the same.
-func cacheInfo(seconds uint32) []byte {
-	b := make([]byte, 16)
-	binary.NativeEndian.PutUint32(b[0:], seconds) // preferred
-	binary.NativeEndian.PutUint32(b[4:], seconds) // valid
-	return b
+	return sys.removeAddress(ctx, link, found.Attrs().Index, address)
 }
