@@ -146,9 +146,7 @@ func (h *holder) observe(ctx context.Context) (holding, etcdops.Claim, error) {
 	have := holding{self: h.spec.host}
 	var linkErr error
 	have.here, have.up, linkErr = h.network.FloatingHere(h.Interface, h.Address)
-	if linkErr != nil {
-		have.up = false // on such a link it must not be held
-	}
+	have.blind = linkErr != nil
 	claim, err := h.ask(ctx)
 	have.known, have.holder = err == nil, claim.Holder
 	if err != nil && have.here {

@@ -24,6 +24,9 @@ type holding struct {
 	here bool
 	// up tells that the link exists and has a carrier.
 	up bool
+	// blind tells that the link could not be read, or bears the address by
+	// somebody else's hand.
+	blind bool
 	// rival is the hardware address of another host that answers for the
 	// address, asked for only while etcd gives no answer.
 	rival string
@@ -44,6 +47,11 @@ const (
 func (h holding) next() (step, string) {
 	mine := h.known && h.holder == h.self
 	switch {
+	case h.blind:
+		// Nothing is renewed: the address, should it be there, lapses by the
+		// kernel's hand, and then the claim. To release the claim now could let
+		// another host have what is still here.
+		return stepWait, "what the link bears is not known, or is somebody else's"
 	case !h.up && (h.here || mine):
 		return stepGive, "the link is down"
 	case mine:

@@ -20,6 +20,8 @@ func TestHoldingNext(t *testing.T) {
 		{"no quorum, the holder", holding{here: true, up: true}, stepKeep},
 		{"no quorum, cut off from the new holder's etcd but not from its link", holding{here: true, up: true, rival: "02:00:00:00:00:02"}, stepGive},
 		{"no quorum, the link is down", holding{here: true}, stepGive},
+		{"the link cannot be read", holding{known: true, blind: true}, stepWait},
+		{"the link of the holder cannot be read", holding{known: true, holder: "a", blind: true}, stepWait},
 		{"no quorum, another host", holding{up: true}, stepWait},
 	} {
 		c.have.self = "a"
