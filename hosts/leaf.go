@@ -188,12 +188,18 @@ func parseClusterRange(s string) (netip.Prefix, error) {
 	if err != nil {
 		return p, err
 	}
+	return p, checkOrdinary(s, p)
+}
+
+// checkOrdinary refuses a range, written as s, with addresses that no host or
+// pod can have.
+func checkOrdinary(s string, p netip.Prefix) error {
 	for _, special := range specialRanges {
 		if p.Overlaps(special) {
-			return p, fmt.Errorf("%s overlaps %s, whose addresses have a meaning of their own", quote(s), special)
+			return fmt.Errorf("%s overlaps %s, whose addresses have a meaning of their own", quote(s), special)
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // specialRanges are those of RFC 6890 and RFC 4291 that no route leads to:

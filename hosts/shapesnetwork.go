@@ -138,12 +138,7 @@ func parseClientAddress(s string) (netip.Prefix, error) {
 	if err != nil {
 		return p, err
 	}
-	for _, special := range specialRanges {
-		if p.Overlaps(special) {
-			return p, fmt.Errorf("%s overlaps %s, whose addresses have a meaning of their own", quote(s), special)
-		}
-	}
-	return p, nil
+	return p, checkOrdinary(s, p)
 }
 
 // optionPattern is an option of resolv.conf(5): "rotate", "ndots:2".
