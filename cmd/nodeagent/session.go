@@ -3,8 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
+
+	attempts "github.com/nodeagent/nodeagent/internal/confirm"
 )
 
 // sshVariable is how ssh(1) names a session's ends to what runs in it.
@@ -17,11 +18,10 @@ func sshSession() string {
 	if session := os.Getenv(sshVariable); session != "" {
 		return session
 	}
-	for pid := os.Getppid(); pid > 1; pid = parentOf(pid) {
-		environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if err != nil {
-			continue // another user's, or just gone
-		}
+	var err error
+	for pid := os.Getppid(); pid > 1 && err == nil; pid, err = attempts.Parent(pid) {
+		// What cannot be read is another user's, or just gone.
+		environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		if session := variableOf(environment, sshVariable); session != "" {
 			return session
 		}
@@ -37,22 +37,4 @@ func variableOf(environment []byte, name string) string {
 		}
 	}
 	return ""
-}
-
-// parentOf is a process's parent, 0 where it is not to be found out.
-func parentOf(pid int) int {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if text, found := strings.CutPrefix(line, "PPid:"); found {
-			parent, err := strconv.Atoi(strings.TrimSpace(text))
-			if err != nil {
-				return 0
-			}
-			return parent
-		}
-	}
-	return 0
 }

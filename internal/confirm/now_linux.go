@@ -48,6 +48,16 @@ func Here() (Session, error) {
 	return SessionOf(ancestors, os.Getenv("SSH_CONNECTION") != "" || os.Getenv("SSH_CLIENT") != ""), nil
 }
 
+// Parent is the process that a process came from, 0 for the first.
+func Parent(pid int) (int, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, parent, err := parseStat(string(stat))
+	return parent, err
+}
+
 func process(pid int) (Process, int, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
