@@ -228,9 +228,10 @@ func (h *Host) begin(ctx context.Context, terms Terms, rep plan.Reporter) (*conf
 		attempt.Patience = probesMargin + within(h.Spec().Network.Probes)
 	}
 	attempt.Deadline = confirm.Moment{Boot: now.Boot, Up: now.Up + attempt.Patience}
-	attempt.Until = time.Now().Add(attempt.Patience)
+	begun := time.Now()
+	attempt.Until = begun.Add(attempt.Patience)
 	if !attempt.ByProbes {
-		attempt.Reachable = attempt.Until.Add(confirm.Reserve(terms.Patience))
+		attempt.Reachable = begun.Add(terms.Patience)
 	}
 	return attempt, h.arm(ctx, attempt, records.Attempt != nil)
 }
