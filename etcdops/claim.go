@@ -10,9 +10,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 )
 
 // claimPrefix is where nodeagent's own keys lie in etcd, beside Kubernetes'
@@ -51,13 +48,9 @@ func OpenClaims(ctx context.Context, files TLS, endpoints []string) (*Claims, er
 		pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
 		return &pair, err
 	}
-	client, err := clientv3.New(clientv3.Config{
-		Context: ctx, Endpoints: endpoints, TLS: cfg, Logger: zap.NewNop(),
-		DialTimeout: answerTimeout, DialKeepAliveTime: answerTimeout, DialKeepAliveTimeout: answerTimeout,
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: answerTimeout,
-		})},
+	client, err := newClient(clientv3.Config{
+		Context: ctx, Endpoints: endpoints, TLS: cfg,
+		DialKeepAliveTime: answerTimeout, DialKeepAliveTimeout: answerTimeout,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)

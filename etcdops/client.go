@@ -102,23 +102,24 @@ func connect(ctx context.Context, files TLS, endpoint string) (*clientv3.Client,
 	if err != nil {
 		return nil, err
 	}
-	client, err := clientv3.New(clientv3.Config{
-		Context:     ctx,
-		Endpoints:   []string{endpoint},
-		TLS:         cfg,
-		DialTimeout: answerTimeout,
-		Logger:      zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			// A member that is being started is asked again soon: gRPC's own
-			// backoff goes up to two minutes.
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: answerTimeout,
-		})},
-	})
+	client, err := newClient(clientv3.Config{Context: ctx, Endpoints: []string{endpoint}, TLS: cfg})
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd %s: %w", endpoint, err)
 	}
 	return client, nil
+}
+
+// newClient adds to the settings how every client connects.
+func newClient(cfg clientv3.Config) (*clientv3.Client, error) {
+	cfg.DialTimeout = answerTimeout
+	cfg.Logger = zap.NewNop()
+	cfg.DialOptions = []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		// A member that is being started is asked again soon: gRPC's own backoff
+		// goes up to two minutes.
+		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
+		MinConnectTimeout: answerTimeout,
+	})}
+	return clientv3.New(cfg)
 }
 
 // closeClient closes a client whose context may be done already, which is no
