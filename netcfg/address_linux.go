@@ -128,7 +128,8 @@ func (k kernelAddress) managed(owned bool) Address {
 	case k.deprecated: // also of an IPv4 address that is valid for ever, whose lifetimes do not tell
 		a.Deprecated = true
 	case k.preferred != forever:
-		a.Preferred = time.Duration(k.preferred) * time.Second
+		// 0 in the moment between the end of the lifetime and the kernel's noting it.
+		a.Preferred = time.Duration(max(k.preferred, 1)) * time.Second
 	}
 	return a
 }

@@ -39,7 +39,9 @@ func (sys *System) addAddress(ctx context.Context, link string, index int, a Add
 }
 
 // changeAddress gives an address that is there other lifetimes and flags. It
-// stays whose it was, with the flags of which a spec says nothing.
+// stays whose it was, with the flags of which a spec says nothing. One that is
+// gone meanwhile, such as by the end of its lifetime, is added: that is what a
+// fresh plan would do.
 func (sys *System) changeAddress(ctx context.Context, link string, index int, a Address) error {
 	addresses, err := dump(sys.listAddresses)
 	if err != nil {
@@ -58,7 +60,7 @@ func (sys *System) changeAddress(ctx context.Context, link string, index int, a 
 		}
 		return nil
 	}
-	return fmt.Errorf("change address %s of link %q: it is gone; plan again", a, link)
+	return sys.addAddress(ctx, link, index, a)
 }
 
 // apply deletes before it adds, since the kernel refuses the second of the two.

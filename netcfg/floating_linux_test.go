@@ -40,7 +40,7 @@ func TestFloatingLapses(t *testing.T) {
 			t.Errorf("%s lives for %d s, want 60", address, left)
 		}
 		must(t, sys.Hold(t.Context(), "lan0", address, 1500*time.Millisecond))
-		if left := lifetime(t, "lan0", address); left > 1 {
+		if left := lifetime(t, "lan0", address); left > 1 { // or none: over already
 			t.Errorf("%s lives for %d s, want 1: rounded down", address, left)
 		}
 		eventually(t, address.String()+" lapses", func() bool { return !here() })
@@ -52,7 +52,8 @@ func TestFloatingLapses(t *testing.T) {
 	}
 }
 
-// lifetime is what is left of an address' valid lifetime in seconds.
+// lifetime is what is left of an address' valid lifetime in seconds, 0 of one
+// that is not there.
 func lifetime(t *testing.T, link string, address netip.Prefix) int {
 	t.Helper()
 	addresses, err := netlink.AddrList(linkNamed(t, link), netlink.FAMILY_ALL)
@@ -62,7 +63,6 @@ func lifetime(t *testing.T, link string, address netip.Prefix) int {
 			return a.ValidLft
 		}
 	}
-	t.Fatalf("no address %s on %q", address, link)
 	return 0
 }
 

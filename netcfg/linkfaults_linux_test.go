@@ -183,7 +183,7 @@ func TestAddressOptionsOfLink(t *testing.T) {
 		hosts.Address{Prefix: prefix("198.51.100.1/24"), Valid: time.Hour, Preferred: 30 * time.Minute},
 		hosts.Address{Prefix: prefix("203.0.113.1/24"), Deprecated: true},
 		hosts.Address{Prefix: prefix("2001:db8::1/64"), NoDAD: true, Deprecated: true},
-		hosts.Address{Prefix: prefix("2001:db8::2/64"), NoDAD: true, Valid: 2 * time.Second},
+		hosts.Address{Prefix: prefix("2001:db8::2/64"), NoDAD: true, Valid: time.Hour},
 	)
 	converge(t, sys, want)
 	out, err := exec.CommandContext(t.Context(), "ip", "-o", "address", "show", "dev", "lan0").Output()
@@ -199,15 +199,18 @@ func TestAddressOptionsOfLink(t *testing.T) {
 			}
 		}
 	}
-	// The address that is over is missing, and added again.
-	deadline := time.Now().Add(10 * time.Second)
-	for len(diffNow(t, sys, want)) == 0 {
+	// An address that is over is missing, and added again.
+	ip(t, "address change 2001:db8::2/64 dev lan0 nodad valid_lft 1 preferred_lft 1")
+	deadline := time.Now().Add(time.Minute)
+	for len(addressLines(t, "2001:db8::2/64")) > 0 {
 		if time.Now().After(deadline) {
-			t.Fatal("an address of two seconds is there after ten")
+			t.Fatal("an address of one second is there after a minute")
 		}
-		time.Sleep(50 * time.Millisecond) // polled
+		time.Sleep(20 * time.Millisecond) // polled
 	}
-	converge(t, sys, want)
+	if got := printed(converge(t, sys, want)); got != "create address 2001:db8::2/64 on lan0 [quiet] \"\" -> \"2001:db8::2/64 nodad, valid 1h0m0s\": the spec names it and the host lacks it\n" {
+		t.Errorf("plan is\n%s", got)
+	}
 	got := printed(converge(t, sys, of(
 		hosts.Address{Prefix: prefix("192.0.2.1/24"), Scope: "global"},
 		hosts.Address{Prefix: prefix("198.51.100.1/24"), Valid: time.Minute},
@@ -221,6 +224,60 @@ func TestAddressOptionsOfLink(t *testing.T) {
 	} {
 		if !strings.Contains(got, text) {
 			t.Errorf("plan is\n%swant in it\n%s", got, text)
+		}
+	}
+}
+
+// addressLines are those of ip(8) that show the address.
+func addressLines(t *testing.T, address string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "ip", "-o", "address", "show").Output()
+	must(t, err)
+	return linesWith(string(out), address)
+}
+
+// TestAddressThatVanishesBetweenObserveAndApply is added by the very plan that
+// was to change it.
+func TestAddressThatVanishesBetweenObserveAndApply(t *testing.T) {
+	newNamespace(t)
+	somebodysVeth(t, "lan0", "wire0")
+	sys := open(t)
+	of := func(valid time.Duration, scope string) State {
+		return network([]hosts.Link{{Name: "lan0", Kind: hosts.LinkPhysical, Addresses: []hosts.Address{
+			{Prefix: netip.MustParsePrefix("192.0.2.1/24"), Valid: valid, Scope: scope},
+			{Prefix: netip.MustParsePrefix("2001:db8::1/64"), Valid: valid, NoDAD: true},
+		}}})
+	}
+	for _, want := range []State{of(time.Minute, ""), of(time.Minute, "link"), {}} {
+		converge(t, sys, State{}) // what is left of a lifetime is never made longer
+		converge(t, sys, of(time.Hour, ""))
+		changes := diffNow(t, sys, want)
+		if len(changes) < 2 {
+			t.Fatalf("the plan under test is too small:\n%s", printed(changes))
+		}
+		ip(t, "address flush dev lan0 scope global")
+		must(t, sys.Apply(t.Context(), changes, plan.Silent{}))
+		if left := diffNow(t, sys, want); len(left) > 0 {
+			t.Errorf("there is still\n%s\nplan was\n%s", printed(left), printed(changes))
+		}
+	}
+}
+
+// TestLifetimeThatEnds: in its last second the kernel reports 0, which is not
+// for ever.
+func TestLifetimeThatEnds(t *testing.T) {
+	prefix := netip.MustParsePrefix("2001:db8::2/64")
+	for name, k := range map[string]kernelAddress{
+		"both":                    {prefix: prefix},
+		"the preferred one":       {prefix: prefix, valid: 7},
+		"the preferred one, seen": {prefix: prefix, valid: 7, deprecated: true},
+	} {
+		w := Address{Prefix: prefix, Valid: 8 * time.Second, Preferred: 2 * time.Second}
+		if reasons := addressReasons(k.managed(true), w); len(reasons) > 0 {
+			t.Errorf("%s: the spec wants it %v", name, reasons)
+		}
+		if reasons := addressReasons(k.managed(true), Address{Prefix: prefix}); len(reasons) == 0 {
+			t.Errorf("%s: it passes for one without an end", name)
 		}
 	}
 }
