@@ -45,40 +45,66 @@ func (h *Host) HTTP() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
 }
 
-// dialIn makes the connection on a thread that is in the network namespace for
-// that long. A socket stays in the namespace it was made in, so the connection
-// can be used anywhere.
-func dialIn(ctx context.Context, namespace, network, address string) (conn net.Conn, err error) {
-	there, err := os.Open(namespace)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", address, err)
+// ListenWire opens a datagram socket in the namespace of the switches, for a
+// server that the test plays itself. The address has a number.
+func (l *Lab) ListenWire(ctx context.Context, network, address string) (conn net.PacketConn, err error) {
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, fmt.Errorf("listen on the wire: %w", err)
 	}
-	defer there.Close()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		home, openErr := os.Open("/proc/thread-self/ns/net")
-		if openErr != nil {
-			err = fmt.Errorf("dial %s: %w", address, openErr)
-			return
-		}
-		defer home.Close()
-		if err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-			err = fmt.Errorf("dial %s: enter %s: %w", address, namespace, err)
-			return
-		}
+	err = inside(l.wirePath(), func() (err error) {
+		conn, err = new(net.ListenConfig).ListenPacket(ctx, network, address)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listen on the wire: %w", err)
+	}
+	return conn, nil
+}
+
+// dialIn makes the connection in the network namespace. A socket stays in the
+// namespace it was made in, so the connection can be used anywhere.
+func dialIn(ctx context.Context, namespace, network, address string) (conn net.Conn, err error) {
+	err = inside(namespace, func() (err error) {
 		// For one numeric address, the dialer makes its socket on this
 		// goroutine, so on this thread.
 		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	return conn, nil
+}
+
+// inside runs f on a thread that is in the network namespace for that long.
+func inside(namespace string, f func() error) error {
+	there, err := os.Open(namespace)
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter %s: %w", namespace, err)
+			return
+		}
+		err = f()
 		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}
 		// Else the thread stays locked and ends with this goroutine: no other
 		// one may find itself in the host's network.
+		done <- err
 	}()
-	<-done
-	return conn, err
+	return <-done
 }
 
 // Get asks for a URL from inside the host and returns the body of a 200.

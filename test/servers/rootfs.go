@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +25,8 @@ var hostPackages = []string{
 	"iproute2", "nftables", "iputils-ping", "procps", "ethtool", "ca-certificates",
 	"iptables", "conntrack", "socat", // called by the kubelet and kube-proxy
 	"runc", "containernetworking-plugins", // called by containerd
-	"openssh-server", // off; for tests that come in as a person would
+	"openssh-server",   // off; for tests that come in as a person would
+	"systemd-resolved", // off; for tests of a host that resolves names by it
 }
 
 // RootFS is a folder with the root file system that lab hosts are copied
@@ -51,7 +53,7 @@ func (b *Builder) RootFS(ctx context.Context) (string, error) {
 // rootFSKey names the root folder by everything that goes into it. Bump the
 // number when prepareRoot changes.
 func rootFSKey() string {
-	sum := sha256.Sum256([]byte(fmt.Sprint(2, suite, runtime.GOARCH, hostPackages)))
+	sum := sha256.Sum256([]byte(fmt.Sprint(3, suite, runtime.GOARCH, hostPackages)))
 	return suite + "-" + hex.EncodeToString(sum[:])[:16]
 }
 
@@ -72,6 +74,10 @@ func debianMirror(ctx context.Context) (string, error) {
 
 // prepareRoot does what is the same for every host.
 func prepareRoot(dir string) error {
+	// systemd-resolved's package makes a link of it, which must not be followed.
+	if err := os.Remove(filepath.Join(dir, "etc/resolv.conf")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("prepare root folder: %w", err)
+	}
 	for name, content := range map[string]string{
 		// minbase brings none; components look up localhost.
 		"etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
@@ -86,8 +92,9 @@ func prepareRoot(dir string) error {
 	}
 	for _, pattern := range []string{
 		"var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "etc/hostname",
-		// A test that wants the SSH server starts it.
+		// A test that wants the SSH server or the resolver starts it.
 		"etc/systemd/system/multi-user.target.wants/ssh.service", "etc/systemd/system/sshd.service",
+		"etc/systemd/system/*.target.wants/systemd-resolved.service", "etc/systemd/system/dbus-org.freedesktop.resolve1.service",
 	} {
 		files, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
