@@ -311,6 +311,11 @@ func withDependents(names []string) []string {
 // logReporter logs one line for each change.
 type logReporter struct{ log *slog.Logger }
 
+// changeLog reports the changes that a look leads to, with how it came about.
+func changeLog(ctx context.Context, log *slog.Logger) logReporter {
+	return logReporter{log.With("noticed", causeOf(ctx))}
+}
+
 // Begin implements plan.Reporter.
 func (logReporter) Begin(plan.Change) {}
 

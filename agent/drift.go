@@ -175,7 +175,7 @@ func (r reportOnly) Plan(ctx context.Context) ([]plan.Change, error) {
 			r.host.log.Info("drift is gone", "domain", r.Name())
 		} else {
 			r.host.log.Warn("the host is not as its spec says, which is only reported: nodeagent apply repairs it",
-				"domain", r.Name(), "drift", text)
+				"domain", r.Name(), "drift", text, "noticed", causeOf(ctx))
 		}
 	}
 	return due, err

@@ -192,7 +192,7 @@ func (h *Host) markEtcd(ctx context.Context) error {
 // and the loop tries what failed again. What cannot be read is looked at again
 // after the longest pause.
 func (h *Host) certificatesDue(ctx context.Context, now time.Time) Due {
-	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}}
+	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}, Why: CauseRenewal}
 	have, err := pki.Observe(ctx, h.root)
 	if err != nil {
 		return due

@@ -11,8 +11,9 @@ import (
 )
 
 // pollInterval is how often that is looked at of which the kernel announces no
-// changes; see Host.polled.
-const pollInterval = 10 * time.Second
+// changes, so that they are noticed within ten seconds, the look itself and what
+// keeps it waiting included; see Host.polled.
+const pollInterval = 9 * time.Second
 
 // resync is how often a lane looks at all of its domains although nothing
 // happened: for what nobody announces, such as a binding that was deleted in
@@ -83,9 +84,9 @@ func (l *lane) run(ctx context.Context, once chan<- struct{}) {
 // due is the earliest of the next poll, the next look at everything and the
 // next certificate.
 func (l *lane) due(now time.Time) Due {
-	next := earlier(Due{At: cmp.Or(l.whole, now).Add(resync), Domains: l.domains}, l.renewal)
+	next := earlier(Due{At: cmp.Or(l.whole, now).Add(resync), Domains: l.domains, Why: CauseResync}, l.renewal)
 	if polled := l.mine(l.host.polled()); len(polled) > 0 {
-		next = earlier(next, Due{At: cmp.Or(l.polled, now).Add(pollInterval), Domains: polled})
+		next = earlier(next, Due{At: cmp.Or(l.polled, now).Add(pollInterval), Domains: polled, Why: CausePoll})
 	}
 	return next
 }
@@ -128,7 +129,7 @@ func (l *lane) converge(ctx context.Context, names []string) []string {
 	if result == nil {
 		return names
 	}
-	l.report(result, err)
+	l.report(causeOf(ctx), result, err)
 	l.after(ctx, names, result)
 	return append(result.Failed(), owed...)
 }
@@ -162,9 +163,9 @@ func (l *lane) settled(names []string) (now, owed []string) {
 // carryOut converges the domains. The result is nil where nothing was looked at.
 func (l *lane) carryOut(ctx context.Context, names []string) (Result, error) {
 	if !slices.Contains(names, DomainKernel) && !slices.Contains(names, DomainNetwork) {
-		return l.host.Converge(ctx, names, logReporter{l.Log})
+		return l.host.Converge(ctx, names, changeLog(ctx, l.Log))
 	}
-	result, trial, err := l.host.keep(ctx, names, logReporter{l.Log})
+	result, trial, err := l.host.keep(ctx, names, changeLog(ctx, l.Log))
 	if ctx.Err() != nil {
 		return nil, err
 	}
@@ -214,13 +215,13 @@ func (l *lane) reportHeld() {
 
 // report logs what did not converge; a converge that found nothing to do is
 // silent.
-func (l *lane) report(result Result, markErr error) {
+func (l *lane) report(cause Cause, result Result, markErr error) {
 	err := cmp.Or(result.Err(), markErr)
 	switch {
 	case err != nil:
-		l.Log.Error("not converged", "error", err)
+		l.Log.Error("not converged", "noticed", cause, "error", err)
 	case result.Applied() > 0:
-		l.Log.Info("converged", "changes", result.Applied())
+		l.Log.Info("converged", "changes", result.Applied(), "noticed", cause, "after", time.Since(cause.At).Round(time.Millisecond))
 	}
 	if err == nil && l.rejected != "" {
 		err = fmt.Errorf("the last confirmed network is kept, the spec's was undone: %s", l.rejected)

@@ -25,6 +25,7 @@ const (
 type Due struct {
 	At      time.Time
 	Domains []string
+	Why     CauseKind
 }
 
 // loop decides when to converge what. It owns all of its state; everything
@@ -43,19 +44,21 @@ type loop struct {
 // for, until ctx is done. Domains that failed are tried again with a growing
 // pause, also when nothing else happens.
 func (l *loop) run(ctx context.Context) {
-	owed := retry{}.after(time.Now(), nil, l.converge(ctx, nil))
+	begin := withCause(ctx, Cause{Kind: CauseStart, At: time.Now()})
+	owed := retry{}.after(time.Now(), nil, l.converge(begin, nil))
 	for ctx.Err() == nil {
 		next := earlier(l.due(time.Now()), owed.due())
 		ev, happened := l.wait(ctx, next.At)
 		if ctx.Err() != nil {
 			return
 		}
-		if happened {
-			l.log.Debug("looking at the host", "because", ev.Source)
-		} else {
+		cause := Cause{Kind: CauseEvent, Source: ev.Source, At: ev.At}
+		if !happened {
 			ev = Event{Domains: next.Domains}
+			cause = Cause{Kind: next.Why, At: time.Now()}
 		}
-		owed = owed.after(time.Now(), ev.Domains, l.converge(ctx, ev.Domains))
+		l.log.Debug("looking at the host", "because", cause)
+		owed = owed.after(time.Now(), ev.Domains, l.converge(withCause(ctx, cause), ev.Domains))
 	}
 }
 
@@ -74,7 +77,7 @@ type retry struct {
 	at      time.Time
 }
 
-func (r retry) due() Due { return Due{At: r.at, Domains: r.domains} }
+func (r retry) due() Due { return Due{At: r.at, Domains: r.domains, Why: CauseRetry} }
 
 // after returns what is owed once the domains looked at (none: all) were
 // converged at the given moment and failed is what remains of them. The pause

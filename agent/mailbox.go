@@ -2,7 +2,9 @@ package agent
 
 import (
 	"slices"
+	"strings"
 	"sync"
+	"time"
 )
 
 // Event says that something happened after which domains may have drifted.
@@ -11,6 +13,8 @@ type Event struct {
 	Source string
 	// Domains are the names of the domains to look at; none means all.
 	Domains []string
+	// At is when it came into the mailbox, the first where several were joined.
+	At time.Time
 }
 
 // mailbox holds what happened since it was last emptied, joined into one
@@ -28,6 +32,7 @@ func newMailbox() *mailbox { return &mailbox{filled: make(chan struct{}, 1)} }
 func (m *mailbox) put(ev Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	ev.At = time.Now()
 	if m.pending != nil {
 		ev = join(*m.pending, ev)
 	}
@@ -65,7 +70,7 @@ func join(a, b Event) Event {
 			}
 		}
 	}
-	if a.Source != b.Source {
+	if !slices.Contains(strings.Split(a.Source, ", "), b.Source) {
 		a.Source += ", " + b.Source
 	}
 	return a
