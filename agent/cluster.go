@@ -13,10 +13,6 @@ import (
 	"github.com/nodeagent/nodeagent/pki"
 )
 
-// superuserLifetime is how long the certificate of group system:masters lives
-// with which bindings are made. It never leaves this process's memory.
-const superuserLifetime = 10 * time.Minute
-
 // observePatience bounds how long a plan waits for an API server that hangs.
 const observePatience = 10 * time.Second
 
@@ -63,7 +59,7 @@ func (h *Host) applyCluster(ctx context.Context, changes []plan.Change, rep plan
 		if err != nil {
 			return tls.Certificate{}, err
 		}
-		return pki.EphemeralClient(ctx, issuer, "nodeagent:"+h.Spec().Name, "system:masters", superuserLifetime)
+		return pki.EphemeralClient(ctx, issuer, h.Spec().Name)
 	})
 	if err != nil {
 		return err

@@ -21,10 +21,12 @@ var mayImport = map[string][]string{
 	"internal/layout":     {},
 	"internal/atomicfile": {},
 	"internal/calendar":   {},
+	"internal/golden":     {},
 	"internal/confirm":    {"internal/atomicfile"},
 	"hosts":               {"internal/calendar", "internal/layout"},
 	"netcfg":              domainMayImport,
 	"pki":                 domainMayImport,
+	"pki/vault":           append([]string{"pki"}, domainMayImport...),
 	"etcdops":             domainMayImport,
 	"internal/kernel":     domainMayImport,
 	"internal/names":      domainMayImport,
@@ -32,11 +34,11 @@ var mayImport = map[string][]string{
 	"internal/cluster":    domainMayImport,
 	"internal/kube":       append([]string{"internal/units"}, domainMayImport...),
 	"agent": append([]string{
-		"netcfg", "pki", "etcdops", "internal/kernel", "internal/names", "internal/units", "internal/kube", "internal/cluster",
+		"netcfg", "pki", "pki/vault", "etcdops", "internal/kernel", "internal/names", "internal/units", "internal/kube", "internal/cluster",
 		"internal/confirm",
 	}, domainMayImport...),
 	"cmd/nodeagent": {
-		"agent", "hosts", "etcdops", "netcfg", "pki", "internal/confirm", "internal/plan", "internal/layout",
+		"agent", "hosts", "etcdops", "netcfg", "pki", "pki/vault", "internal/confirm", "internal/plan", "internal/layout",
 	},
 }
 

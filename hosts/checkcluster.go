@@ -105,6 +105,19 @@ func (l *loader) checkIssuer(f facts) {
 		}
 	case issuerVault:
 		l.require(clusterTOML, l.cluster, "pki.vault", "the issuer is \"vault\"", "address")
+		l.checkVaultAuth()
+	}
+}
+
+// checkVaultAuth: a token's file is for the login with tokens, and needed there.
+func (l *loader) checkVaultAuth() {
+	file, auth := l.cluster.get("pki.vault.jwt_file"), l.cluster.get("pki.vault.auth")
+	withJWT := auth != nil && !auth.bad && parsed[string](auth) == authJWT
+	switch {
+	case withJWT && file == nil:
+		l.at(auth, "pki.vault.jwt_file is missing: hosts log in with the token in it")
+	case !withJWT && file != nil && !file.bad:
+		l.at(file, "has no effect unless pki.vault.auth is %q: remove one of them", authJWT)
 	}
 }
 

@@ -110,9 +110,17 @@ func (d *draft) checkKernel() {
 // checkLifetimes compares the lifetimes of certificates.
 func (d *draft) checkLifetimes() {
 	p := d.spec.PKI
-	if d.ok("pki.renew_before", "pki.lifetime") && p.RenewBefore >= p.Lifetime {
-		d.at(d.nearest("pki.renew_before", "pki.lifetime"), "certificates would be due as soon as they are made: they live %s (%s) and are renewed %s before their end (%s)",
-			hours(p.Lifetime), d.origin("pki.lifetime"), hours(p.RenewBefore), d.origin("pki.renew_before"))
+	before := "pki.renew_before"
+	if outage := d.tree.get("pki.survive_vault_outage"); outage != nil && !outage.bad {
+		if d.has(before) {
+			d.at(outage, "says the same as pki.renew_before (%s): remove one of them", d.origin(before))
+			return
+		}
+		before = "pki.survive_vault_outage"
+	}
+	if d.ok(before, "pki.lifetime") && p.RenewBefore >= p.Lifetime {
+		d.at(d.nearest(before, "pki.lifetime"), "certificates would be due as soon as they are made: they live %s (%s) and are renewed %s before their end (%s)",
+			hours(p.Lifetime), d.origin("pki.lifetime"), hours(p.RenewBefore), d.origin(before))
 		return
 	}
 	for _, leaf := range []struct {

@@ -13,7 +13,8 @@ const (
 	defaultCALifetime     = 87600 * time.Hour
 	defaultAdminLifetime  = 24 * time.Hour
 	defaultKeyType        = "ecdsa-p256"
-	defaultVaultMount     = "pki"
+	defaultVaultMount     = "nodeagent/" // and the cluster's name
+	defaultVaultAuth      = authCert
 	defaultAPIPort        = 6443
 	defaultCNI            = cniBridge
 	defaultBinaries       = "/usr/local/bin"
@@ -157,7 +158,8 @@ func (d *draft) defaultPKI(f facts) {
 	set(&p.AdminLifetime, defaultAdminLifetime)
 	set(&p.KeyType, defaultKeyType)
 	if p.Vault != nil {
-		set(&p.Vault.Mount, defaultVaultMount)
+		set(&p.Vault.Mount, defaultVaultMount+d.spec.Cluster)
+		set(&p.Vault.Auth, defaultVaultAuth)
 	}
 }
 

@@ -11,6 +11,10 @@ import (
 const (
 	issuerLocal = "local"
 	issuerVault = "vault"
+
+	authCert    = "cert"
+	authAppRole = "approle"
+	authJWT     = "jwt"
 	cniBridge   = "bridge"
 	cniNone     = "none"
 )
@@ -175,11 +179,16 @@ func (d *draft) readPKI() {
 		KeyType:       value[string](d, "pki.key_type"),
 		ExtraNames:    unique(values[string](d.tree.get("pki.extra_names"))),
 	}
+	if d.has("pki.survive_vault_outage") && !d.has("pki.renew_before") {
+		d.spec.PKI.RenewBefore = value[time.Duration](d, "pki.survive_vault_outage")
+	}
 	if d.has("pki.vault") {
 		d.spec.PKI.Vault = &Vault{
 			Address: value[string](d, "pki.vault.address"),
 			Mount:   value[string](d, "pki.vault.mount"),
 			CAFile:  value[string](d, "pki.vault.ca_file"),
+			Auth:    value[string](d, "pki.vault.auth"),
+			JWTFile: value[string](d, "pki.vault.jwt_file"),
 		}
 	}
 }

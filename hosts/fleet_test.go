@@ -279,7 +279,7 @@ func TestJoinAndDerive(t *testing.T) {
 	check("links", c.Network.Links, []Link{{Name: "lan0", Kind: LinkPhysical, MTU: 9000, Addresses: Plain(netip.MustParsePrefix("192.0.2.3/24"))}})
 	check("names", c.PKI.ExtraNames, []string{"api.three.example.org", "c.example.org"})
 	check("lifetimes", []time.Duration{a.PKI.Lifetime, a.PKI.RenewBefore, c.PKI.Lifetime, c.PKI.RenewBefore}, []time.Duration{2160 * time.Hour, 720 * time.Hour, 732 * time.Hour, 244 * time.Hour})
-	check("vault", a.PKI.Vault, &Vault{Address: "https://vault.example.org:8200", Mount: "pki"})
+	check("vault", a.PKI.Vault, &Vault{Address: "https://vault.example.org:8200", Mount: "nodeagent/three", Auth: "cert"})
 	check("flags", c.Kubernetes.ExtraArgs, map[string]map[string]string{"kubelet": {"v": "4", "feature-gates": "A=true"}})
 	check("config", c.Kubernetes.Config, map[string]map[string]any{"kubelet": {
 		"maxPods":              int64(50),

@@ -2,7 +2,6 @@ package hosts
 
 import (
 	"errors"
-	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,9 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files below testdata")
+	"github.com/nodeagent/nodeagent/internal/golden"
+)
 
 // folder is a fleet held in memory: file name to content.
 func folder(files map[string]string) fs.FS {
@@ -77,16 +76,8 @@ func TestProblems(t *testing.T) {
 			if want == nil {
 				t.Fatal("the archive has no file named findings")
 			}
-			got := strings.Join(findingsOf(t, files), "\n") + "\n"
-			if *update {
-				want.Data = []byte(got)
-				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if diff := cmp.Diff(string(want.Data), got); diff != "" {
-				t.Errorf("findings (-want +got):\n%s", diff)
-			}
+			want.Data = []byte(strings.Join(findingsOf(t, files), "\n") + "\n")
+			golden.Check(t, path, string(txtar.Format(archive)))
 		})
 	}
 }

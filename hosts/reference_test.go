@@ -116,7 +116,7 @@ func TestReferenceDefaults(t *testing.T) {
 		"pki.ca_lifetime":                 s.PKI.CALifetime,
 		"pki.admin_lifetime":              s.PKI.AdminLifetime,
 		"pki.key_type":                    s.PKI.KeyType,
-		"pki.vault.mount":                 s.PKI.Vault.Mount,
+		"pki.vault.auth":                  s.PKI.Vault.Auth,
 		"kubernetes.api_port":             s.Kubernetes.APIPort,
 		"kubernetes.cni":                  s.Kubernetes.CNI,
 		"kubernetes.pod_mtu":              s.Kubernetes.PodMTU,

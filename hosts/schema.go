@@ -143,17 +143,20 @@ var driftDomains = []string{"kernel", "names", "network", "pki", "units", "clust
 
 func pkiSchema() *rule {
 	return table(keys{
-		"issuer":         perCluster(one(word(issuerLocal, issuerVault))),
-		"lifetime":       one(duration(time.Hour)),
-		"renew_before":   one(duration(time.Minute)),
-		"ca_lifetime":    perCluster(one(duration(time.Hour))),
-		"admin_lifetime": one(duration(time.Minute)),
-		"key_type":       one(word("ecdsa-p256", "ecdsa-p384", "rsa-2048")),
-		"extra_names":    listOf(one(text("DNS name or address", parseExtraName))),
+		"issuer":               perCluster(one(word(issuerLocal, issuerVault))),
+		"lifetime":             one(duration(time.Minute)),
+		"renew_before":         one(duration(time.Second)),
+		"survive_vault_outage": one(duration(time.Second)),
+		"ca_lifetime":          perCluster(one(duration(time.Hour))),
+		"admin_lifetime":       one(duration(time.Minute)),
+		"key_type":             one(word("ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048")),
+		"extra_names":          listOf(one(text("DNS name or address", parseExtraName))),
 		"vault": perCluster(table(keys{
-			"address": one(text("URL", parseVaultAddress)),
-			"mount":   one(text("mount path", parseMount)),
-			"ca_file": one(text("path", parsePath)),
+			"address":  one(text("URL", parseVaultAddress)),
+			"mount":    one(text("mount path", parseMount)),
+			"ca_file":  one(text("path", parsePath)),
+			"auth":     one(word(authCert, authAppRole, authJWT)),
+			"jwt_file": one(text("path", parsePath)),
 		})),
 	})
 }

@@ -113,13 +113,14 @@ type PKI struct {
 	// Issuer is "local" (CAs on this one host) or "vault".
 	Issuer string
 	// Lifetime of a certificate and how long before its end it is renewed;
-	// RenewBefore is shorter than Lifetime.
+	// RenewBefore is shorter than Lifetime. A spec may say the latter as
+	// survive_vault_outage: for so long the host lives on without its issuer.
 	Lifetime, RenewBefore time.Duration
 	// CALifetime is the lifetime of the CAs that the local issuer makes.
 	CALifetime time.Duration
 	// AdminLifetime is the lifetime of the administrator's certificate.
 	AdminLifetime time.Duration
-	// KeyType is "ecdsa-p256", "ecdsa-p384" or "rsa-2048".
+	// KeyType is "ecdsa-p256", "ecdsa-p384", "ed25519" or "rsa-2048".
 	KeyType string
 	// ExtraNames are further subject alternative names of kube-apiserver's
 	// certificate: DNS names or IP addresses.
@@ -131,8 +132,17 @@ type PKI struct {
 // Vault is where the vault issuer is. It holds no secret.
 type Vault struct {
 	Address string // https URL
-	Mount   string // prefix of the PKI mounts, one for each CA
-	CAFile  string // PEM bundle that checks Vault's own certificate
+	// Mount is the prefix of everything of this cluster in Vault, without
+	// slashes at its ends: "pki/rack1" gives the engines pki/rack1/etcd-server,
+	// … and the auth methods auth/pki/rack1/cert, …. Two clusters of one Vault
+	// have two; the default is "nodeagent/<cluster>".
+	Mount  string
+	CAFile string // PEM bundle that checks Vault's own certificate; empty: the system's
+	// Auth is how hosts log in: "cert" (with the certificate that enrolment
+	// gave, renewed by itself), "approle" (with a secret id, rotated by itself)
+	// or "jwt" (with a token that others keep fresh in JWTFile).
+	Auth    string
+	JWTFile string // path of the token; empty unless Auth is "jwt"
 }
 
 // Kubernetes is the cluster's settings as one host needs them.

@@ -22,8 +22,9 @@ const (
 	IssuerVault = "vault"
 )
 
-// Issuer signs for the authorities of a cluster. Implementations are used by
-// one goroutine at a time.
+// Issuer signs for the authorities of a cluster. Implementations may be used by
+// several goroutines at once. What they do not give they refuse with a
+// [Refusal] where they can say why.
 type Issuer interface {
 	// Sign answers the certificate for the request, PEM, the leaf first and
 	// intermediates after it. csr is DER, signed by the key made on this host,
@@ -58,21 +59,43 @@ func definedAt(spec *hosts.Spec, field string) string {
 	return ""
 }
 
-// EphemeralClient makes a client certificate of the k8s-client authority that
-// lives for ttl and in memory only. It is how nodeagent speaks as
-// system:masters for the moment in which it makes the first RBAC bindings.
-func EphemeralClient(ctx context.Context, issuer Issuer, cn, org string, ttl time.Duration) (tls.Certificate, error) {
-	r := Request{
-		Name: "ephemeral", CA: layout.CAK8sClient, CommonName: cn, Organization: org,
-		Client: true, KeyType: "ecdsa-p256", Lifetime: ttl,
+// ephemeralLifetime is how long the certificate of group system:masters lives
+// with which bindings are made. It never leaves the process's memory.
+const ephemeralLifetime = 10 * time.Minute
+
+// Ephemeral is the request for the certificate of [EphemeralClient] on a host.
+func Ephemeral(host string) Request {
+	return Request{
+		Name: "ephemeral", CA: layout.CAK8sClient, CommonName: "nodeagent:" + host, Organization: "system:masters",
+		Client: true, KeyType: "ecdsa-p256", Lifetime: ephemeralLifetime,
 	}
+}
+
+// Requests are all certificates that a host may ask an issuer for: those that
+// it keeps, and on a control-plane host the ephemeral one.
+func Requests(spec *hosts.Spec) []Request {
+	var list []Request
+	for _, c := range Want(spec).Certificates {
+		list = append(list, c.Request)
+	}
+	if spec.Has(hosts.RoleControlPlane) {
+		list = append(list, Ephemeral(spec.Name))
+	}
+	return list
+}
+
+// EphemeralClient makes the client certificate that [Ephemeral] describes, in
+// memory only. It is how nodeagent speaks as system:masters for the moment in
+// which it makes the first RBAC bindings.
+func EphemeralClient(ctx context.Context, issuer Issuer, host string) (tls.Certificate, error) {
+	r := Ephemeral(host)
 	bundle, err := issuer.Bundle(ctx, r.CA)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("issue ephemeral client %q: %w", cn, err)
+		return tls.Certificate{}, fmt.Errorf("issue ephemeral client %q: %w", r.CommonName, err)
 	}
 	p, err := issue(ctx, issuer, r, bundle, time.Now())
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("issue ephemeral client %q: %w", cn, err)
+		return tls.Certificate{}, fmt.Errorf("issue ephemeral client %q: %w", r.CommonName, err)
 	}
 	return tls.X509KeyPair(p.chain, p.key)
 }

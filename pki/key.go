@@ -3,6 +3,7 @@ package pki
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -27,10 +28,13 @@ func newKey(keyType string) (crypto.Signer, error) {
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	case "ecdsa-p384":
 		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case "ed25519":
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
 	case "rsa-2048":
 		return rsa.GenerateKey(rand.Reader, 2048)
 	}
-	return nil, fmt.Errorf("make key: unknown type %q; known are ecdsa-p256, ecdsa-p384, rsa-2048", keyType)
+	return nil, fmt.Errorf("make key: unknown type %q; known are ecdsa-p256, ecdsa-p384, ed25519, rsa-2048", keyType)
 }
 
 // keyTypeOf names the type of a public key as newKey does; keys of other types
@@ -47,6 +51,8 @@ func keyTypeOf(public crypto.PublicKey) string {
 		return "ecdsa-" + k.Curve.Params().Name
 	case *rsa.PublicKey:
 		return fmt.Sprintf("rsa-%d", k.N.BitLen())
+	case ed25519.PublicKey:
+		return "ed25519"
 	}
 	return fmt.Sprintf("%T", public)
 }

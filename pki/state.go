@@ -90,7 +90,7 @@ type Request struct {
 	Addresses []netip.Addr
 	// Server and Client are the extended key usages.
 	Server, Client bool
-	// KeyType is "ecdsa-p256", "ecdsa-p384" or "rsa-2048".
+	// KeyType is one that hosts.PKI.KeyType names.
 	KeyType string
 	// Lifetime from issuing to the end. Found on disk: from NotBefore to
 	// NotAfter, hence longer by the issuer's backdating.

@@ -183,7 +183,7 @@ func TestEphemeralClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := tree(t, string(h.root))
-	c, err := EphemeralClient(context.Background(), issuer, "kubernetes-super-admin", "system:masters", 10*time.Minute)
+	c, err := EphemeralClient(context.Background(), issuer, "kubernetes-super-admin")
 	if err != nil {
 		t.Fatal(err)
 	}

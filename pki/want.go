@@ -15,6 +15,9 @@ import (
 // need. It is pure: the same spec gives the same state.
 func Want(spec *hosts.Spec) State {
 	w := wanter{spec: spec}
+	if spec.PKI.Issuer == IssuerVault && len(spec.Roles) > 0 {
+		w.identity()
+	}
 	if spec.Has(hosts.RoleEtcd) {
 		w.etcd()
 	}
@@ -43,6 +46,12 @@ type wanter struct {
 	requests []Request
 	trust    []string
 	keys     []Key
+}
+
+// identity is what the host logs in to Vault with.
+func (w *wanter) identity() {
+	w.trusts(layout.CANodeagent)
+	w.ask(Request{Name: layout.CertNodeagent, CA: layout.CANodeagent, CommonName: w.spec.Name, Client: true})
 }
 
 func (w *wanter) etcd() {

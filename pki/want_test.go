@@ -1,9 +1,7 @@
 package pki
 
 import (
-	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,10 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // listing prints a wanted state for a golden file.
 func listing(s State) string {
@@ -42,16 +39,7 @@ func listing(s State) string {
 func TestWantGolden(t *testing.T) {
 	for _, s := range append(trio(), mercury()) {
 		t.Run(s.Name, func(t *testing.T) {
-			got := listing(Want(s))
-			golden := filepath.Join("testdata", "want", s.Name+".txt")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if diff := cmp.Diff(readString(t, golden), got); diff != "" {
-				t.Errorf("differs from %s (-want +got):\n%s", golden, diff)
-			}
+			golden.Check(t, filepath.Join("testdata", "want", s.Name+".txt"), listing(Want(s)))
 		})
 	}
 }

@@ -107,6 +107,15 @@ func (r Root) EncryptionConfig() string {
 // mode 0600, ca.key. It exists only where the issuer is "local".
 func (r Root) LocalCA(ca string) string { return filepath.Join(r.State(), "ca", ca) }
 
+// Enrolment is the folder of what this host logs in to Vault with until it has
+// a certificate of its own, or where the fleet chose AppRole; mode 0700. It
+// exists only where the issuer is "vault".
+func (r Root) Enrolment() string { return filepath.Join(r.State(), "enrolment") }
+
+// Operations is the folder of what is remembered of operations that take many
+// steps, such as changing a CA; mode 0700.
+func (r Root) Operations() string { return filepath.Join(r.State(), "operations") }
+
 // UnitPrefix begins the name of every systemd unit that nodeagent owns.
 const UnitPrefix = "nodeagent-"
 
@@ -132,7 +141,7 @@ const (
 	CAK8sServer  = "k8s-server"
 	CAK8sClient  = "k8s-client"
 	CAFrontProxy = "front-proxy"
-	CANodeagent  = "nodeagent" // the agents' own API
+	CANodeagent  = "nodeagent" // the agents themselves, towards Vault and each other
 )
 
 // CAs lists every certificate authority.
@@ -157,6 +166,7 @@ const (
 	CertSchedulerServer         = "kube-scheduler-server"
 	CertKubeProxy               = "kube-proxy"
 	CertAdmin                   = "admin"
+	CertNodeagent               = "nodeagent" // the host itself, towards Vault
 )
 
 // AdminGroup is the Kubernetes group of the admin certificate, bound to
