@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/calendar"
 	"github.com/nodeagent/nodeagent/internal/cluster"
+	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/internal/kernel"
 	"github.com/nodeagent/nodeagent/internal/kube"
 	"github.com/nodeagent/nodeagent/internal/names"
@@ -21,8 +21,6 @@ import (
 	"github.com/nodeagent/nodeagent/netcfg"
 	"github.com/nodeagent/nodeagent/pki"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // bareNetwork is a host of which nothing is set up: the cards are there, down
 // and without addresses.
@@ -92,29 +90,9 @@ func TestShippedFleets(t *testing.T) {
 				if err := (plan.Style{MaxLines: 4}).Write(&text, p); err != nil {
 					t.Fatal(err)
 				}
-				golden(t, filepath.Base(dir)+"-"+spec.Name+".txt", text.String())
+				golden.Check(t, filepath.Join("testdata", filepath.Base(dir)+"-"+spec.Name+".txt"), text.String())
 			})
 		}
-	}
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s differs (-want +got; go test -update rewrites it):\n%s", name, diff)
 	}
 }
 

@@ -2,9 +2,7 @@ package netcfg
 
 import (
 	"bytes"
-	"flag"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -12,10 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
-
-var update = flag.Bool("update-golden", false, "write the golden plan anew")
 
 // everyLink is the links of a host that uses every kind and setting.
 func everyLink() []hosts.Link {
@@ -84,16 +81,7 @@ func TestPlanOfEverythingPrints(t *testing.T) {
 	spec.Network.Links = slices.Delete(links, 8, 10) // red and what is in it
 	section("other settings", Diff(after, Want(spec)))
 
-	const golden = "testdata/everything.plan"
-	if *update {
-		must(t, os.MkdirAll("testdata", 0o755))
-		must(t, os.WriteFile(golden, text.Bytes(), 0o644))
-	}
-	want, err := os.ReadFile(golden)
-	must(t, err)
-	if diff := cmp.Diff(string(want), text.String()); diff != "" {
-		t.Errorf("plan (-want +got):\n%s", diff)
-	}
+	golden.Check(t, "testdata/everything.plan", text.String())
 }
 
 // TestMatching of hardware, as values.

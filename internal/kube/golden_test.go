@@ -1,17 +1,12 @@
 package kube
 
 import (
-	"flag"
-	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestGolden compares every rendered byte with testdata. Run with -update after
 // a change that is meant, and read the difference.
@@ -31,13 +26,7 @@ func TestGolden(t *testing.T) {
 			for _, unit := range state.Units {
 				got[filepath.Join("units", unit.Name)] = unit.Content
 			}
-			dir := filepath.Join("testdata", name)
-			if *update {
-				writeGolden(t, dir, got)
-			}
-			if diff := cmp.Diff(readGolden(t, dir), got); diff != "" {
-				t.Errorf("rendered files differ from %s (-want +got), see -update:\n%s", dir, diff)
-			}
+			golden.CheckTree(t, filepath.Join("testdata", name), got)
 		})
 	}
 }
@@ -56,41 +45,4 @@ func shipped(t *testing.T, fleet, host string) *hosts.Spec {
 	}
 	t.Fatalf("fleet %s has no host %s", fleet, host)
 	return nil
-}
-
-func writeGolden(t *testing.T, dir string, files map[string]string) {
-	t.Helper()
-	if err := os.RemoveAll(dir); err != nil {
-		t.Fatal(err)
-	}
-	for name, content := range files {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func readGolden(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		files[name] = string(content)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
 }

@@ -4,16 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/nodeagent/nodeagent/internal/golden"
+)
 
 var sample = Plan{Changes: []Change{
 	{Domain: "kernel", Key: "module overlay", Action: ActionLoad, Reason: "the spec names it", After: "loaded"},
@@ -24,26 +21,6 @@ var sample = Plan{Changes: []Change{
 	},
 	{Domain: "units", Key: "nodeagent-etcd.service", Action: ActionStop, Effect: Quorum, Reason: "the spec has no etcd role", Before: "active"},
 }, Warnings: []string{"cluster.toml:3: the SSH session from 192.0.2.7 would be cut: no rule accepts it"}}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s differs (-want +got; go test -update rewrites it):\n%s", name, diff)
-	}
-}
 
 func TestWrite(t *testing.T) {
 	for _, tc := range []struct {
@@ -61,7 +38,7 @@ func TestWrite(t *testing.T) {
 			if err := tc.style.Write(&b, tc.plan); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, tc.name, b.String())
+			golden.Check(t, "testdata/"+tc.name, b.String())
 		})
 	}
 }
@@ -71,7 +48,7 @@ func TestWriteJSON(t *testing.T) {
 	if err := WriteJSON(&b, sample); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "plan.json", b.String())
+	golden.Check(t, "testdata/"+"plan.json", b.String())
 
 	var back Plan
 	if err := json.Unmarshal([]byte(b.String()), &back); err != nil {

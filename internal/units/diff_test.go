@@ -2,7 +2,6 @@ package units
 
 import (
 	"encoding/json"
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,10 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nodeagent/nodeagent/internal/golden"
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 const etcdUnit = Header + `
 [Unit]
@@ -149,20 +147,7 @@ func TestDiffGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got = append(got, '\n')
-			golden := filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+".json")
-			if *update {
-				if err := os.WriteFile(golden, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			expected, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(string(expected), string(got)); d != "" {
-				t.Errorf("differs from %s (run with -update and look at it):\n%s", golden, d)
-			}
+			golden.Check(t, filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+".json"), string(got)+"\n")
 			for _, secret := range []string{"the-secret-of-the-cluster", "another-secret"} {
 				if strings.Contains(string(got), secret) {
 					t.Errorf("the plan shows the secret %q", secret)
