@@ -54,7 +54,7 @@ type Terms struct {
 	Patience time.Duration
 	// NoProbes asks no probes.
 	NoProbes bool
-	// By is who makes the change where the probes decide: "apply" or "run".
+	// By is who makes the change: "apply", which "" stands for, or "run".
 	By string
 }
 
@@ -81,6 +81,16 @@ func (t Trial) Err() error {
 }
 
 func (h *Host) attempts() confirm.Store { return confirm.Store{Dir: h.root.Confirm()} }
+
+// recordsNow are the records with the moment at which they are to be judged.
+func (h *Host) recordsNow() (confirm.Records, confirm.Moment, error) {
+	records, err := h.attempts().Load()
+	if err != nil {
+		return records, confirm.Moment{}, err
+	}
+	now, err := confirm.Now()
+	return records, now, err
+}
 
 // rollbackAlarm undoes an attempt at its deadline or at the next boot.
 func rollbackAlarm() (units.Alarm, error) {
@@ -204,8 +214,9 @@ func (h *Host) begin(ctx context.Context, terms Terms, rep plan.Reporter) (*conf
 		return nil, err
 	}
 	attempt := &confirm.Attempt{
-		Network: want.digest, Spec: h.Spec().Digest, ByProbes: terms.Patience == 0,
-		Patience: terms.Patience - confirm.Reserve(terms.Patience),
+		Network: want.digest, Spec: h.Spec().Digest, By: terms.by(), ByProbes: terms.Patience == 0,
+		Patience:    terms.Patience - confirm.Reserve(terms.Patience),
+		Interrupted: records.Rejected.Interruptions(want.digest),
 	}
 	if !terms.NoProbes {
 		attempt.Before = h.probeBefore(ctx)
@@ -241,11 +252,7 @@ func within(probes hosts.Probes) time.Duration { return cmp.Or(probes.Within, pr
 // endDue reads the records; an attempt that is being undone, or is due, is first
 // undone and remembered as rejected.
 func (h *Host) endDue(ctx context.Context, rep plan.Reporter) (confirm.Records, error) {
-	records, err := h.attempts().Load()
-	if err != nil {
-		return records, err
-	}
-	now, err := confirm.Now()
+	records, now, err := h.recordsNow()
 	if err != nil {
 		return records, err
 	}
@@ -304,11 +311,7 @@ func (h *Host) arm(ctx context.Context, a *confirm.Attempt, pending bool) error 
 
 // Confirm keeps the network as it is. The caller holds the network's lock.
 func (h *Host) Confirm(ctx context.Context, session confirm.Session, local bool) error {
-	records, err := h.attempts().Load()
-	if err != nil {
-		return err
-	}
-	now, err := confirm.Now()
+	records, now, err := h.recordsNow()
 	if err != nil {
 		return err
 	}
@@ -320,11 +323,7 @@ func (h *Host) Confirm(ctx context.Context, session confirm.Session, local bool)
 
 // accept makes the attempt's network the confirmed one.
 func (h *Host) accept(ctx context.Context, how string) error {
-	records, err := h.attempts().Load()
-	if err != nil {
-		return err
-	}
-	now, err := confirm.Now()
+	records, now, err := h.recordsNow()
 	if err != nil {
 		return err
 	}

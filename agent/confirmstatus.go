@@ -3,8 +3,6 @@ package agent
 import (
 	"fmt"
 	"time"
-
-	"github.com/nodeagent/nodeagent/internal/confirm"
 )
 
 // ConfirmStatus is what awaits confirmation and what was rejected.
@@ -26,14 +24,14 @@ type ConfirmStatus struct {
 }
 
 func (h *Host) confirmStatus() *ConfirmStatus {
-	records, err := h.attempts().Load()
+	records, now, err := h.recordsNow()
 	s := &ConfirmStatus{}
 	if err != nil {
 		s.Error = err.Error()
 	}
 	if a := records.Attempt; a != nil {
 		s.Pending, s.Until, s.Undoing = a.Spec, a.Until, a.Undoing
-		if now, err := confirm.Now(); err == nil {
+		if err == nil {
 			s.Undoing, _ = records.Due(now)
 		}
 	}

@@ -105,15 +105,11 @@ func (h *Host) HasProbes() bool {
 // keep converges kernel and network as the daemon does. A network that probes
 // are to judge is tried; see [confirm.Records.Turn]. trial is nil where none was.
 func (h *Host) keep(ctx context.Context, names []string, rep plan.Reporter) (result Result, trial *Trial, err error) {
-	records, err := h.attempts().Load()
+	records, now, err := h.recordsNow()
 	if err != nil {
 		return nil, nil, err
 	}
 	want, err := h.wanted()
-	if err != nil {
-		return nil, nil, err
-	}
-	now, err := confirm.Now()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -126,7 +122,7 @@ func (h *Host) keep(ctx context.Context, names []string, rep plan.Reporter) (res
 	case confirm.TurnWait:
 		return nil, nil, errAwaits
 	case confirm.TurnTry:
-		t, err := h.Try(ctx, Terms{Domains: []string{DomainKernel, DomainNetwork}, By: "run"}, rep)
+		t, err := h.Try(ctx, Terms{Domains: []string{DomainKernel, DomainNetwork}, By: confirm.ByRun}, rep)
 		if err == nil && t.Undone != "" {
 			err = t.Err()
 		}
@@ -144,7 +140,7 @@ func (h *Host) keep(ctx context.Context, names []string, rep plan.Reporter) (res
 	}
 	result, err = h.Converge(ctx, names, rep)
 	if turn == confirm.TurnMake {
-		err = errors.Join(err, h.settle(result, "run"))
+		err = errors.Join(err, h.settle(result, confirm.ByRun))
 	}
 	return result, nil, err
 }

@@ -24,16 +24,12 @@ const (
 // does not hold the network's lock.
 func (h *Host) Undo(ctx context.Context, reason string, rep plan.Reporter) (bool, error) {
 	for {
-		records, err := h.attempts().Load()
+		records, now, err := h.recordsNow()
 		if err != nil {
 			return false, err
 		}
 		if records.Attempt == nil {
 			return false, h.disarm(ctx)
-		}
-		now, err := confirm.Now()
-		if err != nil {
-			return false, err
 		}
 		due, left := records.Due(now)
 		if due != "" || reason != "" {
@@ -49,48 +45,57 @@ func (h *Host) Undo(ctx context.Context, reason string, rep plan.Reporter) (bool
 // it, and takes the way back.
 func (h *Host) lockAndGoBack(ctx context.Context, reason string, rep plan.Reporter) error {
 	lock, err := Acquire(ctx, h.root, []string{DomainNetwork}, undoPatience)
-	if err != nil && !errors.Is(err, ErrLocked) {
+	alone := err == nil
+	switch {
+	case alone:
+		defer lock.Release()
+	case errors.Is(err, ErrLocked):
+		h.log.Warn("going back although another nodeagent is changing this host", "error", err)
+	default:
 		return err
 	}
-	if err == nil {
-		defer lock.Release()
-	} else {
-		h.log.Warn("going back although another nodeagent is changing this host", "error", err)
-	}
 	if reason == "" {
-		records, err := h.attempts().Load()
+		records, now, err := h.recordsNow()
 		if err != nil || records.Attempt == nil {
 			return err // confirmed, or undone, while the lock was waited for
-		}
-		now, err := confirm.Now()
-		if err != nil {
-			return err
 		}
 		if due, _ := records.Due(now); due == "" {
 			return errors.New("another attempt began meanwhile")
 		}
+		if alone {
+			if err := h.noteInterruption(records.Attempt, now); err != nil {
+				return err
+			}
+		}
 	}
 	return h.goBack(ctx, reason, rep)
+}
+
+// noteInterruption puts down that `run`, which would have held the lock, is gone
+// in the middle of the attempt, and did not come back to end it. After a reboot
+// that is not known: somebody may have rebooted a host that nobody could reach.
+func (h *Host) noteInterruption(a *confirm.Attempt, now confirm.Moment) error {
+	if a.By != confirm.ByRun || a.Undoing != "" || a.Deadline.Boot != now.Boot {
+		return nil
+	}
+	a.Interrupt()
+	return h.attempts().SaveAttempt(a)
 }
 
 // goBack takes the way back of the attempt, because it is due or for the reason
 // given. The caller holds the network's lock. Killed at any point, the next call
 // goes on.
 func (h *Host) goBack(ctx context.Context, reason string, rep plan.Reporter) error {
-	records, err := h.attempts().Load()
+	records, now, err := h.recordsNow()
 	if err != nil || records.Attempt == nil {
 		return err
 	}
 	a := records.Attempt
 	if a.Undoing == "" {
-		now, err := confirm.Now()
-		if err != nil {
-			return err
-		}
 		if due, _ := records.Due(now); due != "" {
 			reason = due
 		}
-		a.Undoing = reason
+		a.Undo(reason)
 		if err := h.attempts().SaveAttempt(a); err != nil {
 			return err
 		}
@@ -106,8 +111,11 @@ func (h *Host) goBack(ctx context.Context, reason string, rep plan.Reporter) err
 		}
 		left = err.Error()
 	}
-	err = h.attempts().Reject(records.Rejection(time.Now(), left))
-	return errors.Join(err, h.disarm(ctx))
+	rejection := records.Rejection(time.Now(), left)
+	if rejection.Again() {
+		h.log.Info("a change of the network was interrupted and is undone; it is tried again", "spec", a.Spec, "interrupted", a.Interrupted)
+	}
+	return errors.Join(h.attempts().Reject(rejection), h.disarm(ctx))
 }
 
 // endAttempt goes on with an attempt that a daemon before this one left: it
@@ -125,27 +133,31 @@ func (h *Host) resume(ctx context.Context, rep plan.Reporter) error {
 	if err != nil || records.Attempt == nil {
 		return err
 	}
-	now, err := confirm.Now()
-	if err != nil {
-		return err
-	}
 	lock, err := Acquire(ctx, h.root, []string{DomainNetwork}, lockPatience)
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
-	if records, err = h.attempts().Load(); err != nil || records.Attempt == nil {
+	records, now, err := h.recordsNow()
+	if err != nil || records.Attempt == nil {
 		return err
 	}
 	a := records.Attempt
 	due, _ := records.Due(now)
 	switch {
 	case due != "":
+		if err := h.noteInterruption(a, now); err != nil {
+			return err
+		}
 		return h.goBack(ctx, due, rep)
 	case !a.ByProbes:
 		return nil
 	case a.Changed == confirm.Moment{}:
-		return h.goBack(ctx, "the change was interrupted", rep)
+		a.Interrupt()
+		if err := h.attempts().SaveAttempt(a); err != nil {
+			return err
+		}
+		return h.goBack(ctx, a.Undoing, rep)
 	}
 	_, err = h.judge(ctx, a, Trial{}, rep)
 	return err

@@ -154,15 +154,11 @@ func (h *Host) settle(result Result, how string) error {
 	if !made || failedNetwork(result) != "" {
 		return nil
 	}
-	records, err := h.attempts().Load()
+	records, now, err := h.recordsNow()
 	if err != nil || records.Attempt != nil {
 		return err
 	}
 	want, err := h.wanted()
-	if err != nil {
-		return err
-	}
-	now, err := confirm.Now()
 	if err != nil || records.Fresh(want.digest, now.Boot) {
 		return err
 	}

@@ -50,6 +50,8 @@ type Attempt struct {
 	Until     time.Time     `json:"until"`
 	Reachable time.Time     `json:"reachable,omitzero"`
 	Patience  time.Duration `json:"patience"`
+	// By is who makes the change: "run", "apply".
+	By string `json:"by,omitempty"`
 	// ByProbes tells that nobody is asked: the probes decide.
 	ByProbes bool `json:"byProbes,omitempty"`
 	// Before and After are what the probes found.
@@ -61,8 +63,34 @@ type Attempt struct {
 	// Undoing is why the attempt is being undone, "" while it is not. From then
 	// on it cannot be confirmed.
 	Undoing string `json:"undoing,omitempty"`
+	// Interrupted is how often `run` was interrupted when it tried this network.
+	Interrupted int `json:"interrupted,omitempty"`
 	// Tries is how often undoing it has failed.
 	Tries int `json:"tries,omitempty"`
+}
+
+// ByRun is who makes a change that nobody waits for.
+const ByRun = "run"
+
+// mostInterruptions is how often a network is tried whose trial is interrupted
+// each time: it may be what ends the agent.
+const mostInterruptions = 3
+
+// Undo begins to undo the attempt for a reason that speaks against it.
+func (a *Attempt) Undo(reason string) { a.Undoing, a.Interrupted = reason, 0 }
+
+// Interrupt begins to undo the attempt because whoever made it is gone. That
+// speaks not against a network that `run` tries: agents are restarted and
+// upgraded. A person knows that an apply was interrupted, and can try again.
+func (a *Attempt) Interrupt() {
+	interrupted := a.Interrupted + 1
+	a.Undo("the change was interrupted")
+	if a.By != ByRun {
+		return
+	}
+	if a.Interrupted = interrupted; interrupted > 1 {
+		a.Undoing = fmt.Sprintf("the change was interrupted %d times", interrupted)
+	}
 }
 
 // Rejected is a spec whose network is not tried again by itself.
@@ -79,11 +107,27 @@ type Rejected struct {
 	Left   string    `json:"left,omitempty"`
 	Before []Finding `json:"before,omitempty"`
 	After  []Finding `json:"after,omitempty"`
+	// Interrupted is how often its trial was, and nothing else speaks against it.
+	Interrupted int `json:"interrupted,omitempty"`
 }
 
 // Holds tells whether the network with the digest was rejected.
 func (r *Rejected) Holds(network string) bool {
-	return r != nil && (r.Network == network || slices.Contains(r.Earlier, network))
+	return r != nil && (r.Network == network && !r.Again() || slices.Contains(r.Earlier, network))
+}
+
+// Again tells whether the network is tried again, since its trial was only
+// interrupted, and not too often.
+func (r *Rejected) Again() bool {
+	return r != nil && r.Interrupted > 0 && r.Interrupted < mostInterruptions
+}
+
+// Interruptions is how often the trial of the network was interrupted so far.
+func (r *Rejected) Interruptions(network string) int {
+	if r == nil || r.Network != network {
+		return 0
+	}
+	return r.Interrupted
 }
 
 // Confirmed is the network that was last confirmed.
@@ -113,13 +157,16 @@ func (r Records) Rejection(at time.Time, left string) *Rejected {
 	a := r.Attempt
 	earlier := slices.Clone(a.Earlier)
 	if r.Rejected != nil {
-		earlier = append(earlier, append(r.Rejected.Earlier, r.Rejected.Network)...)
+		earlier = append(earlier, r.Rejected.Earlier...)
+		if !r.Rejected.Again() {
+			earlier = append(earlier, r.Rejected.Network)
+		}
 	}
 	slices.Sort(earlier)
 	earlier = slices.DeleteFunc(slices.Compact(earlier), func(network string) bool { return network == a.Network })
 	return &Rejected{
 		Network: a.Network, Spec: a.Spec, Earlier: earlier, Reason: a.Undoing, At: at.UTC(), Back: a.Back,
-		Proved: left == "", Left: left, Before: a.Before, After: a.After,
+		Proved: left == "", Left: left, Before: a.Before, After: a.After, Interrupted: a.Interrupted,
 	}
 }
 

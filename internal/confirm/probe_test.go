@@ -104,3 +104,60 @@ func TestRejectionOfNestedAttempts(t *testing.T) {
 		t.Error("nothing holds something")
 	}
 }
+
+// TestInterruptedTrials are made again a few times, unless something else speaks
+// against the network.
+func TestInterruptedTrials(t *testing.T) {
+	confirmed := &Confirmed{Network: "good", Want: Way{Boot: "b1"}}
+	r := Records{Confirmed: confirmed, Rejected: &Rejected{Network: "bad"}}
+	try := func(network string) *Attempt {
+		return &Attempt{Network: network, By: ByRun, Interrupted: r.Rejected.Interruptions(network)}
+	}
+	end := func(a *Attempt) {
+		r.Attempt = a
+		r.Rejected, r.Attempt = r.Rejection(time.Time{}, ""), nil
+	}
+	turn := func(network string, want Turn) {
+		t.Helper()
+		if got := r.Turn(network, "b1", true); got != want {
+			t.Errorf("turn %d for %q, want %d; rejected: %+v", got, network, want, r.Rejected)
+		}
+	}
+	for n := 1; n < mostInterruptions; n++ {
+		a := try("new")
+		a.Interrupt()
+		end(a)
+		turn("new", TurnTry)
+	}
+	turn("bad", TurnBack) // as it was before
+	a := try("other")     // meanwhile the spec changed, and it is no good
+	a.Undo("the gateway does not answer")
+	end(a)
+	turn("other", TurnBack)
+	turn("new", TurnTry)
+	for n := 1; n <= mostInterruptions; n++ {
+		turn("new", TurnTry)
+		a := try("new")
+		a.Interrupt()
+		end(a)
+	}
+	turn("new", TurnBack)
+	if want := "the change was interrupted 3 times"; r.Rejected.Reason != want {
+		t.Errorf("reason %q, want %q", r.Rejected.Reason, want)
+	}
+	// Probes that object count at once, and so does an apply that was stopped.
+	r.Rejected = nil
+	a = try("new")
+	a.Interrupt()
+	end(a)
+	a = try("new")
+	a.Undo("the gateway does not answer")
+	end(a)
+	turn("new", TurnBack)
+	r.Rejected = nil
+	a = try("new")
+	a.By = "apply"
+	a.Interrupt()
+	end(a)
+	turn("new", TurnBack)
+}

@@ -20,6 +20,10 @@ func TestDeadAfterEachStep(t *testing.T) {
 	changed.Changed = Moment{"b1", 15 * s}
 	undoing := changed
 	undoing.Undoing = "the gateway does not answer"
+	byRun := attempt
+	byRun.By, byRun.ByProbes = ByRun, true
+	interrupted := byRun
+	interrupted.Interrupt()
 	fresh := Session{Remote: true, Since: 18 * s}
 	kept := &Confirmed{Network: "new", Want: back}
 	steps := map[string][]struct {
@@ -47,6 +51,15 @@ func TestDeadAfterEachStep(t *testing.T) {
 				return st.SaveRejected(Records{Attempt: &undoing}.Rejection(time.Time{}, ""))
 			}, true, true, ErrTooLate, TurnWait},
 			{"attempt forgotten", func(st Store) error { return st.remove(attemptFile) }, false, false, ErrNothing, TurnBack},
+		},
+		"interrupted": {
+			{"nothing yet", func(st Store) error { return st.SaveConfirmed(old) }, false, false, ErrNothing, TurnTry},
+			{"recorded", func(st Store) error { return st.SaveAttempt(&byRun) }, true, false, ErrInterrupted, TurnWait},
+			{"undoing", func(st Store) error { return st.SaveAttempt(&interrupted) }, true, true, ErrTooLate, TurnWait},
+			{"rejection written", func(st Store) error {
+				return st.SaveRejected(Records{Attempt: &interrupted}.Rejection(time.Time{}, ""))
+			}, true, true, ErrTooLate, TurnWait},
+			{"attempt forgotten", func(st Store) error { return st.remove(attemptFile) }, false, false, ErrNothing, TurnTry},
 		},
 	}
 	for end, list := range steps {
