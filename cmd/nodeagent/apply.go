@@ -74,7 +74,7 @@ again, and forgets that it was undone once it is made.`,
 		progress := newProgress(o)
 		result, err := host.Apply(cmd.Context(), *names, progress)
 		progress.close()
-		return errors.Join(printResult(o, result), err)
+		return errors.Join(printResult(o, agent.Trial{Result: result}), err)
 	}
 	return cmd
 }
@@ -84,6 +84,20 @@ type applied struct {
 	Converged bool            `json:"converged"`
 	Applied   int             `json:"applied"`
 	Domains   []domainApplied `json:"domains"`
+	// Undone is why the network is as it was before, where it is.
+	Undone string `json:"undone,omitempty"`
+	// Until is when the network goes back unless a person confirms it.
+	Until  time.Time       `json:"until,omitzero"`
+	Probes []probedVerdict `json:"probes,omitempty"`
+}
+
+// probedVerdict is what one probe found before and after the change.
+type probedVerdict struct {
+	Name   string `json:"name"`
+	Before bool   `json:"before"`
+	After  bool   `json:"after"`
+	Lost   bool   `json:"lost"` // which speaks against the change
+	Detail string `json:"detail,omitempty"`
 }
 
 type domainApplied struct {
@@ -94,14 +108,19 @@ type domainApplied struct {
 	Error     string        `json:"error"`
 }
 
-func printResult(o *options, result agent.Result) error {
-	err := result.Err()
+// printResult prints what became of an apply; of one without a trial, trial holds
+// the result alone.
+func printResult(o *options, trial agent.Trial) error {
+	result := trial.Result
 	if o.json() {
-		if err := printJSON(o, resultJSON(result)); err != nil {
+		if err := printJSON(o, trialJSON(trial)); err != nil {
 			return err
 		}
 	}
-	if err != nil {
+	if trial.Undone != "" {
+		return withHint(trial.Err(), "`nodeagent run` does not try this network again until the spec changes; `nodeagent apply` does")
+	}
+	if err := result.Err(); err != nil {
 		return withHint(fmt.Errorf("the host did not converge:\n%w", err),
 			"`nodeagent plan` shows what is left; apply can be run again")
 	}
@@ -117,9 +136,15 @@ func printResult(o *options, result agent.Result) error {
 	return nil
 }
 
-func resultJSON(result agent.Result) applied {
-	out := applied{Converged: result.Err() == nil, Applied: result.Applied()}
-	for _, r := range result {
+func trialJSON(trial agent.Trial) applied {
+	out := applied{
+		Converged: trial.Err() == nil, Applied: trial.Result.Applied(),
+		Undone: trial.Undone, Until: trial.Until, Domains: []domainApplied{},
+	}
+	for _, v := range trial.Verdicts {
+		out.Probes = append(out.Probes, probedVerdict{v.Name, v.Before, v.After, v.Lost, v.Detail})
+	}
+	for _, r := range trial.Result {
 		d := domainApplied{Domain: r.Domain, Converged: r.Converged(), Applied: r.Applied, Remaining: r.Remaining}
 		if d.Remaining == nil {
 			d.Remaining = []plan.Change{}

@@ -77,17 +77,14 @@ func (c *caution) tryNetwork(ctx context.Context, o *options, host *agent.Host, 
 	for _, v := range trial.Verdicts {
 		fmt.Fprintf(o.stderr, "probe %s\n", v)
 	}
-	if trial.Undone != "" {
-		return errors.Join(withHint(trial.Err(), "`nodeagent run` does not try this network again until the spec changes; `nodeagent apply` does"), err)
-	}
-	if err == nil && trial.Until.IsZero() && len(rest) > 0 {
+	if err == nil && trial.Undone == "" && trial.Until.IsZero() && len(rest) > 0 {
 		progress := newProgress(o)
 		var more agent.Result
 		more, err = host.Apply(ctx, rest, progress)
 		progress.close()
 		trial.Result = append(trial.Result, more...)
 	}
-	err = errors.Join(printResult(o, trial.Result), err)
+	err = errors.Join(printResult(o, trial), err)
 	if !trial.Until.IsZero() {
 		sayUntil(o, trial, rest)
 	}

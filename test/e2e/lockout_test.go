@@ -249,8 +249,16 @@ func underRun(h reached) {
 	h.must("systemctl", "stop", "nodeagent.service")
 	before = h.network()
 	h.fleet(bad.fleet())
-	out, err := h.Exec(h.ctx, "nodeagent", "apply", "--force-lockout")
-	h.refused("answered before does no more", out, err)
+	out, err := h.Exec(h.ctx, "nodeagent", "apply", "--force-lockout", "-o", "json")
+	h.refused("answered before does no more", "", err)
+	var said struct {
+		Converged bool
+		Undone    string
+		Probes    []struct{ Lost bool }
+	}
+	if err := json.Unmarshal([]byte(out), &said); err != nil || said.Converged || !strings.Contains(said.Undone, "gateway") || len(said.Probes) == 0 || !said.Probes[0].Lost {
+		h.t.Errorf("apply -o json of what is undone says %+v (%v):\n%s", said, err, out)
+	}
 	h.backTo(before, time.Second)
 }
 
