@@ -271,6 +271,11 @@ func TestVaultIsNamedWhenSomethingMustBeIssued(t *testing.T) {
 func TestIssuerElsewhere(t *testing.T) {
 	vault := newHost(t, mercury())
 	vault.converge()
+	// An issuer elsewhere has one authority more: the one for the login there.
+	identity := Authority{Name: layout.CANodeagent, Cluster: "mercury", Lifetime: 87600 * time.Hour}
+	if err := makeAuthority(disk{}, vault.root, identity, vault.now); err != nil {
+		t.Fatal(err)
+	}
 	h := newHost(t, mercury())
 	h.spec.PKI.Issuer = IssuerVault
 	h.issuer = &Local{Root: vault.root, Now: func() time.Time { return h.now }}

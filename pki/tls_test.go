@@ -183,7 +183,7 @@ func TestEphemeralClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := tree(t, string(h.root))
-	c, err := EphemeralClient(context.Background(), issuer, "kubernetes-super-admin")
+	c, err := EphemeralClient(context.Background(), issuer, "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestEphemeralClient(t *testing.T) {
 	if left := time.Until(c.Leaf.NotAfter); left > 10*time.Minute || left < 9*time.Minute {
 		t.Errorf("it lives for %s, want 10 minutes", left)
 	}
-	if got := describe(c.Leaf); got.Organization != "system:masters" || got.CommonName != "kubernetes-super-admin" || got.Server || len(allNames(got)) > 0 {
+	if got := describe(c.Leaf); got.Organization != "system:masters" || got.CommonName != "nodeagent:a" || got.Server || len(allNames(got)) > 0 {
 		t.Errorf("issued %+v", got)
 	}
 	err = handshake(
