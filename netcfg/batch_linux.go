@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
@@ -55,11 +58,17 @@ func (b *batch) waitForSource(ctx context.Context, source netip.Addr) error {
 }
 
 // batchable returns how many changes at the beginning can be sent at once.
+// Routes that are put go without others, for what follows may depend on whether
+// the kernel took them ([System.applyRuns]).
 func batchable(changes []plan.Change, limit int) int {
+	routes := false
 	for i, c := range changes[:min(limit, len(changes))] {
-		if _, ok := c.Payload.(batched); !ok {
+		_, ok := c.Payload.(batched)
+		_, route := c.Payload.(putRoute)
+		if !ok || i > 0 && route != routes {
 			return i
 		}
+		routes = route
 	}
 	return min(limit, len(changes))
 }
@@ -103,22 +112,66 @@ func (sys *System) applyOne(ctx context.Context, o batched) error {
 }
 
 // applyRuns carries out the changes in order, as many at once as can be.
+//
+// The kernel looks for the way to a gateway by all rules and tables that are
+// there: a rule for all packets into a table that swallows them, which a later
+// change deletes, makes it refuse a route that is well by the wanted ones. Such
+// routes are put again once the last rule and route is deleted, and new rules
+// of that sort wait for them.
 func (sys *System) applyRuns(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
 	var failed []error
-	for len(changes) > 0 {
+	var waiting []plan.Change
+	for last := lastRemoval(changes); len(changes) > 0; {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(failed, err)...)
 		}
 		n := max(batchable(changes, sys.batchSize), 1)
-		failed = append(failed, sys.applyRun(ctx, changes[:n], rep))
-		changes = changes[n:]
+		run := changes[:n]
+		changes, last = changes[n:], last-n
+		if len(waiting) > 0 {
+			var rules []plan.Change
+			run, rules = withoutWideRules(run)
+			waiting = append(waiting, rules...)
+		}
+		refused, err := sys.applyRun(ctx, run, rep, last >= 0)
+		waiting, failed = append(waiting, refused...), append(failed, err)
+		if last < 0 && len(waiting) > 0 {
+			failed = append(failed, sys.applyRuns(ctx, waiting, rep))
+			waiting = nil
+		}
 	}
 	return errors.Join(failed...)
 }
 
+// lastRemoval is the index of the last change that deletes a rule or a route,
+// -1 where there is none.
+func lastRemoval(changes []plan.Change) int {
+	for i, c := range slices.Backward(changes) {
+		switch c.Payload.(type) {
+		case deleteRule, deleteRoute:
+			return i
+		}
+	}
+	return -1
+}
+
+// withoutWideRules takes out the rules that also the kernel's own search for a
+// gateway would follow.
+func withoutWideRules(run []plan.Change) (rest, wide []plan.Change) {
+	for _, c := range run {
+		if o, ok := c.Payload.(putRule); ok && o.rule.wide() {
+			wide = append(wide, c)
+		} else {
+			rest = append(rest, c)
+		}
+	}
+	return rest, wide
+}
+
 // applyRun carries out changes that can be sent at once, or a single one that
-// cannot.
-func (sys *System) applyRun(ctx context.Context, run []plan.Change, rep plan.Reporter) error {
+// cannot. Where they may wait it returns those that the kernel refused because
+// of a gateway, of which rep has not heard.
+func (sys *System) applyRun(ctx context.Context, run []plan.Change, rep plan.Reporter, mayWait bool) ([]plan.Change, error) {
 	var ops []batched
 	for _, c := range run {
 		if o, ok := c.Payload.(batched); ok {
@@ -128,7 +181,7 @@ func (sys *System) applyRun(ctx context.Context, run []plan.Change, rep plan.Rep
 	// What is sent is reported even if ctx is done meanwhile.
 	reporting := context.WithoutCancel(ctx)
 	if len(ops) == 0 {
-		return plan.Each(reporting, run, rep, func(_ context.Context, c plan.Change) error {
+		return nil, plan.Each(reporting, run, rep, func(_ context.Context, c plan.Change) error {
 			o, ok := c.Payload.(op)
 			if !ok {
 				return fmt.Errorf("apply change of payload %T: it was not made by netcfg.Diff", c.Payload)
@@ -137,9 +190,34 @@ func (sys *System) applyRun(ctx context.Context, run []plan.Change, rep plan.Rep
 		})
 	}
 	errs := sys.applyBatch(ctx, ops)
-	return plan.Each(reporting, run, rep, func(context.Context, plan.Change) error {
-		err := errs[0]
-		errs = errs[1:]
+	var done, refused []plan.Change
+	var outcomes []error
+	for i, c := range run {
+		if mayWait && refusesGateway(c, errs[i]) {
+			refused = append(refused, c)
+		} else {
+			done, outcomes = append(done, c), append(outcomes, errs[i])
+		}
+	}
+	return refused, plan.Each(reporting, done, rep, func(context.Context, plan.Change) error {
+		err := outcomes[0]
+		outcomes = outcomes[1:]
 		return err
 	})
+}
+
+// refusesGateway tells whether the error can mean that the kernel found no way
+// to the gateway of a route, or one that leads elsewhere: EINVAL and EACCES are
+// those of tables that swallow packets.
+func refusesGateway(c plan.Change, err error) bool {
+	o, ok := c.Payload.(putRoute)
+	if !ok || err == nil || !o.route.gateway() {
+		return false
+	}
+	for _, errno := range []unix.Errno{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EINVAL, unix.EACCES} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }

@@ -14,7 +14,8 @@ import (
 // The order: links that must be made anew are deleted; links are made, masters
 // before ports and parents before what lies upon them; addresses are added;
 // WireGuard is configured; routes are added or replaced, those without a gateway
-// first, since they may lead to the gateways of others;
+// first, since they may lead to the gateways of others, those that swallow
+// packets last;
 // policy rules are added, which lead into the tables that are filled now; the
 // firewall is replaced in one transaction, which needs no links to exist. Only
 // then is deleted what is no longer wanted: rules, routes, addresses, links. Adding

@@ -19,8 +19,9 @@ type routeDiff struct {
 type routeDiffer struct {
 	routeDiff
 	have  []Route
-	used  []bool // of have: satisfies a wanted route, is replaced, or is spared
-	later []plan.Change
+	used  []bool        // of have: satisfies a wanted route, is replaced, or is spared
+	later []plan.Change // routes with a gateway
+	last  []plan.Change // routes that swallow packets
 	lost  map[netip.Addr]bool
 	links linkDiff
 }
@@ -41,7 +42,7 @@ func diffRoutes(have, want State, links linkDiff, lost map[netip.Addr]bool) rout
 		}
 		d.route(w, from, to)
 	}
-	d.put = append(d.put, d.later...)
+	d.put = append(append(d.put, d.later...), d.last...)
 	for i := range d.have {
 		h := &d.have[i]
 		if h.Protocol == RouteProtocol && !d.used[i] {
@@ -160,13 +161,18 @@ func (d *routeDiffer) sameValues(h, w *Route) bool {
 	return satisfies(h, &unasked) && !d.goes(h)
 }
 
-// add keeps routes with a gateway for later: those without may lead to it.
+// add keeps routes with a gateway for later, since those without may lead to
+// it, and those that swallow packets for last, since the kernel would find the
+// gateway in their hands.
 func (d *routeDiffer) add(w *Route, c plan.Change) {
-	if w.gateway() {
+	switch {
+	case w.Type != "":
+		d.last = append(d.last, c)
+	case w.gateway():
 		d.later = append(d.later, c)
-		return
+	default:
+		d.put = append(d.put, c)
 	}
-	d.put = append(d.put, c)
 }
 
 // goes tells whether the kernel will remove the route, or one of its ways, by

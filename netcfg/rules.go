@@ -51,6 +51,13 @@ func (r Rule) does(s Rule) bool {
 // samePlace tells whether two rules have the same family and priority.
 func (r Rule) samePlace(s Rule) bool { return r.IPv6 == s.IPv6 && r.Priority == s.Priority }
 
+// wide tells whether the kernel follows the rule also when it looks for the way
+// to a gateway: that packet has neither source, mark nor protocol.
+func (r Rule) wide() bool {
+	return !r.From.IsValid() && r.Mark == 0 && r.IPProtocol == "" && r.SourcePort == 0 && r.Port == 0 &&
+		(r.Inbound == "" || r.Inbound == "lo")
+}
+
 func wantRules(specs []hosts.Rule) []Rule {
 	var rules []Rule
 	for _, s := range specs {
