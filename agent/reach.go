@@ -4,23 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
-	"net/netip"
-	"net/url"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
-	"time"
 
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/plan"
 	"github.com/nodeagent/nodeagent/netcfg"
 )
-
-// lookupPatience is how long DNS may take to answer. A name that it does not
-// know by then is a way that is not judged.
-const lookupPatience = 2 * time.Second
 
 // Cut is a way in, or one that the host needs, that its spec would certainly
 // cut.
@@ -32,7 +21,14 @@ type Cut struct {
 	Line string
 	// Already tells that the way is cut now, too.
 	Already bool
+	// Partly tells that the other end has a name with further addresses, which
+	// stay open.
+	Partly bool
 }
+
+// Refuses tells whether the cut is a reason to refuse a change: it closes a way
+// that is open.
+func (c Cut) Refuses() bool { return !c.Already && !c.Partly }
 
 // String returns the text with the line in front.
 func (c Cut) String() string {
@@ -56,15 +52,48 @@ func (h *Host) Cuts(ctx context.Context, session string) ([]Cut, error) {
 		return nil, err
 	}
 	ways := resolveWays(ctx, waysOf(h.Spec(), session))
-	now, err := h.network.Surroundings(ctx, ways)
+	now, err := h.network.Surroundings(ctx, slices.Concat(ways...))
 	if err != nil {
 		return nil, err
 	}
-	var cuts []Cut
-	for _, c := range netcfg.Reach(want, have, now, ways) {
-		cuts = append(cuts, Cut{Text: c.String(), Line: lineOf(h.Spec(), c.By), Already: c.Already})
+	return judge(h.Spec(), netcfg.Reach(want, have, now, slices.Concat(ways...)), ways), nil
+}
+
+// judge tells of ways, each given with one for every address of its other end,
+// which of them are cut: a name is cut off when none of its addresses is left.
+func judge(spec *hosts.Spec, found []netcfg.Cut, ways [][]netcfg.Way) []Cut {
+	cuts := map[netcfg.Way]netcfg.Cut{}
+	for _, c := range found {
+		cuts[c.Way] = c
 	}
-	return cuts, nil
+	var list []Cut
+	for _, addresses := range ways {
+		var gone []netcfg.Cut
+		fresh := 0
+		for _, way := range addresses {
+			if c, is := cuts[way]; is {
+				gone = append(gone, c)
+				if !c.Already {
+					fresh++
+				}
+			}
+		}
+		partly := len(gone) < len(addresses)
+		if len(gone) == 0 || partly && fresh == 0 {
+			continue // what is lost of a name already is no news
+		}
+		// The first that is news says why.
+		c := gone[max(0, slices.IndexFunc(gone, func(c netcfg.Cut) bool { return !c.Already }))]
+		cut := Cut{Text: c.String(), Line: lineOf(spec, c.By), Already: fresh == 0, Partly: partly}
+		switch {
+		case partly:
+			cut.Text = fmt.Sprintf("%s would lose %d of its %d addresses: %s", c.Way.Name, fresh, len(addresses), c.Why)
+		case len(gone) > 1:
+			cut.Text += fmt.Sprintf("; so are the others of its %d addresses", len(addresses))
+		}
+		list = append(list, cut)
+	}
+	return list
 }
 
 // Warnings are what a person should know of a plan of the domains: ways that it
@@ -84,116 +113,6 @@ func (h *Host) Warnings(ctx context.Context, p plan.Plan, domains []Domain, sess
 		list = append(list, h.nameWarnings(ctx)...)
 	}
 	return list
-}
-
-// namedWay is a way whose other end may have only a name yet.
-type namedWay struct {
-	netcfg.Way
-	host string
-	port uint16
-}
-
-// waysOf are the ways that matter to the host: the session, and what it needs.
-func waysOf(spec *hosts.Spec, session string) []namedWay {
-	var ways []namedWay
-	if w, ok := sessionWay(session); ok {
-		ways = append(ways, namedWay{Way: w})
-	}
-	add := func(name, protocol, hostPort, tunnel string) {
-		host, port, err := net.SplitHostPort(hostPort)
-		number, portErr := strconv.ParseUint(port, 10, 16)
-		if err == nil && portErr == nil {
-			ways = append(ways, namedWay{netcfg.Way{Name: name, Protocol: protocol, Tunnel: tunnel}, host, uint16(number)})
-		}
-	}
-	if spec.Has(hosts.RoleEtcd) {
-		ways = append(ways, etcdWays(spec)...)
-	}
-	if v := spec.PKI.Vault; v != nil {
-		if u, err := url.Parse(v.Address); err == nil {
-			add("the way to Vault at "+u.Host, "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")), "")
-		}
-	}
-	if spec.Kubernetes.Endpoint != "" {
-		add("the way to the API endpoint "+spec.Kubernetes.Endpoint, "tcp", spec.Kubernetes.Endpoint, "")
-	}
-	if w := spec.Network.WireGuard; w != nil {
-		for _, p := range spec.Peers {
-			if p.WireGuard != nil && p.WireGuard.Endpoint != "" && p.WireGuard.PublicKey != "" {
-				add(fmt.Sprintf("WireGuard's way to %s at %s", p.Name, p.WireGuard.Endpoint), "udp", p.WireGuard.Endpoint, w.Interface)
-			}
-		}
-	}
-	return ways
-}
-
-// etcdWays are those to and from the other members.
-func etcdWays(spec *hosts.Spec) []namedWay {
-	var ways []namedWay
-	port := uint16(spec.Etcd.PeerPort)
-	for _, p := range spec.Peers {
-		if !p.Has(hosts.RoleEtcd) {
-			continue
-		}
-		there, here := netip.AddrPortFrom(p.Address, port), netip.AddrPortFrom(spec.Address, port)
-		ways = append(ways,
-			namedWay{Way: netcfg.Way{Name: "the way to etcd on " + p.Name, Protocol: "tcp", Remote: there}},
-			namedWay{Way: netcfg.Way{Name: "the way to this host's etcd from " + p.Name, Inbound: true, Protocol: "tcp", Local: here, Remote: netip.AddrPortFrom(p.Address, 0)}})
-	}
-	return ways
-}
-
-// sessionWay reads SSH_CONNECTION: the client's address and port, the server's
-// address and port.
-func sessionWay(session string) (netcfg.Way, bool) {
-	words := strings.Fields(session)
-	if len(words) != 4 {
-		return netcfg.Way{}, false
-	}
-	end := func(address, port string) (netip.AddrPort, error) {
-		return netip.ParseAddrPort(net.JoinHostPort(address, port))
-	}
-	client, err := end(words[0], words[1])
-	server, serverErr := end(words[2], words[3])
-	if err != nil || serverErr != nil {
-		return netcfg.Way{}, false
-	}
-	return netcfg.Way{
-		Name: "the SSH session from " + client.Addr().String(), Inbound: true, Protocol: "tcp",
-		Local: server, Remote: client,
-	}, true
-}
-
-// resolveWays asks DNS, all at once, for the names among the ways' ends. A name
-// without an answer is no way that could be judged, nor is one with several:
-// each address is a chance, and that one of them is cut cuts nothing off.
-func resolveWays(ctx context.Context, named []namedWay) []netcfg.Way {
-	ctx, cancel := context.WithTimeout(ctx, lookupPatience)
-	defer cancel()
-	found := make([][]netip.Addr, len(named))
-	var asking sync.WaitGroup
-	for i, w := range named {
-		if w.host == "" {
-			continue
-		}
-		if a, err := netip.ParseAddr(w.host); err == nil {
-			found[i] = []netip.Addr{a}
-			continue
-		}
-		asking.Go(func() { found[i], _ = net.DefaultResolver.LookupNetIP(ctx, "ip", w.host) })
-	}
-	asking.Wait()
-	var ways []netcfg.Way
-	for i, w := range named {
-		if w.host == "" {
-			ways = append(ways, w.Way)
-		}
-		if len(found[i]) == 1 {
-			w.Remote = netip.AddrPortFrom(found[i][0].Unmap(), w.port)
-			ways = append(ways, w.Way)
-		}
-	}
-	return ways
 }
 
 // lineOf is where the fleet says what cuts a way.

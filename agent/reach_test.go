@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -27,7 +28,7 @@ func TestWaysOf(t *testing.T) {
 	}
 	spec.Kubernetes.Endpoint = "203.0.113.6:6443"
 	var got []string
-	for _, w := range resolveWays(t.Context(), waysOf(spec, "198.51.100.7 50000 10.9.0.1 22")) {
+	for _, w := range slices.Concat(resolveWays(t.Context(), waysOf(spec, "198.51.100.7 50000 10.9.0.1 22"))...) {
 		direction := "out"
 		if w.Inbound {
 			direction = "in"
@@ -88,6 +89,65 @@ func TestLineOf(t *testing.T) {
 	} {
 		if got := lineOf(spec, by); got != want {
 			t.Errorf("%+v: %q, want %q", by, got, want)
+		}
+	}
+}
+
+// The ways to a host that is the API endpoint itself.
+func TestAPIWays(t *testing.T) {
+	addr := netip.MustParseAddr
+	spec := &hosts.Spec{
+		Roles: []hosts.Role{hosts.RoleControlPlane}, Address: addr("10.9.0.1"),
+		Peers: []hosts.Peer{
+			{Name: "worker", Roles: []hosts.Role{hosts.RoleWorker}, Address: addr("10.9.0.3")},
+			{Name: "bastion", Address: addr("10.9.0.4")},
+		},
+	}
+	for endpoint, want := range map[string]string{
+		"10.9.0.1:443":        "the way to this host's API endpoint from worker: 10.9.0.3:0 to 10.9.0.1:443",
+		"203.0.113.6:6443":    "",
+		"api.example.org:443": "",
+		"":                    "",
+	} {
+		spec.Kubernetes.Endpoint = endpoint
+		var got string
+		for _, w := range apiWays(spec) {
+			got += w.Name + ": " + w.Remote.String() + " to " + w.Local.String()
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", endpoint, got, want)
+		}
+	}
+}
+
+// A name is cut off when the last of its addresses is.
+func TestJudgeNames(t *testing.T) {
+	way := func(a string) netcfg.Way {
+		return netcfg.Way{Name: "the way to Vault at vault", Protocol: "tcp", Remote: netip.MustParseAddrPort(a)}
+	}
+	first, second := way("192.0.2.1:443"), way("[2001:db8::1]:443")
+	open := func(w netcfg.Way) netcfg.Cut { return netcfg.Cut{Way: w, Why: "no route to " + w.Remote.Addr().String()} }
+	shut := func(w netcfg.Way) netcfg.Cut { c := open(w); c.Already = true; return c }
+	for _, tc := range []struct {
+		name  string
+		found []netcfg.Cut
+		want  []Cut
+	}{
+		{"none", nil, nil},
+		{"one", []netcfg.Cut{open(second)}, []Cut{{Partly: true, Text: "the way to Vault at vault would lose 1 of its 2 addresses: no route to 2001:db8::1"}}},
+		{"one that is lost already", []netcfg.Cut{shut(second)}, nil},
+		{"all", []netcfg.Cut{open(first), open(second)}, []Cut{{Text: "the way to Vault at vault would be cut: no route to 192.0.2.1; so are the others of its 2 addresses"}}},
+		{"the last", []netcfg.Cut{shut(first), open(second)}, []Cut{{Text: "the way to Vault at vault would be cut: no route to 2001:db8::1; so are the others of its 2 addresses"}}},
+		{"all that are lost already", []netcfg.Cut{shut(first), shut(second)}, []Cut{{Already: true, Text: "the way to Vault at vault is cut and would stay so: no route to 192.0.2.1; so are the others of its 2 addresses"}}},
+	} {
+		got := judge(&hosts.Spec{}, tc.found, [][]netcfg.Way{{first, second}})
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s: %s", tc.name, diff)
+		}
+		for _, c := range got {
+			if c.Refuses() != (len(tc.found) == 2 && !c.Already) {
+				t.Errorf("%s: refuses %v", tc.name, c.Refuses())
+			}
 		}
 	}
 }

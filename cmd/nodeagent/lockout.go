@@ -34,11 +34,9 @@ func guardWays(ctx context.Context, o *options, host *agent.Host, names []string
 		return nil
 	}
 	cuts = slices.DeleteFunc(cuts, func(c agent.Cut) bool { return c.Already })
-	if len(cuts) == 0 {
-		return nil
-	}
-	if !force {
-		return lockoutError{cuts}
+	refusing := slices.DeleteFunc(slices.Clone(cuts), func(c agent.Cut) bool { return !c.Refuses() })
+	if len(refusing) > 0 && !force {
+		return lockoutError{refusing}
 	}
 	for _, c := range cuts {
 		fmt.Fprintf(o.stderr, "warning: %s\n", c)
