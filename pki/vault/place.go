@@ -35,8 +35,17 @@ func (p Place) Auth(method string) string { return string(p) + "/" + method }
 // one of the layout.Cert… constants.
 func (p Place) Role(host, certificate string) string { return host + "." + certificate }
 
-// Policy is the name of the policy of a host's tokens. Policies have no
-// folders, so the place is part of the name.
-func (p Place) Policy(host string) string {
-	return strings.ReplaceAll(string(p), "/", "-") + "-" + host
-}
+// Policy is the name of the policy of a host's tokens, "nodeagent:mercury:n1".
+// Policies have no folders, so the place is part of the name; neither a mount
+// nor a host has a colon, so that no two hosts of any two clusters share a name.
+func (p Place) Policy(host string) string { return p.policyPrefix() + host }
+
+func (p Place) policyPrefix() string { return strings.ReplaceAll(string(p), "/", ":") + ":" }
+
+// RoleID is the role id of the AppRole of a host. It is no secret and can be
+// told by anybody, so that an enrolment token is all that a new host is given.
+func (p Place) RoleID(host string) string { return host }
+
+// Secret is the path of an entry of the KV v2 engine in which a secret's
+// versions are read and written.
+func (p Place) Secret(name string) string { return p.Secrets() + "/data/" + name }
