@@ -83,7 +83,7 @@ func (b *batch) route(kind, flags uint16, r *Route) (*message, error) {
 		scope = unix.RT_SCOPE_LINK
 	}
 	var routeFlags uint32
-	if r.OnLink {
+	if r.OnLink && r.Object == 0 { // an object has the flag itself
 		routeFlags = unix.RTNH_F_ONLINK
 	}
 	fixed := append(make([]byte, 0, sizeofRtmsg), family, uint8(r.Destination.Bits()), 0, 0, uint8(short),
