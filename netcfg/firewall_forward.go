@@ -8,8 +8,9 @@ import (
 
 // forwardRules are for packets that the host passes on, once the spec has a
 // policy for them: replies and the errors that path MTU discovery needs, what
-// Kubernetes needs of pods and Services, what a hub carries, and what the spec
-// allows. Neighbour discovery is never forwarded.
+// Kubernetes needs of pods and Services on a worker, and what the spec allows:
+// what a hub's clients may reach is for it alone to say. Neighbour discovery is
+// never forwarded.
 //
 // New connections to pods are accepted from within the cluster: from pods, from
 // the fleet's hosts, from its mesh. Who else is to reach a pod comes by a
@@ -21,38 +22,19 @@ func forwardRules(spec *hosts.Spec) []FirewallRule {
 		{Name: "icmp errors", Protocol: "icmp", Types: []uint8{3, 11, 12}},
 		{Name: "icmpv6 errors", Protocol: "icmpv6", Types: []uint8{1, 2, 3, 4}},
 	}
-	mesh := spec.Network.WireGuard
-	if pods := spec.Kubernetes.PodRange; pods.IsValid() {
+	if pods := spec.Kubernetes.PodRange; pods.IsValid() && spec.Has(hosts.RoleWorker) {
 		inside := append(fleet(spec), pods)
-		if mesh != nil {
+		if mesh := spec.Network.WireGuard; mesh != nil {
 			inside = append(inside, mesh.Address.Masked())
 		}
 		rules = append(rules, FirewallRule{Name: "services", DNAT: true})
 		rules = append(rules, byFamily(FirewallRule{Name: "from pods", From: []netip.Prefix{pods}})...)
 		rules = append(rules, byFamily(FirewallRule{Name: "to pods", From: inside, To: []netip.Prefix{pods}})...)
 	}
-	if mesh != nil && len(mesh.Clients) > 0 {
-		rules = append(rules, hubRules(mesh)...)
-	}
 	for _, allow := range spec.Firewall.Forward.Allow {
 		rules = append(rules, forwardAllow(allow)...)
 	}
 	return rules
-}
-
-// hubRules let a hub's clients and the mesh reach each other through the hub.
-// WireGuard itself sees to it that a source is the peer's own.
-func hubRules(mesh *hosts.WireGuard) []FirewallRule {
-	var clients []netip.Prefix
-	for _, c := range mesh.Clients {
-		clients = append(clients, c.Addresses...)
-	}
-	if len(clients) == 0 {
-		return nil
-	}
-	device := []string{mesh.Interface}
-	rules := byFamily(FirewallRule{Name: "from wireguard clients", Interfaces: device, Outbound: device, From: clients})
-	return append(rules, byFamily(FirewallRule{Name: "to wireguard clients", Interfaces: device, Outbound: device, To: clients})...)
 }
 
 // forwardAllow is one rule of the spec; ports without a protocol are those of

@@ -45,6 +45,7 @@ func everythingSpec() *hosts.Spec {
 		hosts.Allow{Name: "slow each", Protocol: "tcp", Ports: []uint16{8023}, Limit: &hosts.Limit{Count: 6, Per: time.Minute, Burst: 5, BySource: true}},
 	)
 	spec.Firewall.Forward = &hosts.Forward{Allow: []hosts.ForwardAllow{
+		{Name: "admins", Protocol: "tcp", Ports: []uint16{22}, From: firewallPrefixes("10.9.0.200/32"), Inbound: []string{"wg0"}, Outbound: []string{"wg0"}},
 		{Name: "mail", Protocol: "tcp", Ports: []uint16{25}, To: firewallPrefixes("198.51.100.7/32", "2001:db8::7/128"), Outbound: []string{"lan0"}},
 	}}
 	spec.Firewall.Masquerade = []hosts.Masquerade{{
@@ -70,7 +71,7 @@ func TestFirewallReadsWellInNFT(t *testing.T) {
 		`counter drop comment "everything else"`,
 		`type filter hook forward priority filter; policy drop;`,
 		`ct status dnat counter accept comment "services"`,
-		`iifname { "wg0" } oifname { "wg0" } ip saddr { 10.9.0.200 } counter accept comment "from wireguard clients"`,
+		`iifname { "wg0" } oifname { "wg0" } ip saddr { 10.9.0.200 } tcp dport { 22 } counter accept comment "admins"`,
 		`oifname { "lan0" } ip daddr { 198.51.100.7 } tcp dport { 25 } counter accept comment "mail"`,
 		`type nat hook postrouting priority srcnat; policy accept;`,
 		`ip saddr { 10.244.0.0/16 } ip daddr != { 10.9.0.0/24, 10.244.0.0/16, 192.0.2.0/24 } counter masquerade comment "pods"`,

@@ -259,6 +259,30 @@ func TestFirewallParseIsStrict(t *testing.T) {
 	}
 }
 
+// What a hub's clients may reach is for the spec to say, and a host without
+// pods forwards none of their packets.
+func TestFirewallForwardOfHub(t *testing.T) {
+	spec := firewallSpec()
+	spec.Roles = nil
+	spec.Network.WireGuard.Clients = []hosts.WireGuardClient{{Name: "laptop", Addresses: firewallPrefixes("10.9.0.200/32")}}
+	spec.Firewall.Forward = &hosts.Forward{Allow: []hosts.ForwardAllow{
+		{Name: "admins", Protocol: "tcp", Ports: []uint16{22}, From: firewallPrefixes("10.9.0.200/32"), Inbound: []string{"wg0"}, Outbound: []string{"wg0"}},
+	}}
+	var got []string
+	for _, r := range wantFirewall(spec).Forward.Rules {
+		got = append(got, r.Name+": "+r.String())
+	}
+	want := []string{
+		"replies: accept established, related connections",
+		"icmp errors: accept icmp type 3, 11, 12",
+		"icmpv6 errors: accept icmpv6 type 1, 2, 3, 4",
+		"admins: accept tcp 22 from 10.9.0.200/32 on wg0 out by wg0",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("a hub forwards (-want +got):\n%s", diff)
+	}
+}
+
 func FuzzFirewallRule(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {

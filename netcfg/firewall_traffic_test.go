@@ -96,6 +96,7 @@ func receivePacket(t testing.TB, fd int, expected bool) netip.AddrPort {
 
 func routerSpec(edit func(*hosts.Firewall)) *hosts.Spec {
 	s := &hosts.Spec{
+		Roles:      []hosts.Role{hosts.RoleWorker},
 		Firewall:   hosts.Firewall{Enabled: true, Forward: &hosts.Forward{}},
 		Kubernetes: hosts.Kubernetes{PodRange: netip.MustParsePrefix("10.244.0.0/16")},
 	}
