@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -158,7 +159,8 @@ func scopeOf(a Address) uint8 {
 	case a.Scope == "host", a.Scope == "" && a.Prefix.Addr().Is4() && a.Prefix.Addr().IsLoopback():
 		return unix.RT_SCOPE_HOST
 	}
-	return unix.RT_SCOPE_UNIVERSE
+	number, _ := strconv.ParseUint(a.Scope, 10, 8) // one without a name, observed
+	return uint8(number)
 }
 
 // writeAddress sends RTM_NEWADDR or RTM_DELADDR for an address of a link; the

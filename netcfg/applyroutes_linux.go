@@ -72,15 +72,14 @@ func (b *batch) route(kind, flags uint16, r *Route) (*message, error) {
 	if table > 255 {
 		short = unix.RT_TABLE_UNSPEC
 	}
-	scope := uint8(unix.RT_SCOPE_UNIVERSE)
+	scope := r.scope()
 	switch {
 	case kind == unix.RTM_DELROUTE:
 		// Nowhere matches every scope. The protocol is part of the match, so that
 		// a route of somebody else is never the one that goes.
 		scope = unix.RT_SCOPE_NOWHERE
-	case routeType == unix.RTN_UNICAST && !r.gateway() && r.Object == 0:
-		// Only a route of link scope can lead to the gateways of others.
-		scope = unix.RT_SCOPE_LINK
+	case r.Scope != "":
+		scope = scopeOf(Address{Scope: r.Scope})
 	}
 	var routeFlags uint32
 	if r.OnLink && r.Object == 0 { // an object has the flag itself
@@ -110,6 +109,15 @@ func (b *batch) route(kind, flags uint16, r *Route) (*message, error) {
 		return m, nil
 	}
 	return m, b.ways(m, r)
+}
+
+// scope is that which nodeagent gives routes of this sort: only a route of link
+// scope can lead to the gateways of others.
+func (r *Route) scope() uint8 {
+	if r.Type == "" && !r.gateway() && r.Object == 0 {
+		return unix.RT_SCOPE_LINK
+	}
+	return unix.RT_SCOPE_UNIVERSE
 }
 
 // ways appends where the route leads.

@@ -190,7 +190,7 @@ func (p *routeParser) parse(b []byte, f routeFilter, r *Route) (bool, error) {
 	if len(b) < sizeofRtmsg {
 		return false, fmt.Errorf("parse route: message of %d bytes", len(b))
 	}
-	family, length, sourceLength, service, protocol, kind := b[0], b[1], b[2], b[3], b[5], b[7]
+	family, length, sourceLength, service, protocol, scope, kind := b[0], b[1], b[2], b[3], b[5], b[6], b[7]
 	flags := binary.NativeEndian.Uint32(b[8:])
 	if service != 0 || sourceLength != 0 || flags&unix.RTM_F_CLONED != 0 ||
 		f.protocol != 0 && int(protocol) != f.protocol || f.family != family {
@@ -225,6 +225,9 @@ func (p *routeParser) parse(b []byte, f routeFilter, r *Route) (bool, error) {
 	p.values(attrs, flags, r)
 	r.Type, r.Other = routeType(kind, r.Other)
 	*r = r.normal()
+	if family == unix.AF_INET && scope != r.scope() {
+		r.Scope = cmp.Or(scopeWord(int(scope)), scopeGlobal)
+	}
 	return true, nil
 }
 

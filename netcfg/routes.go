@@ -18,12 +18,17 @@ type Route struct {
 	Via         netip.Addr      // invalid where the destination is on the link
 	Device      string          // wanted: "" lets the kernel choose
 	OnLink      bool            // Via is on the link though no address says so
-	// Nexthops are several ways that share the traffic, sorted; Via, Device and
-	// OnLink are then empty.
+	// Nexthops are several ways that share the traffic; Via, Device and OnLink are
+	// then empty. Those of our routes are sorted, those of others in the kernel's
+	// order, by which it shares out.
 	Nexthops []Nexthop
 	Metric   int        // wanted: 0 is the kernel's default, 1024 for IPv6
 	Source   netip.Addr // preferred source address, invalid for none
 	MTU      int        // in bytes, 0 for the link's
+	// Scope is the scope of an IPv4 route ("global", "site", "link") where it is
+	// another than that which nodeagent gives routes of its sort: link to those
+	// without a gateway, global to others. Observed, and wanted on the way back.
+	Scope string
 	// Protocol is who made the route (rtm_protocol), [RouteProtocol] for ours. A
 	// wanted route of ours that exists with the same values satisfies whoever
 	// made it, and is left to its maker. Wanted is another protocol only on the
@@ -80,8 +85,8 @@ func wantRoute(s hosts.Route, spec *hosts.Spec, links []Link) Route {
 	return r.normal()
 }
 
-// normal returns the route in the one form that its values have: ways sorted,
-// a single one in the route itself.
+// normal returns the route in the one form that its values have: our ways
+// sorted, a single one in the route itself.
 func (r Route) normal() Route {
 	switch {
 	case r.Type != "":
@@ -89,7 +94,7 @@ func (r Route) normal() Route {
 	case len(r.Nexthops) == 1:
 		n := r.Nexthops[0]
 		r.Via, r.Device, r.OnLink, r.Nexthops = n.Via, n.Device, n.OnLink, nil
-	case len(r.Nexthops) > 1 && !slices.IsSortedFunc(r.Nexthops, compareNexthops):
+	case len(r.Nexthops) > 1 && r.Protocol == RouteProtocol && !slices.IsSortedFunc(r.Nexthops, compareNexthops):
 		r.Nexthops = slices.SortedFunc(slices.Values(r.Nexthops), compareNexthops)
 	}
 	return r
@@ -174,6 +179,7 @@ func compareRoutes(a, b *Route) int {
 		cmp.Compare(a.Protocol, b.Protocol),
 		cmp.Compare(a.Type, b.Type),
 		cmp.Compare(a.MTU, b.MTU),
+		cmp.Compare(a.Scope, b.Scope),
 		cmp.Compare(a.Other, b.Other),
 	)
 }
@@ -211,7 +217,7 @@ func compactRoutes(routes []Route) []Route {
 func sameRoute(a, b *Route) bool {
 	return a.Destination == b.Destination && a.Type == b.Type && a.Table == b.Table && a.Via == b.Via &&
 		a.Device == b.Device && a.OnLink == b.OnLink && slices.Equal(a.Nexthops, b.Nexthops) &&
-		a.Metric == b.Metric && a.Source == b.Source && a.MTU == b.MTU && a.Protocol == b.Protocol &&
+		a.Metric == b.Metric && a.Source == b.Source && a.MTU == b.MTU && a.Scope == b.Scope && a.Protocol == b.Protocol &&
 		a.Adopt == b.Adopt && a.Object == b.Object && a.Beyond == b.Beyond && a.Other == b.Other
 }
 
@@ -223,7 +229,8 @@ func satisfies(h, w *Route) bool {
 	return h.Other == "" && h.Type == w.Type && sameWays(h, w, ours) &&
 		(h.Protocol == maker || maker == RouteProtocol && !w.Adopt) &&
 		(h.Source == w.Source || !ours && !w.Source.IsValid()) &&
-		(h.MTU == w.MTU || !ours && w.MTU == 0)
+		(h.MTU == w.MTU || !ours && w.MTU == 0) &&
+		(h.Scope == w.Scope || maker == RouteProtocol)
 }
 
 // sameWays compares ways; exact asks for the same on-link flag as well.
@@ -281,6 +288,9 @@ func (r Route) String() string {
 	}
 	if r.MTU != 0 {
 		fmt.Fprintf(&b, " mtu %d", r.MTU)
+	}
+	if r.Scope != "" {
+		fmt.Fprintf(&b, " scope %s", r.Scope)
 	}
 	for _, n := range r.Nexthops {
 		b.WriteString(" nexthop")

@@ -83,11 +83,13 @@ func wantRules(specs []hosts.Rule) []Rule {
 		}
 		rules = append(rules, r)
 	}
+	slices.SortFunc(rules, func(a, b Rule) int { return cmp.Compare(a.String(), b.String()) })
 	sortRules(rules)
 	return slices.Compact(rules)
 }
 
-// sortRules orders by family and priority, then everything else.
+// sortRules orders by family and priority. Rules at one place keep their order,
+// which is the kernel's: it asks them one after the other.
 func sortRules(rules []Rule) {
 	slices.SortStableFunc(rules, func(a, b Rule) int {
 		family := func(r Rule) int {
@@ -99,8 +101,6 @@ func sortRules(rules []Rule) {
 		return cmp.Or(
 			cmp.Compare(family(a), family(b)),
 			cmp.Compare(a.Priority, b.Priority),
-			cmp.Compare(a.String(), b.String()),
-			cmp.Compare(a.Protocol, b.Protocol),
 		)
 	})
 }
