@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,6 +56,7 @@ var packages = []struct{ path, tests string }{
 	{"internal/kernel", "."},
 	// The rest runs on any kernel, and takes minutes on an emulated processor.
 	{"netcfg", "Link|VLAN|WireGuard"},
+	{"test/fleets", "."},
 }
 
 // TestVM boots one guest for all its parts: a host's first minutes, in order.
@@ -103,6 +105,7 @@ func bootGuest(t *testing.T) *Guest {
 		goBuild(t, b.Root, "test", "-c", "-o", test, "./"+pkg.path)
 		image.Copy(inGuest(pkg.path), test, 0o755)
 	}
+	must(t, addShippedFleets(image, b.Root))
 	for _, folder := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/root", "/var/lib", "/etc/systemd/system"} {
 		image.Folder(folder)
 	}
@@ -129,6 +132,26 @@ func bootGuest(t *testing.T) *Guest {
 		}
 	})
 	return g
+}
+
+// addShippedFleets puts the fleets where the tests find them, in the folder of
+// the packages.
+func addShippedFleets(image Image, root string) error {
+	from := filepath.Join(root, "hosts", "fleets")
+	fleets, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, fleet := range fleets {
+		files, err := filepath.Glob(filepath.Join(from, fleet.Name(), "*.toml"))
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			image.Copy(path.Join("/tests/hosts/fleets", fleet.Name(), filepath.Base(file)), file, 0o644)
+		}
+	}
+	return nil
 }
 
 // goBuild runs the go command for a static executable.
