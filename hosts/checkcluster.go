@@ -116,8 +116,12 @@ func (l *loader) checkVaultAuth() {
 	switch {
 	case withJWT && file == nil:
 		l.at(auth, "pki.vault.jwt_file is missing: hosts log in with the token in it")
-	case !withJWT && file != nil && !file.bad:
-		l.at(file, "has no effect unless pki.vault.auth is %q: remove one of them", authJWT)
+	case !withJWT:
+		for _, name := range []string{"jwt_file", "jwt_subject", "jwt_audience"} {
+			if n := l.cluster.get("pki.vault." + name); n != nil && !n.bad {
+				l.at(n, "has no effect unless pki.vault.auth is %q: remove one of them", authJWT)
+			}
+		}
 	}
 }
 

@@ -160,6 +160,9 @@ func (d *draft) defaultPKI(f facts) {
 	if p.Vault != nil {
 		set(&p.Vault.Mount, defaultVaultMount+d.spec.Cluster)
 		set(&p.Vault.Auth, defaultVaultAuth)
+		if p.Vault.Auth == authJWT {
+			set(&p.Vault.JWTSubject, hostInSubject)
+		}
 	}
 }
 

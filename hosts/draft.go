@@ -15,8 +15,11 @@ const (
 	authCert    = "cert"
 	authAppRole = "approle"
 	authJWT     = "jwt"
-	cniBridge   = "bridge"
-	cniNone     = "none"
+
+	hostInSubject = "{host}"
+
+	cniBridge = "bridge"
+	cniNone   = "none"
 )
 
 // draft is a host on its way to a Spec: its joined tree, and the spec as far
@@ -189,6 +192,9 @@ func (d *draft) readPKI() {
 			CAFile:  value[string](d, "pki.vault.ca_file"),
 			Auth:    value[string](d, "pki.vault.auth"),
 			JWTFile: value[string](d, "pki.vault.jwt_file"),
+
+			JWTSubject:  value[string](d, "pki.vault.jwt_subject"),
+			JWTAudience: value[string](d, "pki.vault.jwt_audience"),
 		}
 	}
 }

@@ -157,6 +157,9 @@ func pkiSchema() *rule {
 			"ca_file":  one(text("path", parsePath)),
 			"auth":     one(word(authCert, authAppRole, authJWT)),
 			"jwt_file": one(text("path", parsePath)),
+
+			"jwt_subject":  one(text("text with {host}", parseSubject)),
+			"jwt_audience": one(text("text", parseAudience)),
 		})),
 	})
 }

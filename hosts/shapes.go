@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/nodeagent/nodeagent/internal/calendar"
 	"github.com/nodeagent/nodeagent/internal/layout"
@@ -224,6 +225,24 @@ func parseMount(s string) (string, error) {
 	}
 	return s, nil
 }
+
+// parseSubject reads the subject of hosts' tokens: without the host's name in it
+// every host could log in as every other one.
+func parseSubject(s string) (string, error) {
+	if !strings.Contains(s, hostInSubject) || strings.ContainsFunc(s, unprintable) {
+		return "", fmt.Errorf("%s has no %s, which stands for the host's name, as in \"spiffe://example.org/host/{host}\"", quote(s), hostInSubject)
+	}
+	return s, nil
+}
+
+func parseAudience(s string) (string, error) {
+	if s == "" || strings.ContainsFunc(s, unprintable) {
+		return "", fmt.Errorf("%s is not an audience such as \"vault\"", quote(s))
+	}
+	return s, nil
+}
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
 // parseWireGuardKey reads a public key: 32 bytes in base64, not all zero (the
 // zero key means "none" to the kernel). The error does not repeat the value:

@@ -143,6 +143,10 @@ type Vault struct {
 	// or "jwt" (with a token that others keep fresh in JWTFile).
 	Auth    string
 	JWTFile string // path of the token; empty unless Auth is "jwt"
+	// JWTSubject is the subject of a host's token, {host} standing for its name,
+	// and JWTAudience the audience that its token must have; both empty unless
+	// Auth is "jwt", and the audience also where tokens have none.
+	JWTSubject, JWTAudience string
 }
 
 // Kubernetes is the cluster's settings as one host needs them.
