@@ -126,7 +126,9 @@ func TestJudgeNames(t *testing.T) {
 		return netcfg.Way{Name: "the way to Vault at vault", Protocol: "tcp", Remote: netip.MustParseAddrPort(a)}
 	}
 	first, second := way("192.0.2.1:443"), way("[2001:db8::1]:443")
-	open := func(w netcfg.Way) netcfg.Cut { return netcfg.Cut{Way: w, Why: "no route to " + w.Remote.Addr().String()} }
+	open := func(w netcfg.Way) netcfg.Cut {
+		return netcfg.Cut{Way: w, Why: "no route to " + w.Remote.Addr().String()}
+	}
 	shut := func(w netcfg.Way) netcfg.Cut { c := open(w); c.Already = true; return c }
 	for _, tc := range []struct {
 		name  string

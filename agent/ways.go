@@ -158,7 +158,9 @@ func resolveWays(ctx context.Context, named []namedWay) [][]netcfg.Way {
 }
 
 // numberedWays are those of the ways whose ends are known without DNS.
-func numberedWays(named []namedWay) [][]netcfg.Way { return spread(named, make([][]netip.Addr, len(named))) }
+func numberedWays(named []namedWay) [][]netcfg.Way {
+	return spread(named, make([][]netip.Addr, len(named)))
+}
 
 // spread returns for each way one for every address of its other end, of which
 // found holds those that have names.

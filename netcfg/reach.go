@@ -41,6 +41,11 @@ const (
 	// CutNoPeer: the route leads into WireGuard, none of whose peers is allowed
 	// the address.
 	CutNoPeer CutKind = "no peer"
+	// CutReversePath: what the other end sends is dropped where it comes in,
+	// since the way back leads elsewhere.
+	CutReversePath CutKind = "reverse path"
+	// CutSysctl: a sysctl that is to be set does it.
+	CutSysctl CutKind = "sysctl"
 )
 
 // Cut is a way that would be cut. It is only said of what is certain.
@@ -67,6 +72,8 @@ type CutBy struct {
 	Rule int
 	// WireGuard and Firewall tell that it is one of them as a whole.
 	WireGuard, Firewall bool
+	// Sysctl is the canonical name of one.
+	Sysctl string
 }
 
 // String returns "the SSH session from 192.0.2.7 would be cut: …".
@@ -91,18 +98,27 @@ func (c Cut) String() string {
 // that has the address that they are for.
 func Reach(want, have State, now Surroundings, ways []Way) []Cut {
 	want = want.resolved(have)
+	plain := pictureAfter(want, now)
+	effects := now.sysctlEffects()
+	after := plain
+	for _, e := range effects {
+		e.apply(&after)
+	}
 	before := pictureNow(have, now)
-	after := pictureAfter(want, now)
+	if now.declared {
+		before = after // what is declared is all that is known
+	}
 	var cuts []Cut
 	for _, w := range ways {
 		if !w.Remote.Addr().IsValid() {
 			continue
 		}
-		why := after.cuts(w, before)
+		why := bySysctl(after.cuts(w, before), w, plain, before, effects)
 		if why == nil {
 			continue
 		}
-		cuts = append(cuts, Cut{Way: w, Kind: why.kind, Why: why.text, By: why.by, Already: before.cuts(w, before) != nil})
+		already := !now.declared && before.cuts(w, before) != nil
+		cuts = append(cuts, Cut{Way: w, Kind: why.kind, Why: why.text, By: why.by, Already: already})
 	}
 	return cuts
 }
@@ -125,12 +141,17 @@ func (p picture) cuts(w Way, arrivals picture) *reason {
 	if w.Inbound && local.IsValid() && !p.isLocal(local) {
 		return &reason{kind: CutAddress, text: fmt.Sprintf("the host would no longer have the address %s", local)}
 	}
+	var links []string
 	if w.Inbound {
-		if why := p.refuses(w, p.arrivalLinks(arrivals, w)); why != nil {
+		links = p.arrivalLinks(arrivals, w)
+		if why := p.refuses(w, links); why != nil {
 			return why
 		}
 	}
-	return p.leads(flow{way: w, from: local, to: remote})
+	if why := p.leads(flow{way: w, from: local, to: remote}); why != nil {
+		return why
+	}
+	return p.strays(w, links)
 }
 
 // isLocal tells whether the address is, or may be, the host's own.

@@ -5,9 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -42,7 +45,51 @@ func (sys *System) Surroundings(ctx context.Context, ways []Way) (Surroundings, 
 		}
 		s.rules = append(s.rules, rules...)
 	}
-	return s, nil
+	s.sysctls, err = readConf(s.confNames(ends(ways)))
+	return s, err
+}
+
+// confNames are the sysctls that matter to ways with these ends.
+func (s Surroundings) confNames(ends []netip.Addr) []string {
+	names := []string{confName(confIPv4, "all", "rp_filter"), confName(confIPv6, "all", "disable_ipv6"), confName(confIPv6, "all", "forwarding")}
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for _, r := range s.routes {
+		for _, hop := range r.hops {
+			switch {
+			case r.to.Addr().Is4():
+				add(confName(confIPv4, hop, "rp_filter"))
+			case r.advertised:
+				add(confName(confIPv6, hop, "accept_ra"))
+				add(confName(confIPv6, hop, "forwarding"))
+			}
+		}
+	}
+	for _, a := range s.addresses {
+		if a.prefix.Addr().Is4() && slices.Contains(ends, a.prefix.Addr()) {
+			add(confName(confIPv4, a.link, "rp_filter"))
+		}
+	}
+	return names
+}
+
+// readConf reads sysctls. One that is not there is left out: a link may be
+// gone, and a kernel without IPv6 has none of its.
+func readConf(names []string) (map[string]string, error) {
+	values := map[string]string{}
+	for _, name := range names {
+		content, err := os.ReadFile("/proc/sys/" + strings.NewReplacer(".", "/", "/", ".").Replace(name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return values, fmt.Errorf("read sysctl %q: %w", name, err)
+		}
+		if err == nil {
+			values[name] = strings.TrimSpace(string(content))
+		}
+	}
+	return values, nil
 }
 
 // ends are the addresses at both ends of the ways.
@@ -118,6 +165,8 @@ func (k kernelLinks) pathRoute(r netlink.Route, to netip.Prefix) pathRoute {
 		kernel: r.Protocol == unix.RTPROT_KERNEL && r.Table != unix.RT_TABLE_LOCAL,
 		own:    r.Protocol == RouteProtocol,
 		maybe:  r.Tos != 0,
+
+		advertised: r.Protocol == unix.RTPROT_RA && to.Bits() == 0,
 	}
 	switch r.Type {
 	case unix.RTN_UNICAST:

@@ -71,7 +71,8 @@ func (r FirewallRule) matches(w Way, link string) match {
 	}
 	sure := surely
 	if len(r.Interfaces) > 0 && !slices.Contains(r.Interfaces, link) {
-		if link != "" {
+		// Nobody from outside comes in by the loopback.
+		if link != "" || slices.Equal(r.Interfaces, []string{"lo"}) {
 			return never
 		}
 		sure = maybe

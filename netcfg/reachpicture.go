@@ -16,6 +16,11 @@ type Surroundings struct {
 	addresses []pathAddress
 	routes    []pathRoute
 	rules     []pathRule
+	// sysctls are the values that matter now, wanted those that are to be set,
+	// by canonical name.
+	sysctls, wanted map[string]string
+	// declared tells that nothing was observed: see [Declared].
+	declared bool
 }
 
 // pathLink is one link of the host.
@@ -56,6 +61,8 @@ type pathRoute struct {
 	// own: nodeagent made it, or for a local route the kernel for an address;
 	// wanted: the spec names it; kernel: it is there because of an address.
 	own, wanted, kernel bool
+	// advertised: the kernel made this default route of what a router said.
+	advertised bool
 	// maybe tells that it may not be there, or not be taken.
 	maybe bool
 }
@@ -94,6 +101,8 @@ type picture struct {
 	rules     []pathRule
 	firewall  *Firewall
 	wireguard *WireGuard
+	// reversePath is rp_filter by link, and of "all", as far as it is known.
+	reversePath map[string]string
 }
 
 // pictureNow is the host as it is.
@@ -101,7 +110,7 @@ func pictureNow(have State, now Surroundings) picture {
 	p := picture{
 		links: map[string]pathLink{}, addresses: now.addresses,
 		routes: slices.Clone(now.routes), rules: slices.Clone(now.rules),
-		firewall: have.Firewall, wireguard: have.WireGuard,
+		firewall: have.Firewall, wireguard: have.WireGuard, reversePath: now.reversePath(),
 	}
 	for _, l := range now.links {
 		p.links[l.name] = l
@@ -112,7 +121,7 @@ func pictureNow(have State, now Surroundings) picture {
 
 // pictureAfter is the host once it is as wanted.
 func pictureAfter(want State, now Surroundings) picture {
-	p := picture{links: linksAfter(want, now), firewall: want.Firewall, wireguard: want.WireGuard}
+	p := picture{links: linksAfter(want, now), firewall: want.Firewall, wireguard: want.WireGuard, reversePath: now.reversePath()}
 	p.addresses = p.addressesAfter(want, now)
 	p.routes = p.routesAfter(want, now)
 	p.rules = rulesAfter(want, now)
