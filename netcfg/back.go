@@ -163,6 +163,7 @@ func backRules(have, want State, lost *[]error) []Rule {
 			*lost = append(*lost, fmt.Errorf("rule %q, made by %s, would be replaced, and cannot be written as it is", h, maker(h.Protocol)))
 			continue
 		}
+		h.Exact = true
 		rules = append(rules, h)
 	}
 	sortRules(rules)

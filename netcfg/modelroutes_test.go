@@ -61,7 +61,7 @@ func (m *model) rule(payload any) (done bool, err error) {
 	switch o := payload.(type) {
 	case putRule:
 		r := o.rule
-		r.Adopt = false
+		r.Adopt, r.Exact = false, false
 		if !slices.Contains(m.rules, r) {
 			m.rules = append(m.rules, r)
 		}

@@ -36,6 +36,9 @@ type Rule struct {
 	// Adopt takes over rules of the same family and priority that somebody else
 	// made. Wanted only.
 	Adopt bool
+	// Exact tells that the rule is wanted as it once was ([Back]): the same one
+	// of another maker does not serve. Wanted only.
+	Exact bool
 	// Other names what a spec cannot say ("for a range of users"); a rule with it
 	// never satisfies. Observed only.
 	Other string
@@ -44,7 +47,7 @@ type Rule struct {
 // does tells whether two rules do the same with the same packets, at the same
 // place.
 func (r Rule) does(s Rule) bool {
-	r.Protocol, r.Adopt = s.Protocol, s.Adopt
+	r.Protocol, r.Adopt, r.Exact = s.Protocol, s.Adopt, s.Exact
 	return r == s && r.Other == ""
 }
 
@@ -134,7 +137,7 @@ func (d *ruleDiff) rule(have []Rule, used []bool, w Rule) {
 	for i, h := range have {
 		switch {
 		case used[i] || !h.samePlace(w):
-		case !there && h.does(w) && (h.Protocol == owner || !w.Adopt && owner == RouteProtocol):
+		case !there && h.does(w) && (h.Protocol == owner || !w.Adopt && !w.Exact && owner == RouteProtocol):
 			there, used[i] = true, true
 		case w.Adopt && h.Protocol != RouteProtocol && h.Protocol != owner && h.Protocol != unix.RTPROT_KERNEL:
 			adopted = adopted || h.does(w)
