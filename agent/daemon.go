@@ -31,6 +31,10 @@ type Settings struct {
 	Log     *slog.Logger
 }
 
+// issuerPatience is for how long components wait at the agent's start for
+// certificates that are due.
+const issuerPatience = 20 * time.Second
+
 // gcPercent is how much the daemon's heap may grow before it is collected, in
 // percent of what is in use.
 const gcPercent = 50
@@ -45,7 +49,9 @@ func Run(ctx context.Context, s Settings) error {
 	d := &daemon{Settings: s, manager: manager{log: s.Log}, events: make(chan Event)}
 	d.lanes = []*lane{
 		newLane(d, "host", DomainKernel, DomainHostNames, DomainNetwork),
-		newLane(d, "cluster", DomainPKI, DomainUnits, DomainCluster),
+		newLane(d, "certificates", DomainPKI),
+		newLane(d, "cluster", DomainUnits, DomainCluster),
+		newLane(d, "proof", DomainProof),
 	}
 	lock, err := AcquireDaemon(ctx, s.Root)
 	if err != nil {
@@ -98,15 +104,26 @@ type daemon struct {
 // service is ready (components wait for that at boot, by way of
 // network-online.target) and before the others begin. Readiness must not wait
 // for them: starting a component waits for it.
+//
+// The components begin after the certificates' first converge, which has
+// nothing to do on most boots, but do not wait for an issuer for long: with the
+// pairs on disk the host lives.
 func (d *daemon) runLanes(ctx context.Context) {
 	var running sync.WaitGroup
 	for i, l := range d.lanes {
 		once := make(chan struct{})
 		running.Go(func() { l.run(ctx, once) })
-		if i == 0 {
+		switch i {
+		case 0:
 			<-once
 			d.manager.ready()
 			d.endRestore(ctx)
+		case 1:
+			select {
+			case <-once:
+			case <-ctx.Done():
+			case <-time.After(issuerPatience):
+			}
 		}
 	}
 	running.Wait()
@@ -301,6 +318,9 @@ func withDependents(names []string) []string {
 	names = slices.Clone(names)
 	if wanted(DomainPKI) && !wanted(DomainUnits) {
 		names = append(names, DomainUnits)
+	}
+	if wanted(DomainPKI) && !wanted(DomainProof) {
+		names = append(names, DomainProof)
 	}
 	if wanted(DomainUnits) && !wanted(DomainCluster) {
 		names = append(names, DomainCluster)

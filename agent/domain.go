@@ -20,6 +20,7 @@ import (
 	"github.com/nodeagent/nodeagent/internal/units"
 	"github.com/nodeagent/nodeagent/netcfg"
 	"github.com/nodeagent/nodeagent/pki"
+	"github.com/nodeagent/nodeagent/pki/proof"
 )
 
 // Domain is one part of the host as the agent sees it.
@@ -81,12 +82,13 @@ const (
 	DomainNetwork   = netcfg.Domain
 	DomainPKI       = pki.Domain
 	DomainUnits     = units.Domain
+	DomainProof     = proof.Domain
 	DomainCluster   = cluster.Domain
 )
 
 // DomainNames returns the names of all domains in order.
 func DomainNames() []string {
-	return []string{DomainKernel, DomainHostNames, DomainNetwork, DomainPKI, DomainUnits, DomainCluster}
+	return []string{DomainKernel, DomainHostNames, DomainNetwork, DomainPKI, DomainUnits, DomainProof, DomainCluster}
 }
 
 // Only returns the domains with the given names, in their own order; all of

@@ -80,6 +80,9 @@ func TestShippedFleets(t *testing.T) {
 					if name == DomainHostNames && len(names.Diff(names.State{}, names.Want(spec))) == 0 {
 						continue // the host keeps its own
 					}
+					if name == DomainProof {
+						continue // nothing runs that could use a certificate
+					}
 					// A host without roles has its kernel, names and network only.
 					idle := len(spec.Roles) == 0 && name != DomainKernel && name != DomainNetwork
 					if len(p.Domain(name)) == 0 && !idle {
@@ -118,7 +121,7 @@ func TestWithDependents(t *testing.T) {
 	for _, tc := range []struct{ names, want []string }{
 		{nil, DomainNames()},
 		{[]string{DomainNetwork}, []string{DomainNetwork}},
-		{[]string{DomainPKI}, []string{DomainPKI, DomainUnits, DomainCluster}},
+		{[]string{DomainPKI}, []string{DomainPKI, DomainUnits, DomainProof, DomainCluster}},
 		{[]string{DomainUnits, DomainKernel}, []string{DomainUnits, DomainKernel, DomainCluster}},
 	} {
 		if diff := cmp.Diff(tc.want, withDependents(tc.names)); diff != "" {

@@ -41,6 +41,8 @@ type Host struct {
 	// guards the record of those that were made.
 	drift driftLog
 	mades sync.Mutex
+	// locked are the locks that the caller holds all the time; see Holds.
+	locked []string
 	// trying is set while an attempt is made: else the network is left alone as
 	// long as one awaits confirmation.
 	trying atomic.Bool
@@ -75,7 +77,7 @@ func (h *Host) setSpec(spec *hosts.Spec) { h.spec.Store(spec) }
 
 // Domains returns the host's domains in the order in which they are applied.
 func (h *Host) Domains() []Domain {
-	return []Domain{h.kernelDomain(), h.namesDomain(), h.networkDomain(), h.pkiDomain(), h.unitsDomain(), h.clusterDomain()}
+	return []Domain{h.kernelDomain(), h.namesDomain(), h.networkDomain(), h.pkiDomain(), h.unitsDomain(), h.proofDomain(), h.clusterDomain()}
 }
 
 func (h *Host) kernelDomain() Domain {
@@ -220,11 +222,13 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 	if err := watchSignals(ctx, h.log, h.systemd.Watch, events, services); err != nil {
 		return err
 	}
-	for dir, domain := range map[string]string{h.root.PKI(): DomainPKI, h.root.Components(): DomainUnits, h.root.Confirm(): DomainNetwork} {
+	for dir, domains := range map[string][]string{
+		h.root.PKI(): {DomainPKI, DomainUnits, DomainProof}, h.root.Components(): {DomainUnits}, h.root.Confirm(): {DomainNetwork},
+	} {
 		if err := atomicfile.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		if err := watchTrees(ctx, h.log, events, Event{Source: "the files in " + dir, Domains: []string{domain}}, dir); err != nil {
+		if err := watchTrees(ctx, h.log, events, Event{Source: "the files in " + dir, Domains: domains}, dir); err != nil {
 			return err
 		}
 	}

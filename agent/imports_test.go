@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"netcfg":              domainMayImport,
 	"pki":                 domainMayImport,
 	"pki/vault":           append([]string{"pki"}, domainMayImport...),
+	"pki/proof":           append([]string{"pki"}, domainMayImport...),
 	"etcdops":             domainMayImport,
 	"internal/kernel":     domainMayImport,
 	"internal/names":      domainMayImport,
@@ -34,7 +35,7 @@ var mayImport = map[string][]string{
 	"internal/cluster":    domainMayImport,
 	"internal/kube":       append([]string{"internal/units"}, domainMayImport...),
 	"agent": append([]string{
-		"netcfg", "pki", "pki/vault", "etcdops", "internal/kernel", "internal/names", "internal/units", "internal/kube", "internal/cluster",
+		"netcfg", "pki", "pki/vault", "pki/proof", "etcdops", "internal/kernel", "internal/names", "internal/units", "internal/kube", "internal/cluster",
 		"internal/confirm",
 	}, domainMayImport...),
 	"cmd/nodeagent": {

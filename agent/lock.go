@@ -22,23 +22,32 @@ var ErrLocked = errors.New("another nodeagent is changing this host")
 // Lock is held while domains of the host are being changed, so that apply, run
 // and restore take turns. The kernel frees it when the process ends, however it
 // ends.
-type Lock struct{ files []*os.File }
+type Lock struct {
+	names []string
+	files []*os.File
+}
 
-// lockNames are the files to lock for the domains: one for each lane of the
-// daemon, in an order that is the same for everybody.
+// lockOrder are the files to lock by domain, one for each lane of the daemon,
+// in the order in which everybody takes them. That of proof comes first: while
+// it is held, the components' and the certificates' are taken for a moment.
+var lockOrder = []struct {
+	name    string
+	domains []string
+}{
+	{"proof.lock", []string{DomainProof}},
+	{"host.lock", []string{DomainKernel, DomainHostNames, DomainNetwork}},
+	{"cluster.lock", []string{DomainUnits, DomainCluster}},
+	{"certificates.lock", []string{DomainPKI}},
+}
+
+// lockNames are the files to lock for the domains, in order.
 func lockNames(domains []string) []string {
 	var names []string
-	for _, d := range domains {
-		name := "cluster.lock"
-		if d == DomainKernel || d == DomainHostNames || d == DomainNetwork {
-			name = "host.lock"
-		}
-		if !slices.Contains(names, name) {
-			names = append(names, name)
+	for _, l := range lockOrder {
+		if slices.ContainsFunc(domains, func(d string) bool { return slices.Contains(l.domains, d) }) {
+			names = append(names, l.name)
 		}
 	}
-	slices.Sort(names)
-	slices.Reverse(names)
 	return names
 }
 
@@ -51,9 +60,14 @@ func Acquire(ctx context.Context, root layout.Root, domains []string, patience t
 	if err := atomicfile.MkdirAll(root.Runtime(), 0o700); err != nil {
 		return nil, fmt.Errorf("lock the host: %w (nodeagent must run as root to change a host)", err)
 	}
-	lock := &Lock{}
+	return take(ctx, root, lockNames(domains), patience)
+}
+
+// take locks the named files.
+func take(ctx context.Context, root layout.Root, names []string, patience time.Duration) (*Lock, error) {
+	lock := &Lock{names: names}
 	deadline := time.Now().Add(patience)
-	for _, name := range lockNames(domains) {
+	for _, name := range names {
 		file, err := acquire(ctx, filepath.Join(root.Runtime(), name), deadline)
 		if err != nil {
 			return nil, errors.Join(err, lock.Release())
@@ -61,6 +75,21 @@ func Acquire(ctx context.Context, root layout.Root, domains []string, patience t
 		lock.files = append(lock.files, file)
 	}
 	return lock, nil
+}
+
+// Holds tells the host that its caller holds a lock all the time that it is
+// used, so that it does not wait for that one itself.
+func (h *Host) Holds(lock *Lock) { h.locked = lock.names }
+
+// exclusively runs f while a domain's lock is held, by the caller or for the
+// moment.
+func (h *Host) exclusively(ctx context.Context, domain string, f func() error) error {
+	names := slices.DeleteFunc(lockNames([]string{domain}), func(name string) bool { return slices.Contains(h.locked, name) })
+	lock, err := take(ctx, h.root, names, lockPatience)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(), lock.Release())
 }
 
 // acquire locks one file, trying until the deadline.

@@ -139,7 +139,7 @@ func driftSchema() *rule {
 }
 
 // driftDomains are the domains that `run` keeps as the spec says.
-var driftDomains = []string{"kernel", "names", "network", "pki", "units", "cluster"}
+var driftDomains = []string{"kernel", "names", "network", "pki", "units", "proof", "cluster"}
 
 func pkiSchema() *rule {
 	return table(keys{

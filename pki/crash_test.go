@@ -23,6 +23,7 @@ const (
 	crashRoot = "PKI_TEST_CRASH_ROOT"
 	crashNow  = "PKI_TEST_CRASH_NOW"
 	crashAt   = "PKI_TEST_CRASH_AT"
+	crashBack = "PKI_TEST_CRASH_BACK" // the certificate to put back, instead of an apply
 )
 
 func TestMain(m *testing.M) {
@@ -60,12 +61,23 @@ func crash(root layout.Root) error {
 		return err
 	}
 	steps := 0
-	return crashApply(root, time.Unix(seconds, 0), func(string) {
+	step := func(string) {
 		if steps++; steps == at {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
-	})
+	}
+	now := time.Unix(seconds, 0)
+	if name := os.Getenv(crashBack); name != "" {
+		return crashPutBack(root, name, now, step)
+	}
+	return crashApply(root, now, step)
+}
+
+func crashPutBack(root layout.Root, name string, now time.Time, step func(string)) error {
+	want := crashWant()
+	a := &Applier{Root: root, Now: func() time.Time { return now }, step: step}
+	return a.PutBack(context.Background(), want.certificate(name).Request, "it was refused")
 }
 
 func crashApply(root layout.Root, now time.Time, step func(string)) error {

@@ -116,7 +116,12 @@ func NextDue(have, want State, now time.Time) time.Time {
 		sooner(authorityRenewAt(have.authority(w.Name), w))
 	}
 	for _, w := range want.Certificates {
-		sooner(d.due(w.Request, have.certificate(w.Name).Found))
+		f := have.certificate(w.Name).Found
+		if f.Refused.holds(w.Request, f, now) {
+			sooner(f.Refused.until(f.NotAfter))
+			continue
+		}
+		sooner(d.due(w.Request, f))
 	}
 	return next
 }

@@ -18,6 +18,7 @@ const (
 	StateMissing = "missing"
 	StateDamaged = "damaged"
 	StateChanged = "changed" // the spec, or the authority, is another one
+	StateRefused = "refused" // a later one was not taken, and the one before put back
 )
 
 // verdict is what is to be done with a certificate; no action for nothing.
@@ -31,9 +32,23 @@ type verdict struct {
 // for the backdating of issuers.
 const lifetimeSlack = 2 * Backdate
 
-// judge decides what is to be done with a certificate. The gravest reason
-// comes first.
+// judge decides what is to be done with a certificate. One that is good still
+// is not replaced while its last replacement was refused.
 func (d *differ) judge(have *Certificate, want Request) verdict {
+	v := d.judgePair(have, want)
+	if v.state != StateDue && v.state != StateChanged {
+		return v
+	}
+	f := have.Found
+	if r := f.Refused; v.action != plan.ActionUpdate && r.holds(want, f, d.now) {
+		return verdict{state: StateRefused, reason: fmt.Sprintf("%s; its successor was not taken (%s): another one is made in %s",
+			v.reason, r.Reason, span(r.until(f.NotAfter).Sub(d.now)))}
+	}
+	return v
+}
+
+// judgePair decides by the pair alone. The gravest reason comes first.
+func (d *differ) judgePair(have *Certificate, want Request) verdict {
 	if have == nil || have.Found.Condition == Missing {
 		return verdict{StateMissing, plan.ActionIssue, "the certificate is missing"}
 	}

@@ -203,6 +203,11 @@ func (o *observer) certificate(name string) Certificate {
 	o.folder(dir)
 	o.folder(generation)
 	o.previous(dir)
+	if pair, err := Previous(o.root, name); err == nil {
+		c.Found.PreviousEnd = pair.Leaf.NotAfter
+	}
+	// A note that cannot be read must not stop a renewal.
+	c.Found.Refused, _ = readRefused(dir)
 	return o.pair(c, generation)
 }
 

@@ -119,6 +119,11 @@ type Found struct {
 	SignedBy string
 	// Bundle is the digest of ca.crt, empty where it is missing.
 	Bundle string
+	// PreviousEnd is the end of the pair before this one, which could be put
+	// back; zero where there is none that could.
+	PreviousEnd time.Time
+	// Refused is a later pair that was not taken; nil where there was none.
+	Refused *Refused
 	// Leftovers are names in the certificate's folder that an interrupted run
 	// left: generations that are not in use and temporary files.
 	Leftovers []string
@@ -212,6 +217,14 @@ func (s *State) bundle(ca string) *Bundle {
 
 func (s *State) key(name string) *Key {
 	return find(s.Keys, func(k *Key) bool { return k.Name == name })
+}
+
+// Pair is what was found of a certificate; Missing where nothing was.
+func (s *State) Pair(name string) Found {
+	if c := s.certificate(name); c != nil {
+		return c.Found
+	}
+	return Found{}
 }
 
 func (s *State) certificate(name string) *Certificate {

@@ -216,6 +216,9 @@ func (d disk) remove(dir string) error {
 		return err
 	}
 	d.did("link removed")
+	if err := atomicfile.Remove(filepath.Join(dir, refusedFile)); err != nil {
+		return err
+	}
 	if err := moveAway(dir, filepath.Join(dir, previousFolder)); err != nil {
 		return err
 	}

@@ -65,6 +65,7 @@ again, and forgets that it was undone once it is made.`,
 			return err
 		}
 		defer lock.Release()
+		host.Holds(lock)
 		if err := guardWays(cmd.Context(), o, host, *names, *force); err != nil {
 			return err
 		}

@@ -1,0 +1,381 @@
+package proof
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/pki"
+)
+
+// mercury is a host with every role; its lifetimes make one renewal due at
+// will, by another clock.
+func mercury() *hosts.Spec {
+	return &hosts.Spec{
+		Name: "mercury", Cluster: "mercury", Domain: "cluster.local",
+		Roles:   []hosts.Role{hosts.RoleControlPlane, hosts.RoleEtcd, hosts.RoleWorker},
+		Address: netip.MustParseAddr("127.0.0.1"),
+		PKI: hosts.PKI{
+			Issuer: pki.IssuerLocal, KeyType: "ecdsa-p256", Lifetime: 90 * 24 * time.Hour, RenewBefore: 30 * 24 * time.Hour,
+			CALifetime: 3650 * 24 * time.Hour, AdminLifetime: 7 * 24 * time.Hour,
+		},
+		Kubernetes: hosts.Kubernetes{ServiceRange: netip.MustParsePrefix("10.96.0.0/12"), Endpoint: "127.0.0.1:6443", APIPort: 6443},
+		Etcd:       hosts.Etcd{ClientPort: 2379, PeerPort: 2380},
+	}
+}
+
+// host is a host's folder with real certificates of the local issuer.
+type host struct {
+	t    *testing.T
+	root layout.Root
+	spec *hosts.Spec
+}
+
+func newHost(t *testing.T) *host {
+	h := &host{t: t, root: layout.Root(t.TempDir()), spec: mercury()}
+	h.issue(time.Now())
+	return h
+}
+
+// issue converges the certificates as of a moment.
+func (h *host) issue(now time.Time) {
+	h.t.Helper()
+	clock := func() time.Time { return now }
+	a := &pki.Applier{Root: h.root, Now: clock, Issuer: func(context.Context) (pki.Issuer, error) {
+		return &pki.Local{Root: h.root, Now: clock}, nil
+	}}
+	if err := a.Apply(h.t.Context(), pki.Diff(h.observe(), pki.Want(h.spec), now), plan.Silent{}); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// renew replaces a pair by a fresh one, as its renewal does.
+func (h *host) renew(name string) {
+	h.t.Helper()
+	dir := h.root.Certificate(name)
+	before := h.observe()
+	want := pki.Want(h.spec)
+	for i := range want.Certificates {
+		if want.Certificates[i].Name == name {
+			want.Certificates[i].DNSNames = append(want.Certificates[i].DNSNames, "renewed.example.org")
+		}
+	}
+	a := &pki.Applier{Root: h.root, Issuer: func(context.Context) (pki.Issuer, error) { return &pki.Local{Root: h.root}, nil }}
+	if err := a.Apply(h.t.Context(), pki.Diff(before, want, time.Now()), plan.Silent{}); err != nil {
+		h.t.Fatal(err)
+	}
+	after := h.observe()
+	if before.Pair(name).Serial == after.Pair(name).Serial {
+		h.t.Fatalf("%s was not renewed", dir.Cert)
+	}
+}
+
+func (h *host) observe() pki.State {
+	h.t.Helper()
+	s, err := pki.Observe(h.t.Context(), h.root)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return s
+}
+
+func (h *host) pool(ca string) *x509.CertPool {
+	content, err := os.ReadFile(h.root.Trust(ca))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(content)
+	return pool
+}
+
+func (h *host) pair(name string) tls.Certificate {
+	files := h.root.Certificate(name)
+	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return pair
+}
+
+// component is a TLS server that uses a pair as components do: it reads it when
+// it starts, and again at each handshake where it sees changes by itself.
+type component struct {
+	h       *host
+	name    string // of its pair
+	sees    bool
+	refuses string // the serial of a pair with which it does not start
+
+	mu       sync.Mutex
+	pair     tls.Certificate
+	config   tls.Config
+	answer   atomic.Int32
+	restarts atomic.Int32
+	address  string
+	dead     bool
+}
+
+func (h *host) serve(name string) *component {
+	c := &component{h: h, name: name, pair: h.pair(name)}
+	c.answer.Store(http.StatusForbidden)
+	c.config = tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.dead {
+			return nil, errors.New("it is not running")
+		}
+		if c.sees {
+			c.pair = h.pair(name)
+		}
+		return &c.pair, nil
+	}}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	c.address = listener.Addr().String()
+	server := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(c.answer.Load())) }),
+	}
+	h.t.Cleanup(func() { server.Close() })
+	go server.Serve(tls.NewListener(listener, &c.config))
+	return c
+}
+
+// restart reads the pair again, as a component does that starts.
+func (c *component) restart(context.Context, string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.restarts.Add(1)
+	pair := c.h.pair(c.name)
+	c.dead = pair.Leaf.SerialNumber.Text(16) == c.refuses
+	if c.dead {
+		return errors.New("it did not start: it does not like its certificate")
+	}
+	c.pair = pair
+	return nil
+}
+
+// server is the check of the component's pair.
+func (c *component) server() State {
+	found := c.h.observe()
+	f := found.Pair(c.name)
+	return State{Checks: []Check{{
+		Certificate: c.name, Component: layout.APIServer, Address: c.address, Name: "127.0.0.1",
+		Serial: f.Serial, PutBack: time.Now().Before(f.PreviousEnd),
+	}}}
+}
+
+func (c *component) observe(want State) State {
+	have, err := Observe(c.h.t.Context(), c.h.root, want)
+	if err != nil {
+		c.h.t.Fatal(err)
+	}
+	return have
+}
+
+func (c *component) applier() *Applier {
+	return &Applier{Root: c.h.root, Restart: c.restart, SelfReload: 10 * time.Millisecond, Settle: time.Second, PutBack: func(ctx context.Context, name, reason string) error {
+		for _, w := range pki.Want(c.h.spec).Certificates {
+			if w.Name == name {
+				return (&pki.Applier{Root: c.h.root}).PutBack(ctx, w.Request, reason)
+			}
+		}
+		return errors.New("unknown")
+	}}
+}
+
+func TestServer(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		prepare  func(*component)
+		restarts int32
+		wrong    string // of the error; empty for none
+		back     bool   // the pair before is in use
+	}{
+		{"sees the new pair by itself", func(c *component) { c.sees = true }, 0, "", false},
+		{"needs a restart", func(*component) {}, 1, "", false},
+		{"does not start with the new pair", func(c *component) { c.refuses = c.h.pair(c.name).Leaf.SerialNumber.Text(16) }, 2, "refuses its new certificate", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHost(t)
+			c := h.serve(layout.CertAPIServer)
+			want := c.server()
+			if left := Diff(c.observe(want), want); len(left) > 0 {
+				t.Fatalf("before the renewal %v: %s", left, left[0].Reason)
+			}
+			old := want.Checks[0].Serial
+			h.renew(layout.CertAPIServer)
+			tc.prepare(c)
+			want = c.server()
+			changes := Diff(c.observe(want), want)
+			if seen := tc.restarts == 0; len(changes) == 0 != seen {
+				t.Fatalf("after the renewal: %v", changes)
+			}
+			err := c.applier().Apply(t.Context(), changes, plan.Silent{})
+			if (err == nil) != (tc.wrong == "") || err != nil && !strings.Contains(err.Error(), tc.wrong) {
+				t.Errorf("error %v, want one with %q", err, tc.wrong)
+			}
+			if got := c.restarts.Load(); got != tc.restarts {
+				t.Errorf("%d restarts, want %d", got, tc.restarts)
+			}
+			found := h.observe()
+			if f := found.Pair(c.name); (f.Serial == old) != tc.back || (f.Refused != nil) != tc.back {
+				t.Errorf("in use is %s (before: %s), refused %+v", f.Serial, old, f.Refused)
+			}
+			want = c.server()
+			if left := Diff(c.observe(want), want); len(left) > 0 {
+				t.Errorf("left after it: %v: %s", left, left[0].Reason)
+			}
+		})
+	}
+}
+
+// TestServerNotTrusted: a port whose certificate another authority signed is
+// found out even where nobody renewed anything.
+func TestServerNotTrusted(t *testing.T) {
+	h, other := newHost(t), newHost(t)
+	c := other.serve(layout.CertAPIServer)
+	want := c.server()
+	have, err := Observe(t.Context(), h.root, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := Diff(have, want)
+	if len(changes) != 1 || !strings.Contains(changes[0].Reason, "not trusted") {
+		t.Errorf("%v", changes)
+	}
+}
+
+func TestDown(t *testing.T) {
+	h := newHost(t)
+	c := h.serve(layout.CertAPIServer)
+	want := c.server()
+	want.Checks = append(want.Checks, want.Checks[0])
+	want.Checks[1].Client, want.Checks[1].Certificate = true, layout.CertAdmin
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range want.Checks {
+		want.Checks[i].Address = listener.Addr().String()
+	}
+	listener.Close()
+	have := c.observe(want)
+	for _, check := range have.Checks {
+		if !check.Down || check.Problem != "" {
+			t.Errorf("%+v, want down", check)
+		}
+	}
+	if left := Diff(have, want); len(left) > 0 {
+		t.Errorf("changes for ports that are down, which is not this domain's business: %v", left)
+	}
+}
+
+// TestClient: Kubernetes' servers answer 401 to a pair that they do not know
+// and 403 to a user who may not; etcd refuses the handshake.
+func TestClient(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		component string
+		prepare   func(*component)
+		problem   string
+	}{
+		{"taken", layout.APIServer, func(*component) {}, ""},
+		{"refused with 401", layout.APIServer, func(c *component) { c.answer.Store(http.StatusUnauthorized) }, "401"},
+		{"taken in the handshake", layout.Etcd, func(c *component) {
+			c.config.ClientAuth, c.config.ClientCAs = tls.RequireAndVerifyClientCert, c.h.pool(layout.CAEtcdServer)
+		}, ""},
+		{"refused in the handshake", layout.Etcd, func(c *component) {
+			c.config.ClientAuth, c.config.ClientCAs = tls.RequireAndVerifyClientCert, c.h.pool(layout.CAEtcdPeer)
+		}, "handshake"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHost(t)
+			server, client := layout.CertAPIServer, layout.CertAdmin
+			if tc.component == layout.Etcd {
+				server, client = layout.CertEtcdServer, layout.CertAPIServerEtcdClient
+			}
+			c := h.serve(server)
+			tc.prepare(c)
+			want := State{Checks: []Check{{
+				Certificate: client, Component: tc.component, Client: true, Address: c.address, Name: "127.0.0.1",
+				Serial: h.pair(client).Leaf.SerialNumber.Text(16),
+			}}}
+			have := c.observe(want).Checks[0]
+			if !strings.Contains(have.Problem, tc.problem) || (have.Problem == "") != (tc.problem == "") || have.Down {
+				t.Errorf("%+v, want the problem %q", have, tc.problem)
+			}
+			if left := Diff(State{Checks: []Check{have}}, want); (len(left) == 0) != (tc.problem == "") {
+				t.Errorf("changes %v", left)
+			}
+		})
+	}
+}
+
+// TestClientIsPutBack: only where the server takes the pair before.
+func TestClientIsPutBack(t *testing.T) {
+	for _, takesOld := range []bool{true, false} {
+		h := newHost(t)
+		c := h.serve(layout.CertEtcdServer)
+		const name = layout.CertAPIServerEtcdClient
+		old := h.pair(name).Leaf.SerialNumber.Text(16)
+		c.config.ClientAuth = tls.RequireAnyClientCert
+		c.config.VerifyPeerCertificate = func(raw [][]byte, _ [][]*x509.Certificate) error {
+			leaf, err := x509.ParseCertificate(raw[0])
+			if err == nil && leaf.SerialNumber.Text(16) == old && takesOld {
+				return nil
+			}
+			return &tls.CertificateVerificationError{Err: errors.New("not this one")}
+		}
+		h.renew(name)
+		want := State{Checks: []Check{{
+			Certificate: name, Component: layout.Etcd, Client: true, Address: c.address, Name: "127.0.0.1",
+			Serial: h.pair(name).Leaf.SerialNumber.Text(16),
+		}}}
+		err := c.applier().Apply(t.Context(), Diff(c.observe(want), want), plan.Silent{})
+		if err == nil {
+			t.Fatal("no error: somebody must know of it")
+		}
+		if got := h.pair(name).Leaf.SerialNumber.Text(16); (got == old) != takesOld {
+			t.Errorf("takes old: %t, and in use is %s (before: %s): %v", takesOld, got, old, err)
+		}
+	}
+}
+
+func TestWant(t *testing.T) {
+	h := newHost(t)
+	var got []string
+	for _, c := range Want(h.spec, h.observe(), time.Now()).Checks {
+		got = append(got, c.key())
+	}
+	want := []string{
+		"server etcd-server at 127.0.0.1:2379", "server etcd-peer at 127.0.0.1:2380", "client etcd-peer at 127.0.0.1:2380",
+		"client nodeagent-etcd-client at 127.0.0.1:2379",
+		"server kube-apiserver at 127.0.0.1:6443", "server kube-controller-manager-server at 127.0.0.1:10257",
+		"server kube-scheduler-server at 127.0.0.1:10259",
+		"client kube-controller-manager at 127.0.0.1:6443", "client kube-scheduler at 127.0.0.1:6443",
+		"client admin at 127.0.0.1:6443", "client front-proxy-client at 127.0.0.1:6443",
+		"client apiserver-etcd-client at 127.0.0.1:2379",
+		"server kubelet-server at 127.0.0.1:10250", "client apiserver-kubelet-client at 127.0.0.1:10250",
+		"client kubelet-client at 127.0.0.1:6443", "client kube-proxy at 127.0.0.1:6443",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
