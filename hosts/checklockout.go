@@ -9,7 +9,8 @@ import (
 // What a valid fleet is warned of: settings each of which is well, and which
 // together cut a host off. It is judged by the finished specs.
 func (l *loader) checkLockOut(f facts) {
-	enterable := l.enterable()
+	in := l.entrances()
+	enterable := l.enterable(in)
 	for _, d := range l.hosts {
 		if !enterable[d.spec.Name] {
 			l.warn(d.file, d.tree.get("firewall"), "firewall", "nothing from outside of the fleet gets to the ssh of the host %s (port 22, or a rule named \"ssh\"), neither directly nor by way of another host: make sure that there is another way in", d.spec.Name)
@@ -18,6 +19,7 @@ func (l *loader) checkLockOut(f facts) {
 		d.checkHub()
 		d.checkTunnelMTU(f)
 		d.checkEndpointsCovered(f)
+		d.checkProbeTargets(in.hosts)
 	}
 	l.checkFloatingEndpoint()
 }
@@ -27,9 +29,8 @@ const sshPort = 22
 // enterable tells of which hosts the ssh can be reached from outside of the
 // fleet: by anybody whom a rule names, by a client of a hub, or from a host that
 // can be entered itself.
-func (l *loader) enterable() map[string]bool {
+func (l *loader) enterable(in entrances) map[string]bool {
 	open := map[string]bool{}
-	in := l.entrances()
 	for again := true; again; {
 		again = false
 		for _, d := range l.hosts {
