@@ -97,6 +97,14 @@ func parseCSR(r Request, der []byte) (*x509.CertificateRequest, error) {
 	return csr, nil
 }
 
+// CheckCSR checks a signing request (DER) as every issuer does before it signs:
+// its signature, and that it asks for exactly the subject, the names and the key
+// type of r.
+func CheckCSR(r Request, der []byte) error {
+	_, err := parseCSR(r, der)
+	return err
+}
+
 // leafTemplate is what is signed: the request's own values, never those of the
 // signing request.
 func leafTemplate(r Request, ca *x509.Certificate, now time.Time) (*x509.Certificate, error) {
