@@ -52,6 +52,9 @@ func (b *Builder) fetch(ctx context.Context, s *server) {
 		return
 	}
 	args := []string{"list", "-deps", "-tags=" + s.tags}
+	if s.modfile != "" {
+		args = append(args, "-modfile="+s.modfile)
+	}
 	for _, p := range s.programs {
 		args = append(args, p.pkg)
 	}
@@ -99,6 +102,9 @@ func (b *Builder) goBuild(ctx context.Context, name, dir string, s *server, pkg,
 	}
 	if s.tags != "" {
 		args = append(args, "-tags="+s.tags)
+	}
+	if s.modfile != "" {
+		args = append(args, "-modfile="+s.modfile)
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Dir = dir

@@ -1,6 +1,7 @@
 // Package servers builds what the lab's hosts run besides nodeagent: the
 // Kubernetes components, etcd, containerd, the image of the test pod, and the
-// Debian root folder that every host starts from.
+// Debian root folder that every host starts from. It builds the Vault servers
+// that tests of certificates run against, too.
 //
 // Everything is built once, into a cache folder outside version control, and
 // looked up there afterwards. A product's place in the cache is named by its
@@ -13,6 +14,7 @@
 package servers
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -37,7 +39,8 @@ type program struct {
 // A server is one nested module and the programs built from it.
 type server struct {
 	name     string                                 // of its folder here and in the cache
-	module   string                                 // whose version in go.mod is the server's version
+	modfile  string                                 // in that folder, if it is not go.mod
+	module   string                                 // whose version in the mod file is the server's version
 	variable func(version string) map[string]string // package variables set by the linker
 	tags     string                                 // build tags, comma separated
 	compiler string                                 // flags of the compiler
@@ -88,6 +91,29 @@ var all = []server{
 		compiler: quick,
 		expect:   "about 1 minute on 2 cores",
 	},
+}
+
+// vaults are the Vault servers, the oldest first: one source, and a mod file
+// for each version. They are no programs of lab hosts.
+var vaults = []server{
+	// The newest release that builds as a module and is free software (Mozilla
+	// Public License 2.0).
+	vaultServer("go.mod", "vault1.13"),
+	// A current release. It is under the Business Source License 1.1, so it is
+	// for testing alone; nothing of it is part of nodeagent.
+	vaultServer("v1.21.mod", ""),
+}
+
+func vaultServer(modfile, tags string) server {
+	return server{
+		name:     "vault",
+		modfile:  modfile,
+		module:   "github.com/hashicorp/vault",
+		tags:     tags,
+		programs: []program{{pkg: ".", names: []string{"vaultserver"}}},
+		compiler: quick,
+		expect:   "about 5 minutes on 2 cores",
+	}
 }
 
 // kubernetesVersion sets the version in the two places where Kubernetes keeps
@@ -168,6 +194,68 @@ func (b *Builder) Programs(ctx context.Context) (string, error) {
 	return b.gather(ctx, dirs)
 }
 
+// VaultVersions are the versions that Vault takes, the oldest first: "v1.13.0".
+func (b *Builder) VaultVersions() (versions []string, err error) {
+	for i := range vaults {
+		version, err := b.version(&vaults[i])
+		if err != nil {
+			return nil, err
+		}
+		versions = append(versions, version)
+	}
+	return versions, nil
+}
+
+// Vault is the executable of a Vault server (see test/servers/vault), found or
+// built. It is static, so a lab host can run a copy of it.
+func (b *Builder) Vault(ctx context.Context, version string) (string, error) {
+	s, err := b.vault(version)
+	if err != nil {
+		return "", err
+	}
+	dir, err := b.build(ctx, s)
+	return filepath.Join(dir, s.programs[0].names[0]), err
+}
+
+// Vaults is a folder with the Vault servers of every version, found or built.
+func (b *Builder) Vaults(ctx context.Context) (string, error) {
+	for i := range vaults {
+		if _, err := b.build(ctx, &vaults[i]); err != nil {
+			return "", err
+		}
+	}
+	return filepath.Join(b.Cache, "servers", "vault"), nil
+}
+
+// FindVault is what Vault returns, if it was built before.
+func (b *Builder) FindVault(version string) (string, error) {
+	s, err := b.vault(version)
+	if err != nil {
+		return "", err
+	}
+	key, err := b.key(s)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(b.Cache, "servers", s.name, key, s.programs[0].names[0])
+	if _, err := os.Stat(file); err != nil {
+		return "", fmt.Errorf("the Vault server %s is not built; build it with: go run ./test/servers/build vault", version)
+	}
+	return file, nil
+}
+
+func (b *Builder) vault(version string) (*server, error) {
+	versions, err := b.VaultVersions()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.Index(versions, version)
+	if i < 0 {
+		return nil, fmt.Errorf("no Vault server %q; there are %s", version, strings.Join(versions, ", "))
+	}
+	return &vaults[i], nil
+}
+
 // gather links the programs of all servers into one folder. Hard links: the
 // folder is complete by itself and takes no space.
 func (b *Builder) gather(ctx context.Context, dirs []string) (string, error) {
@@ -207,7 +295,8 @@ func (b *Builder) key(s *server) (string, error) {
 		return "", fmt.Errorf("list sources of %s: %w", s.name, err)
 	}
 	slices.Sort(files)
-	files = append(files, filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum"))
+	modfile := b.modfile(s)
+	files = append(files, modfile, strings.TrimSuffix(modfile, ".mod")+".sum")
 	flags, err := b.linkerFlags(s)
 	if err != nil {
 		return "", err
@@ -228,9 +317,9 @@ func (b *Builder) key(s *server) (string, error) {
 	return version + "-" + hex.EncodeToString(sum.Sum(nil))[:16], nil
 }
 
-// version reads the server's version from its go.mod.
+// version reads the server's version from its mod file.
 func (b *Builder) version(s *server) (string, error) {
-	file := filepath.Join(b.moduleDir(s), "go.mod")
+	file := b.modfile(s)
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("read version of %s: %w", s.name, err)
@@ -246,6 +335,10 @@ func (b *Builder) version(s *server) (string, error) {
 
 func (b *Builder) moduleDir(s *server) string {
 	return filepath.Join(b.Root, "test", "servers", s.name)
+}
+
+func (b *Builder) modfile(s *server) string {
+	return filepath.Join(b.moduleDir(s), cmp.Or(s.modfile, "go.mod"))
 }
 
 // repositoryRoot walks up from the working directory to nodeagent's go.mod.

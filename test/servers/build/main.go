@@ -1,7 +1,8 @@
 // Command build makes what the lab needs and is not there yet: the server
-// programs, the pod image, the root folder of the hosts and the kernel of the
-// virtual machines, all of them side by side. "make servers" and "make rootfs" run it; so may anyone who wants
-// the long builds out of the way before the first test.
+// programs, the Vault servers, the pod image, the root folder of the hosts and
+// the kernel of the virtual machines, all of them side by side. "make servers"
+// and "make rootfs" run it; so may anyone who wants the long builds out of the
+// way before the first test.
 package main
 
 import (
@@ -20,7 +21,7 @@ import (
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [image] [rootfs] [kernel]\n\nWithout arguments it makes all of them. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [image] [rootfs] [kernel]\n\nWithout arguments it makes all of them. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -38,12 +39,13 @@ func run(ctx context.Context, names []string) error {
 	}
 	products := map[string]func(context.Context) (string, error){
 		"servers": builder.Programs,
+		"vault":   builder.Vaults,
 		"image":   builder.PodImage,
 		"rootfs":  builder.RootFS,
 		"kernel":  builder.Kernel,
 	}
 	if len(names) == 0 {
-		names = []string{"servers", "image", "rootfs", "kernel"}
+		names = []string{"servers", "vault", "image", "rootfs", "kernel"}
 	}
 	start := time.Now()
 	var wg sync.WaitGroup
@@ -52,7 +54,7 @@ func run(ctx context.Context, names []string) error {
 	for i, name := range names {
 		product := products[name]
 		if product == nil {
-			return fmt.Errorf("no product %q; there are servers, image, rootfs and kernel", name)
+			return fmt.Errorf("no product %q; there are servers, vault, image, rootfs and kernel", name)
 		}
 		wg.Go(func() { places[i], errs[i] = product(ctx) })
 	}

@@ -1,0 +1,11 @@
+//go:build vault1.13
+
+package main
+
+import (
+	"github.com/hashicorp/vault/audit"
+	"github.com/hashicorp/vault/builtin/audit/file"
+)
+
+// auditFile makes the audit device that writes to a file.
+var auditFile audit.Factory = file.Factory
