@@ -52,7 +52,7 @@ type Host struct {
 func Open(_ context.Context, root layout.Root, spec *hosts.Spec, log *slog.Logger) (*Host, error) {
 	h := &Host{root: root, log: log, systemd: units.New(root, log)}
 	h.spec.Store(spec)
-	h.systemd.Guard = h.guardStart
+	h.systemd.Guard, h.systemd.Turn = h.guardStart, h.takeTurn
 	var err error
 	if h.kernel, err = kernel.Open(root); err != nil {
 		return nil, err

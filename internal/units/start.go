@@ -155,8 +155,16 @@ func (s *Systemd) Start(ctx context.Context, u Unit) error {
 	return s.bringUp(ctx, "start", u, func(c *dbus.Conn) jobCall { return c.StartUnitContext })
 }
 
-// Restart stops a unit if it runs, starts it and returns when it is ready.
+// Restart stops a unit if it runs, starts it and returns when it is ready. It
+// waits for the unit's turn first.
 func (s *Systemd) Restart(ctx context.Context, u Unit) error {
+	if s.Turn != nil {
+		end, err := s.Turn(ctx, u.Name)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 	return s.bringUp(ctx, "restart", u, func(c *dbus.Conn) jobCall { return c.RestartUnitContext })
 }
 
