@@ -106,11 +106,15 @@ func TestAwayFromRuleThatSwallowsGateways(t *testing.T) {
 type heard struct {
 	begun, ended int
 	keys         []string
+	failed       map[string]error // by key, where it was made
 }
 
 func (r *heard) Begin(plan.Change) { r.begun++ }
 
-func (r *heard) End(c plan.Change, _ error) {
+func (r *heard) End(c plan.Change, err error) {
+	if err != nil && r.failed != nil {
+		r.failed[c.Key] = err
+	}
 	r.ended++
 	r.keys = append(r.keys, string(c.Action)+" "+c.Key)
 }

@@ -81,6 +81,10 @@ func (w *wire) dump(request *message, each func(payload []byte) error) error {
 	var failed error // the answer is read to its end all the same
 	for {
 		received, err := w.read(0)
+		if errors.Is(err, unix.ENOBUFS) {
+			interrupted = true // a reply to something else was lost; the dump goes on
+			continue
+		}
 		if err != nil {
 			return err
 		}
