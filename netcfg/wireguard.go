@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -127,7 +128,7 @@ func wireGuardKey(folder string) string { return filepath.Join(folder, "private.
 
 func sortPeers(peers []WireGuardPeer) {
 	slices.SortFunc(peers, func(a, b WireGuardPeer) int {
-		return slices.Compare(a.PublicKey[:], b.PublicKey[:])
+		return bytes.Compare(a.PublicKey[:], b.PublicKey[:])
 	})
 }
 

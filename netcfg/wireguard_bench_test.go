@@ -1,10 +1,13 @@
 package netcfg
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -24,7 +27,9 @@ import (
 // nothing to do and one in which a single peer changed, against `wg syncconf` of
 // wireguard-tools, which reads the same device and sets the same difference. All
 // ways take turns in one run, and of each the fastest counts. wg-process is what
-// of the tool's time is its start as a process; dump is reading the device alone.
+// of the tool's time is its start as a process; dump is reading the device alone,
+// answer what of it the program that serves the device takes, wgctrl and wg-dump
+// are other readers.
 func BenchmarkWireGuardPeers(b *testing.B) {
 	for _, kind := range []string{inUserspace, inKernel} {
 		b.Run(kind, func(b *testing.B) { benchmarkPeers(b, kind, 1000) })
@@ -87,13 +92,22 @@ func benchmarkPeers(b *testing.B, kind string, peers int) {
 			}
 		},
 		"dump-ms": func() {
-			if _, err := wireGuardDevice("wg0"); err != nil {
+			if _, err := readWireGuard("wg0", kind == inUserspace); err != nil {
 				b.Fatal(err)
 			}
 		},
+		"wgctrl-ms": func() {
+			if _, err := wgctrlDevice("wg0"); err != nil {
+				b.Fatal(err)
+			}
+		},
+		"wg-dump-ms":    func() { run("show", "wg0", "dump") },
 		"wg-noop-ms":    func() { run("syncconf", "wg0", files[0]) },
 		"wg-one-ms":     func() { run("syncconf", "wg0", files[1]); run("syncconf", "wg0", files[0]) }, // two changes
 		"wg-process-ms": func() { run("--version") },
+	}
+	if kind == inUserspace {
+		ways["answer-ms"] = func() { hearOut(b, "wg0") }
 	}
 	took := map[string]time.Duration{}
 	for b.Loop() {
@@ -147,6 +161,27 @@ func turn(spec *hosts.Spec) {
 		return
 	}
 	peer.Clients = []hosts.WireGuardClient{{Name: "laptop", Addresses: []netip.Prefix{netip.MustParsePrefix("10.8.250.1/32")}}}
+}
+
+// hearOut lets the program that serves a device answer, and looks at nothing of
+// it but its end: no reader is faster.
+func hearOut(b *testing.B, name string) {
+	c, err := net.Dial("unix", uapiSocket(name))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "get=1\n\n"); err != nil {
+		b.Fatal(err)
+	}
+	read := make([]byte, uapiLine)
+	for ended := false; !ended; {
+		n, err := c.Read(read)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ended = bytes.HasSuffix(read[:n], []byte("\n\n"))
+	}
 }
 
 // showconf writes what `wg showconf` says of the device.

@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -164,33 +165,48 @@ func effectIf(cuts bool) plan.Effect {
 	return plan.Quiet
 }
 
+// diffWireGuardPeers goes through both lists of peers at once, as they are in the
+// same order.
 func diffWireGuardPeers(have, want *WireGuard) []plan.Change {
-	var changes []plan.Change
-	index := make(map[wgtypes.Key]WireGuardPeer, len(have.Peers))
-	for _, h := range have.Peers {
-		index[h.PublicKey] = h
-	}
-	wanted := make(map[wgtypes.Key]bool, len(want.Peers))
-	for _, w := range want.Peers {
-		wanted[w.PublicKey] = true
-		h, there := index[w.PublicKey]
-		changes = append(changes, diffWireGuardPeer(have, want, h, w, there)...)
-	}
-	for _, h := range have.Peers {
-		if !wanted[h.PublicKey] {
-			changes = append(changes, change("wireguard peer "+h.label(), plan.ActionDelete, plan.Disconnect,
+	var changes, gone []plan.Change
+	left := have.Peers
+	drop := func(n int) {
+		for i := range left[:n] {
+			h := &left[i]
+			gone = append(gone, change("wireguard peer "+h.label(), plan.ActionDelete, plan.Disconnect,
 				"the spec names no peer with this key", h.String(), "", deleteWireGuardPeer{want.Interface, want.Folder, h.PublicKey, h.PresharedKey != ""}))
 		}
+		left = left[n:]
 	}
-	return changes
+	for i := range want.Peers {
+		w := &want.Peers[i]
+		n := 0
+		for n < len(left) && bytes.Compare(left[n].PublicKey[:], w.PublicKey[:]) < 0 {
+			n++
+		}
+		drop(n)
+		if len(left) == 0 || left[0].PublicKey != w.PublicKey {
+			changes = append(changes, diffWireGuardPeer(have, want, &WireGuardPeer{}, w, false)...)
+			continue
+		}
+		changes = append(changes, diffWireGuardPeer(have, want, &left[0], w, true)...)
+		left = left[1:]
+	}
+	drop(len(left))
+	return append(changes, gone...)
 }
 
 // diffWireGuardPeer returns the change to one peer. A peer whose preshared key
 // cannot be had is not let in without it; one that is there keeps what it has,
 // and the rest of it is put right.
-func diffWireGuardPeer(have, want *WireGuard, h, w WireGuardPeer, there bool) []plan.Change {
-	key := "wireguard peer " + w.label()
+func diffWireGuardPeer(have, want *WireGuard, h, w *WireGuardPeer, there bool) []plan.Change {
 	edit, preshared := diffPreshared(have, h, w)
+	allowed := !slices.Equal(h.AllowedIPs, w.AllowedIPs)
+	endpoint := w.Endpoint != "" && (h.Endpoint != w.Endpoint || h.Moved != "")
+	if there && !allowed && !endpoint && h.Keepalive == w.Keepalive && !edit.set() && edit.problem == "" {
+		return nil
+	}
+	key := "wireguard peer " + w.label()
 	var changes []plan.Change
 	if edit.problem != "" {
 		action, before := plan.ActionUpdate, h.PresharedKey
@@ -203,16 +219,14 @@ func diffWireGuardPeer(have, want *WireGuard, h, w WireGuardPeer, there bool) []
 		}
 		edit = presharedEdit{}
 	}
-	o := setWireGuardPeer{name: want.Interface, folder: want.Folder, peer: w, preshared: edit, keep: edit.set() && h.PresharedKey != ""}
-	shown := w
+	o := setWireGuardPeer{name: want.Interface, folder: want.Folder, peer: *w, preshared: edit, keep: edit.set() && h.PresharedKey != ""}
+	shown := *w
 	shown.PresharedKey = preshared
 	if !there {
 		o.allowed, o.keepalive, o.endpoint = true, w.Keepalive > 0, w.Endpoint != ""
 		return append(changes, change(key, plan.ActionCreate, plan.Quiet, reasonMissing, "", shown.String(), o))
 	}
-	o.allowed = !slices.Equal(h.AllowedIPs, w.AllowedIPs)
-	o.endpoint = w.Endpoint != "" && (h.Endpoint != w.Endpoint || h.Moved != "")
-	o.keepalive = h.Keepalive != w.Keepalive
+	o.allowed, o.endpoint, o.keepalive = allowed, endpoint, h.Keepalive != w.Keepalive
 	if !o.allowed && !o.endpoint && !o.keepalive && !edit.set() {
 		return changes
 	}

@@ -104,25 +104,47 @@ type endpointRecorder struct {
 	last    struct { // the record that was last read
 		path, device string
 		file         os.FileInfo
-		record       endpoints
+		record       map[wgtypes.Key]recordedEndpoint
 	}
+}
+
+// recordedEndpoint is an endpoint of the record; host is set where it is a name.
+type recordedEndpoint struct {
+	endpoint, host string
+	port           uint16
+}
+
+// byKey takes the record apart. Keys that are none are left out: no device has
+// such a peer.
+func (e endpoints) byKey() map[wgtypes.Key]recordedEndpoint {
+	record := make(map[wgtypes.Key]recordedEndpoint, len(e))
+	for text, endpoint := range e {
+		if key, err := wgtypes.ParseKey(text); err == nil {
+			r := recordedEndpoint{endpoint: endpoint}
+			if host, port, ok := nameOf(endpoint); ok {
+				r.host, r.port = host, port
+			}
+			record[key] = r
+		}
+	}
+	return record
 }
 
 // read is readEndpoints, but reads a file only once: a record is replaced and
 // never written over. The caller does not change what it gets.
-func (r *endpointRecorder) read(folder, device string) endpoints {
+func (r *endpointRecorder) read(folder, device string) map[wgtypes.Key]recordedEndpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	path := endpointsPath(folder)
 	file, err := os.Stat(path)
 	if err != nil {
-		return endpoints{}
+		return nil
 	}
 	l := &r.last
 	same := l.file != nil && l.path == path && l.device == device && os.SameFile(l.file, file) &&
 		l.file.Size() == file.Size() && l.file.ModTime().Equal(file.ModTime())
 	if !same {
-		l.path, l.device, l.file, l.record = path, device, file, readEndpoints(folder, device)
+		l.path, l.device, l.file, l.record = path, device, file, readEndpoints(folder, device).byKey()
 	}
 	return l.record
 }

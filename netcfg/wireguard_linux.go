@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -43,7 +42,7 @@ func (sys *System) observeWireGuard(ctx context.Context, kernel kernelLinks, wan
 		have.HostKey = key.PublicKey()
 	}
 	have.PresharedFiles = readPresharedFiles(want, key)
-	if err := sys.observeWireGuardLink(kernel, have); err != nil {
+	if err := sys.observeWireGuardLink(kernel, have, key); err != nil {
 		failed = append(failed, fmt.Errorf("read wireguard device %q: %w", have.Interface, err))
 	}
 	return have, errors.Join(failed...)
@@ -87,7 +86,7 @@ func ourDevice(l netlink.Link) bool {
 	return false
 }
 
-func (sys *System) observeWireGuardLink(kernel kernelLinks, have *WireGuard) error {
+func (sys *System) observeWireGuardLink(kernel kernelLinks, have *WireGuard, host wgtypes.Key) error {
 	i := slices.IndexFunc(kernel.list, func(l netlink.Link) bool { return l.Attrs().Name == have.Interface })
 	if i < 0 {
 		have.Device = NoDevice
@@ -108,12 +107,12 @@ func (sys *System) observeWireGuardLink(kernel kernelLinks, have *WireGuard) err
 		}
 	}
 	sortAddresses(have.Addresses)
-	return sys.observeDevice(have)
+	return sys.observeDevice(have, host)
 }
 
-// observeDevice asks the device itself.
-func (sys *System) observeDevice(w *WireGuard) error {
-	device, err := wireGuardDevice(w.Interface)
+// observeDevice asks the device itself; host is the host's private key.
+func (sys *System) observeDevice(w *WireGuard, host wgtypes.Key) error {
+	device, err := readWireGuard(w.Interface, w.Userspace)
 	if errors.Is(err, fs.ErrNotExist) {
 		w.Device = SomeDevice
 		return nil
@@ -123,51 +122,36 @@ func (sys *System) observeDevice(w *WireGuard) error {
 	if err != nil {
 		return err
 	}
-	w.Port = device.ListenPort
-	if device.PrivateKey != (wgtypes.Key{}) {
-		w.PublicKey = device.PublicKey
+	w.Port = device.port
+	switch device.privateKey {
+	case wgtypes.Key{}:
+	case host:
+		w.PublicKey = w.HostKey // which is not worked out twice
+	default:
+		w.PublicKey = device.privateKey.PublicKey()
+	}
+	if host == (wgtypes.Key{}) {
+		host = device.privateKey
 	}
 	record, now := sys.recorder.read(w.Folder, w.Interface), time.Now()
-	host, err := readWireGuardKey(w.Folder)
-	if err != nil || host == (wgtypes.Key{}) {
-		host = device.PrivateKey
+	w.Peers = make([]WireGuardPeer, len(device.peers))
+	for i, at := range device.order() {
+		p := &device.peers[at]
+		recorded := record[p.publicKey]
+		w.Peers[i] = observedPeer(p, recorded)
+		w.Peers[i].PresharedKey = presharedDigest(host, p.preshared)
+		w.Peers[i].Moved = sys.names.moved(p, recorded, now)
 	}
-	w.Peers = make([]WireGuardPeer, 0, len(device.Peers))
-	for _, p := range device.Peers {
-		peer := observedPeer(p, record)
-		peer.PresharedKey = presharedDigest(host, p.PresharedKey)
-		peer.Moved = sys.names.moved(p, peer.Endpoint, now)
-		w.Peers = append(w.Peers, peer)
-	}
-	sortPeers(w.Peers)
 	return nil
 }
 
-func observedPeer(p wgtypes.Peer, record endpoints) WireGuardPeer {
-	peer := WireGuardPeer{PublicKey: p.PublicKey, Keepalive: p.PersistentKeepaliveInterval}
-	if p.Endpoint != nil {
-		peer.Endpoint = record[p.PublicKey.String()]
-	}
-	for _, ip := range p.AllowedIPs {
-		ones, _ := ip.Mask.Size()
-		peer.AllowedIPs = append(peer.AllowedIPs, netip.PrefixFrom(addrFrom(ip.IP), ones))
+func observedPeer(p *peerReading, record recordedEndpoint) WireGuardPeer {
+	peer := WireGuardPeer{PublicKey: p.publicKey, Keepalive: p.keepalive, AllowedIPs: p.allowed}
+	if p.endpoint.IsValid() {
+		peer.Endpoint = record.endpoint
 	}
 	slices.SortFunc(peer.AllowedIPs, comparePrefixes)
 	return peer
-}
-
-// wireGuardDevice asks the kernel, then the userspace devices, for a device.
-// The error is fs.ErrNotExist where neither has it.
-func wireGuardDevice(name string) (*wgtypes.Device, error) {
-	client, err := wgctrl.New()
-	if err != nil {
-		return nil, explain(err)
-	}
-	device, err := client.Device(name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		err = explain(err)
-	}
-	return device, errors.Join(err, client.Close())
 }
 
 // configure changes what is set in config, and nothing else, of a device.
@@ -190,14 +174,14 @@ func configure(ctx context.Context, name string, config wgtypes.Config) error {
 // keyOfDevice returns the private key that the device has, zero where there is
 // no device or it has none.
 func (o makeWireGuardKey) keyOfDevice() (wgtypes.Key, error) {
-	device, err := wireGuardDevice(o.device)
+	device, err := readWireGuardNamed(o.device)
 	if errors.Is(err, fs.ErrNotExist) {
 		return wgtypes.Key{}, nil
 	}
 	if err != nil {
 		return wgtypes.Key{}, fmt.Errorf("read wireguard device %q: %w", o.device, err)
 	}
-	return device.PrivateKey, nil
+	return device.privateKey, nil
 }
 
 func (o setWireGuard) apply(ctx context.Context, _ *System) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -18,9 +19,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/nodeagent/nodeagent/hosts"
@@ -298,8 +301,61 @@ func (h *wireGuardHost) converge(t *testing.T) (changes []string) {
 
 func (h *wireGuardHost) device(t *testing.T) (d *wgtypes.Device) {
 	t.Helper()
-	h.run(t, func() (err error) { d, err = wireGuardDevice("wg0"); return err })
+	h.run(t, func() (err error) { d, err = wgctrlDevice("wg0"); return err })
 	return d
+}
+
+// TestWireGuardReading: a device with sessions is read as wgctrl reads it.
+func TestWireGuardReading(t *testing.T) {
+	onEachWireGuard(t, func(t *testing.T, kind string) {
+		a, b, c := newWireGuardHost(t, kind, "a", 1), newWireGuardHost(t, kind, "b", 2), newWireGuardHost(t, kind, "c", 3)
+		for _, h := range []*wireGuardHost{a, b, c} {
+			h.begin(t)
+			h.converge(t)
+		}
+		declare(t, a, b, c)
+		a.spec.Network.WireGuard.Keepalive = 25 * time.Second
+		a.spec.Peers[0].WireGuard.Clients = []hosts.WireGuardClient{{Name: "laptop", Addresses: []netip.Prefix{netip.MustParsePrefix("fd00::7/128")}}}
+		a.converge(t)
+		b.converge(t)
+		a.ping(t, b)
+		before := inOrder(readingOf(a.device(t)))
+		var got *wireGuardReading
+		a.run(t, func() (err error) { got, err = readWireGuardNamed("wg0"); return err })
+		got = inOrder(got)
+		after := inOrder(readingOf(a.device(t)))
+		for i := range before.peers {
+			b, g, a := before.peers[i], &got.peers[i], after.peers[i]
+			if g.sent < b.sent || g.sent > a.sent || g.received < b.received || g.received > a.received {
+				t.Errorf("%d bytes sent, %d received; wgctrl saw %d and %d, then %d and %d", g.sent, g.received, b.sent, b.received, a.sent, a.received)
+			}
+			g.sent, g.received = b.sent, b.received
+		}
+		if diff := cmp.Diff(before, got, compareReadings); diff != "" {
+			t.Errorf("other than wgctrl's reading (-wgctrl +own):\n%s", diff)
+		}
+		if n := len(got.peers); n != 2 || got.peers[0].handshake.IsZero() == got.peers[1].handshake.IsZero() {
+			t.Errorf("%d peers, want two, one of which there was a handshake with", n)
+		}
+		a.run(t, func() error {
+			for _, name := range []string{"lo", "no-such0"} {
+				if _, err := readWireGuardNamed(name); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("reading %s: error %v, want that it does not exist", name, err)
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// wgctrlDevice reads a device as wgctrl does.
+func wgctrlDevice(name string) (*wgtypes.Device, error) {
+	client, err := wgctrl.New()
+	if err != nil {
+		return nil, err
+	}
+	device, err := client.Device(name)
+	return device, errors.Join(err, client.Close())
 }
 
 // declare writes the hosts' keys into each other's specs, as people do into the

@@ -173,20 +173,20 @@ func nameOf(endpoint string) (host string, port uint16, ok bool) {
 // moved looks at a peer whose endpoint the spec names: where it is silent though
 // there is something to say to it, its name is to be asked for again, and once
 // the answer is another address than the device's, that is returned.
-func (n *endpointNames) moved(p wgtypes.Peer, endpoint string, now time.Time) string {
-	host, port, ok := nameOf(endpoint)
-	if !ok || p.Endpoint == nil {
+func (n *endpointNames) moved(p *peerReading, record recordedEndpoint, now time.Time) string {
+	host, port := record.host, record.port
+	if host == "" || !p.endpoint.IsValid() {
 		return ""
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	before, seen := n.sent[p.PublicKey]
+	before, seen := n.sent[p.publicKey]
 	if n.sent == nil {
 		n.sent = map[wgtypes.Key]int64{}
 	}
-	n.sent[p.PublicKey] = p.TransmitBytes
-	talks := p.PersistentKeepaliveInterval > 0 || seen && p.TransmitBytes > before
-	if !silentPeer(p.LastHandshakeTime, now) || !talks {
+	n.sent[p.publicKey] = p.sent
+	talks := p.keepalive > 0 || seen && p.sent > before
+	if !silentPeer(p.handshake, now) || !talks {
 		return ""
 	}
 	n.noteSilent(host)
@@ -194,7 +194,7 @@ func (n *endpointNames) moved(p wgtypes.Peer, endpoint string, now time.Time) st
 	if a == nil || !a.over() || len(a.addresses) == 0 || now.Sub(a.at) > lookupKept {
 		return ""
 	}
-	if slices.Contains(a.addresses, addrFrom(p.Endpoint.IP)) && p.Endpoint.Port == int(port) {
+	if slices.Contains(a.addresses, p.endpoint.Addr().WithZone("")) && p.endpoint.Port() == port {
 		return "" // one of several is as good as another
 	}
 	return netip.AddrPortFrom(a.addresses[0], port).String()

@@ -45,7 +45,7 @@ func (e presharedEdit) set() bool { return e.file != "" || e.remove }
 
 // diffPreshared compares the preshared keys of a peer and returns what the peer
 // has afterwards.
-func diffPreshared(have *WireGuard, h, w WireGuardPeer) (edit presharedEdit, after string) {
+func diffPreshared(have *WireGuard, h, w *WireGuardPeer) (edit presharedEdit, after string) {
 	file, there := have.PresharedFiles[w.PresharedFile]
 	switch {
 	case w.PresharedKey != "" && h.PresharedKey == w.PresharedKey:
@@ -153,7 +153,7 @@ func keptPath(folder string, peer wgtypes.Key, digest string) string {
 // keepPreshared keeps the preshared keys of the peers that the device has now
 // and that choose picks.
 func keepPreshared(folder, device string, choose func(wgtypes.Key) bool) error {
-	d, err := wireGuardDevice(device)
+	d, err := readWireGuardNamed(device)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -165,25 +165,25 @@ func keepPreshared(folder, device string, choose func(wgtypes.Key) bool) error {
 		return err
 	}
 	if host == (wgtypes.Key{}) {
-		host = d.PrivateKey
+		host = d.privateKey
 	}
-	for _, p := range d.Peers {
-		if p.PresharedKey == (wgtypes.Key{}) || !choose(p.PublicKey) {
+	for _, p := range d.peers {
+		if p.preshared == (wgtypes.Key{}) || !choose(p.publicKey) {
 			continue
 		}
-		if err := writeKept(folder, p, presharedDigest(host, p.PresharedKey)); err != nil {
-			return fmt.Errorf("keep preshared key of wireguard peer %s: %w", p.PublicKey, err)
+		if err := writeKept(folder, p, presharedDigest(host, p.preshared)); err != nil {
+			return fmt.Errorf("keep preshared key of wireguard peer %s: %w", p.publicKey, err)
 		}
 	}
 	return nil
 }
 
-func writeKept(folder string, p wgtypes.Peer, digest string) error {
+func writeKept(folder string, p peerReading, digest string) error {
 	if err := atomicfile.MkdirAll(keptFolder(folder), 0o700); err != nil {
 		return err
 	}
-	path := keptPath(folder, p.PublicKey, digest)
-	if err := atomicfile.Write(path, []byte(p.PresharedKey.String()+"\n"), 0o600); err != nil {
+	path := keptPath(folder, p.publicKey, digest)
+	if err := atomicfile.Write(path, []byte(p.preshared.String()+"\n"), 0o600); err != nil {
 		return err
 	}
 	return pruneKept(path)

@@ -73,18 +73,15 @@ func deviceStatus(d *wgtypes.Device, names map[wgtypes.Key]string) WireGuardStat
 	if d.PrivateKey != (wgtypes.Key{}) {
 		s.PublicKey = d.PublicKey.String()
 	}
-	for _, p := range d.Peers {
+	for _, p := range readingOf(d).peers {
 		peer := WireGuardPeerStatus{
-			Name: names[p.PublicKey], PublicKey: p.PublicKey.String(), Handshake: p.LastHandshakeTime.UTC(),
-			ReceivedBytes: p.ReceiveBytes, SentBytes: p.TransmitBytes,
-			KeepaliveSeconds: int(p.PersistentKeepaliveInterval / time.Second),
-			Preshared:        p.PresharedKey != (wgtypes.Key{}), Allowed: observedPeer(p, nil).AllowedIPs,
+			Name: names[p.publicKey], PublicKey: p.publicKey.String(), Handshake: p.handshake.UTC(),
+			ReceivedBytes: p.received, SentBytes: p.sent,
+			KeepaliveSeconds: int(p.keepalive / time.Second),
+			Preshared:        p.preshared != (wgtypes.Key{}), Allowed: observedPeer(&p, recordedEndpoint{}).AllowedIPs,
 		}
-		if p.LastHandshakeTime.IsZero() || p.LastHandshakeTime.Unix() == 0 {
-			peer.Handshake = time.Time{} // no handshake yet
-		}
-		if p.Endpoint != nil {
-			peer.Endpoint = netip.AddrPortFrom(addrFrom(p.Endpoint.IP), uint16(p.Endpoint.Port)).String()
+		if p.endpoint.IsValid() {
+			peer.Endpoint = p.endpoint.String()
 		}
 		if peer.Allowed == nil {
 			peer.Allowed = []netip.Prefix{}
