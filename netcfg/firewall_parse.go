@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -17,28 +16,6 @@ import (
 type Counter struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
-}
-
-// firewallSet is a set of the table.
-type firewallSet struct {
-	// constant is an anonymous constant set, the one kind whose elements nobody
-	// can change while it lives.
-	constant bool
-	// sources is a set in which the packets of a limited rule enter their source.
-	// What it holds is no setting and is not looked at.
-	sources  bool
-	interval bool
-	length   int // of a key in bytes
-	timeout  time.Duration
-	elements []setElement
-}
-
-// setElement is a key of a set, or with end the key after the last of a range.
-type setElement struct {
-	key []byte
-	end bool
-	// other tells that it carries something that nodeagent does not give it.
-	other bool
 }
 
 // parseRule reads a rule and its counter back, by the same steps as compileRule
@@ -219,105 +196,6 @@ func (p *ruleParser) dnat() bool {
 	return true
 }
 
-// lookup reads the lookup in a set of keys of the given length.
-func (p *ruleParser) lookup(load rawExpr, interval bool, length int) []keyRange {
-	return p.lookupOf(load, interval, length, false)
-}
-
-// lookupOf is lookup; with not what is in the set does not match. Two lookups
-// of the same data are told apart by that.
-func (p *ruleParser) lookupOf(load rawExpr, interval bool, length int, not bool) []keyRange {
-	if len(p.rest) > 1 && (p.rest[1].attrs[unix.NFTA_LOOKUP_FLAGS] == u32(unix.NFT_LOOKUP_F_INV)) != not {
-		return nil
-	}
-	e, ok := p.takes(load, "lookup")
-	if !ok {
-		return nil
-	}
-	name := e.attrs[unix.NFTA_LOOKUP_SET]
-	attrs := map[int]string{unix.NFTA_LOOKUP_SET: name, unix.NFTA_LOOKUP_SREG: u32(1)}
-	switch flags := e.attrs[unix.NFTA_LOOKUP_FLAGS]; {
-	case not:
-		attrs[unix.NFTA_LOOKUP_FLAGS] = u32(unix.NFT_LOOKUP_F_INV)
-	case flags == u32(0):
-		attrs[unix.NFTA_LOOKUP_FLAGS] = flags
-	}
-	set, known := p.sets[strings.TrimRight(name, "\x00")]
-	if !known || !set.constant || set.interval != interval || set.length != length || !e.is("lookup", attrs) {
-		p.bad = true
-		return nil
-	}
-	ranges, ok := keyRanges(set)
-	if !ok || len(ranges) == 0 {
-		p.bad = true
-		return nil
-	}
-	return ranges
-}
-
-// keyRanges returns the elements of a set in order.
-func keyRanges(set firewallSet) ([]keyRange, bool) {
-	byKey := func(a, b setElement) int {
-		switch c := bytes.Compare(a.key, b.key); {
-		case c != 0:
-			return c
-		case a.end == b.end:
-			return 0
-		case a.end:
-			return -1
-		}
-		return 1
-	}
-	elements := set.elements
-	if !slices.IsSortedFunc(elements, byKey) {
-		elements = slices.SortedFunc(slices.Values(elements), byKey)
-	}
-	ranges := make([]keyRange, 0, len(elements))
-	open := false
-	for _, e := range elements {
-		if len(e.key) != set.length || e.other {
-			return nil, false
-		}
-		switch {
-		case !set.interval && e.end:
-			return nil, false
-		case !set.interval:
-			ranges = append(ranges, keyRange{e.key, e.key})
-		case e.end && open:
-			ranges[len(ranges)-1].last = before(e.key)
-			open = false
-		case e.end:
-			// Newer kernels and nft put an end at zero before the first interval.
-		case open:
-			return nil, false
-		default:
-			ranges = append(ranges, keyRange{e.key, bytes.Repeat([]byte{0xff}, set.length)})
-			open = true
-		}
-	}
-	return ranges, true
-}
-
-// before returns the key that comes before, which must not be zero.
-func before(key []byte) []byte {
-	key = bytes.Clone(key)
-	for i := len(key) - 1; i >= 0; i-- {
-		key[i]--
-		if key[i] != 0xff {
-			break
-		}
-	}
-	return key
-}
-
-func portsOf(keys []keyRange) []PortRange {
-	var ranges []PortRange
-	for _, k := range keys {
-		ranges = append(ranges, PortRange{binary.BigEndian.Uint16(k.first), binary.BigEndian.Uint16(k.last)})
-	}
-	return ranges
-}
-
 func (p *ruleParser) state(bit uint32) string {
 	for name, b := range stateBits {
 		if b == bit {
@@ -336,62 +214,6 @@ func (p *ruleParser) protocol(number byte) string {
 	}
 	p.bad = true
 	return ""
-}
-
-// limit reads a bucket, or one for each source in the set that is the rule's.
-func (p *ruleParser) limit(source rawExpr, r *FirewallRule) *FirewallLimit {
-	if e, ok := p.next("limit"); ok {
-		return p.bucket(e)
-	}
-	e, ok := p.takes(source, "dynset")
-	if !ok {
-		return nil
-	}
-	if len(e.inner) != 1 || len(r.From)+len(r.To)+len(r.NotTo) == 0 {
-		p.bad = true
-		return nil
-	}
-	l := p.bucket(e.inner[0])
-	l.BySource = true
-	name := sourcesName(p.chain, p.name)
-	set := p.sets[name]
-	want := map[int]string{
-		unix.NFTA_DYNSET_SREG_KEY: u32(1), unix.NFTA_DYNSET_OP: u32(unix.NFT_DYNSET_OP_UPDATE), unix.NFTA_DYNSET_SET_NAME: name + "\x00",
-	}
-	for number, none := range map[int]string{unix.NFTA_DYNSET_TIMEOUT: u64(0), unix.NFTA_DYNSET_FLAGS: u32(0)} {
-		if e.attrs[number] == none {
-			want[number] = none
-		}
-	}
-	const flagExpr = 2 // NFT_DYNSET_F_EXPR: that there is an expression, said once more
-	if e.attrs[unix.NFTA_DYNSET_FLAGS] == u32(flagExpr) {
-		want[unix.NFTA_DYNSET_FLAGS] = u32(flagExpr)
-	}
-	alone := rawExpr{name: e.name, attrs: e.attrs}
-	length := len(everything(r.isFour()).Addr().AsSlice())
-	if !alone.is("dynset", want) || !set.sources || set.length != length || set.timeout != l.forgetAfter() {
-		p.bad = true
-	}
-	return l
-}
-
-func (r *FirewallRule) isFour() bool { four, _ := r.family(); return four }
-
-// bucket reads a limit expression.
-func (p *ruleParser) bucket(e rawExpr) *FirewallLimit {
-	l := &FirewallLimit{}
-	rate, unit, burst := e.attrs[unix.NFTA_LIMIT_RATE], e.attrs[unix.NFTA_LIMIT_UNIT], e.attrs[unix.NFTA_LIMIT_BURST]
-	if len(rate) != 8 || len(unit) != 8 || len(burst) != 4 || !e.is("limit", map[int]string{
-		unix.NFTA_LIMIT_RATE: rate, unix.NFTA_LIMIT_UNIT: unit, unix.NFTA_LIMIT_BURST: burst,
-		unix.NFTA_LIMIT_TYPE: u32(unix.NFT_LIMIT_PKTS), unix.NFTA_LIMIT_FLAGS: u32(0),
-	}) {
-		p.bad = true
-		return l
-	}
-	l.Count = int(binary.BigEndian.Uint64([]byte(rate)))
-	l.Per = time.Duration(binary.BigEndian.Uint64([]byte(unit))) * time.Second
-	l.Burst = int(binary.BigEndian.Uint32([]byte(burst)))
-	return l
 }
 
 // counter reads the rule's counter.

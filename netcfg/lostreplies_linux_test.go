@@ -149,7 +149,7 @@ func TestRepliesToABatchThatGetLost(t *testing.T) {
 	}
 }
 
-// TestReplyToOneRequestThatGetsLost: what is sent alone is not tried again, but
+// TestReplyThatGetsLost: what was lost is said of every request, and what is sent alone is not tried again, but
 // told as it is.
 func TestReplyThatGetsLost(t *testing.T) {
 	newNamespace(t)
