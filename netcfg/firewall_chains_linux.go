@@ -1,8 +1,6 @@
 package netcfg
 
-import (
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // chainShape is how nodeagent makes a chain (linux/netfilter.h, ip_tables'
 // priorities in netfilter_ipv4.h).
