@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
@@ -36,8 +37,7 @@ type authorityFiles struct {
 }
 
 // readAuthority reads an authority's folder and says in which condition it is.
-func readAuthority(root layout.Root, name string) authorityFiles {
-	dir := root.LocalCA(name)
+func readAuthority(dir, name string) authorityFiles {
 	a := authorityFiles{Authority: Authority{Name: name}}
 	var keyErr, certErr error
 	a.key, keyErr = readAs(filepath.Join(dir, authorityKey), parseKey)
@@ -54,6 +54,21 @@ func readAuthority(root layout.Root, name string) authorityFiles {
 		a.Bundle, a.NotBefore, a.NotAfter = digest(a.content), c.NotBefore, c.NotAfter
 	}
 	return a
+}
+
+// readAuthorities reads the authority that signs under a name and, while it is
+// being changed for another, the one beside it. The bundle of the first is that
+// of both.
+func readAuthorities(root layout.Root, name string) (signs authorityFiles, beside *authorityFiles) {
+	signs = readAuthority(root.LocalCA(name), name)
+	if other := readAuthority(root.LocalCABeside(name), name); other.Condition != Missing {
+		beside = &other
+	}
+	if beside != nil && beside.certificate != nil && signs.certificate != nil {
+		signs.content = slices.Concat(signs.content, beside.content)
+		signs.Bundle = digest(signs.content)
+	}
+	return signs, beside
 }
 
 // judge sets the condition from how reading the two files went.
@@ -90,7 +105,7 @@ func parseSelfSigned(content []byte) (*x509.Certificate, error) {
 
 // loadAuthority reads an authority that must be sound.
 func loadAuthority(root layout.Root, name string) (authorityFiles, error) {
-	a := readAuthority(root, name)
+	a, _ := readAuthorities(root, name)
 	switch a.Condition {
 	case Sound:
 		return a, nil
@@ -104,8 +119,8 @@ func loadAuthority(root layout.Root, name string) (authorityFiles, error) {
 // made, or a certificate made for a key that has none or whose certificate is
 // due. A key is never replaced: a damaged authority is a person's to mend.
 func makeAuthority(d disk, root layout.Root, want Authority, now time.Time) error {
-	a := readAuthority(root, want.Name)
 	dir := root.LocalCA(want.Name)
+	a := readAuthority(dir, want.Name)
 	if a.Condition == Damaged {
 		return fmt.Errorf("%s in %q: put the authority's two files back from a backup, or remove the folder to have a new authority made, which issues all of its certificates again", a.Problem, dir)
 	}

@@ -58,7 +58,7 @@ func (d *differ) modes() {
 // carried out.
 type anchor struct {
 	known  bool      // false: nothing is known until it is fetched
-	keys   []string  // key ids that a chain may lead to
+	keys   []string  // key ids that a chain may lead to, that of who signs now first
 	end    time.Time // of the authority; zero where not known or just renewed
 	bundle string    // digest of the bundle; empty where it is about to change
 	anew   bool      // a new authority is made

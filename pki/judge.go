@@ -62,6 +62,9 @@ func (d *differ) judgePair(have *Certificate, want Request) verdict {
 	if a.known && !slices.Contains(a.keys, f.SignedBy) {
 		return verdict{StateChanged, plan.ActionIssue, "it is not signed by the authority " + want.CA + " that this host trusts"}
 	}
+	if a.known && f.SignedBy != a.keys[0] {
+		return verdict{StateChanged, plan.ActionIssue, "another authority signs for " + want.CA + " now"}
+	}
 	if reason := mismatch(want, have.Request); reason != "" {
 		return verdict{StateChanged, plan.ActionIssue, reason}
 	}

@@ -20,6 +20,9 @@ type Local struct {
 	Root layout.Root
 	// Now is time.Now where nil.
 	Now func() time.Time
+
+	// step is called where a crash leaves another state on disk; see Applier.
+	step func(name string)
 }
 
 var _ Issuer = (*Local)(nil)
@@ -52,7 +55,8 @@ func (l *Local) Sign(_ context.Context, r Request, csr []byte) ([]byte, error) {
 	return encodeCertificate(der), nil
 }
 
-// Bundle implements Issuer: the authority's own certificate.
+// Bundle implements Issuer: the authority's own certificate, and while it is
+// being changed for another that of the one beside it.
 func (l *Local) Bundle(_ context.Context, ca string) ([]byte, error) {
 	a, err := loadAuthority(l.Root, ca)
 	if err != nil {

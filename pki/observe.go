@@ -107,14 +107,29 @@ func (o *observer) authorities(context.Context) {
 		o.temporary(dir)
 		o.regular(filepath.Join(dir, authorityKey), 0o600)
 		o.regular(filepath.Join(dir, authorityCert), 0o644)
-		a := readAuthority(o.root, name)
+		a, beside := readAuthorities(o.root, name)
 		o.state.Authorities = append(o.state.Authorities, a.Authority)
+		if beside != nil {
+			o.beside(name, beside)
+		}
 		switch {
 		case a.certificate != nil:
 			o.anchor(anchorOf(a.certificate))
 		case a.key != nil:
 			o.anchor(anchorKey{id: a.KeyID, public: a.key.Public()})
 		}
+	}
+}
+
+// beside looks at the folder of an authority that only checks what it signed.
+func (o *observer) beside(name string, a *authorityFiles) {
+	dir := o.root.LocalCABeside(name)
+	o.folder(dir)
+	o.temporary(dir)
+	o.regular(filepath.Join(dir, authorityKey), 0o600)
+	o.regular(filepath.Join(dir, authorityCert), 0o644)
+	if a.certificate != nil {
+		o.anchor(anchorOf(a.certificate))
 	}
 }
 

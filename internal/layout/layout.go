@@ -116,6 +116,11 @@ func (r Root) Enrolment() string { return filepath.Join(r.State(), "enrolment") 
 // steps, such as changing a CA; mode 0700.
 func (r Root) Operations() string { return filepath.Join(r.State(), "operations") }
 
+// LocalCABeside is the folder of a second CA of the local issuer under the same
+// name, while one is changed for another: what it signed is trusted as well,
+// and it signs nothing.
+func (r Root) LocalCABeside(ca string) string { return r.LocalCA(ca) + ".beside" }
+
 // UnitPrefix begins the name of every systemd unit that nodeagent owns.
 const UnitPrefix = "nodeagent-"
 
