@@ -51,7 +51,7 @@ func TestK8s235(t *testing.T) {
 		eventually(t, "the visitor reaches "+name, func() bool { return visitor.pinged(t, k8sPublic(name)) })
 		for other := range f.hosts {
 			if other != name {
-				eventually(t, name+" reaches "+other, func() bool { return h.pinged(t, k8sMesh(other)) })
+				eventually(t, name+" reaches "+other, func() bool { return h.pingedWhole(t, k8sMesh(other), 1420) })
 			}
 		}
 	}
