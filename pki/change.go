@@ -57,13 +57,13 @@ type Do int
 
 // The steps of a change, in their order.
 const (
-	DoAdd    Do = iota // a second authority
-	DoTrust            // wait until every host trusts both
-	DoSwitch           // let the other one sign
-	DoIssue            // wait until every host's certificates are signed by it
-	DoDrop             // the one that no host needs any more
-	DoForget           // wait until no host trusts it any more
-	DoNothing          // it is done
+	DoAdd     Do = iota // a second authority
+	DoTrust             // wait until every host trusts both
+	DoSwitch            // let the other one sign
+	DoIssue             // wait until every host's certificates are signed by it
+	DoDrop              // the one that no host needs any more
+	DoForget            // wait until no host trusts it any more
+	DoNothing           // it is done
 )
 
 // Use is how far a host has come with a CA: what its components really use, as

@@ -117,4 +117,3 @@ func (l *Local) Drop(ctx context.Context, ca, id string) (err error) {
 }
 
 func (l *Local) did(name string) { disk{l.step}.did(name) }
-

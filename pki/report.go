@@ -1,0 +1,102 @@
+package pki
+
+import (
+	"slices"
+	"time"
+
+	"github.com/nodeagent/nodeagent/hosts"
+)
+
+// Report is what a host says of its certificates to those who lead changes that
+// concern the whole cluster. It holds no secret.
+type Report struct {
+	Host string    `json:"host"`
+	At   time.Time `json:"at"`
+	// Proven tells that the host's components run with what lies on its disk;
+	// Problem is why not.
+	Proven  bool   `json:"proven"`
+	Problem string `json:"problem,omitempty"`
+	// Trust are the key ids in the bundles, by CA.
+	Trust map[string][]string `json:"trust"`
+	// Certificates are those in use, sorted by name.
+	Certificates []ReportedCertificate `json:"certificates"`
+	// Keys are the ids of the secrets' parts: for the service account the public
+	// keys, that of the signing key first; for encryption the keys, the one that
+	// new writes use first.
+	Keys map[string][]string `json:"keys,omitempty"`
+}
+
+// ReportedCertificate is one certificate in a Report.
+type ReportedCertificate struct {
+	Name     string    `json:"name"`
+	CA       string    `json:"ca"`
+	Serial   string    `json:"serial"`
+	SignedBy string    `json:"signed_by"`
+	NotAfter time.Time `json:"not_after"`
+}
+
+// NewReport says what was seen of what the host wants.
+func NewReport(have, want State, now time.Time) Report {
+	r := Report{Host: want.Host, At: now, Trust: map[string][]string{}}
+	for _, w := range want.Trust {
+		if b := have.bundle(w.CA); b != nil {
+			r.Trust[w.CA] = b.KeyIDs
+		}
+	}
+	for _, w := range want.Certificates {
+		if f := have.Pair(w.Name); f.Condition == Sound {
+			r.Certificates = append(r.Certificates, ReportedCertificate{
+				Name: w.Name, CA: w.CA, Serial: f.Serial, SignedBy: f.SignedBy, NotAfter: f.NotAfter,
+			})
+		}
+	}
+	return r
+}
+
+// Same tells whether two reports say the same, but for their moment.
+func (r Report) Same(other Report) bool {
+	return r.Proven == other.Proven && r.Problem == other.Problem && r.Host == other.Host &&
+		slices.Equal(r.Certificates, other.Certificates) && sameLists(r.Trust, other.Trust) && sameLists(r.Keys, other.Keys)
+}
+
+func sameLists(a, b map[string][]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for key, list := range a {
+		if !slices.Equal(list, b[key]) {
+			return false
+		}
+	}
+	return true
+}
+
+// Use is what the report says of a CA.
+func (r Report) Use(ca string) Use {
+	u := Use{Host: r.Host, Known: true, Proven: r.Proven, Problem: r.Problem, Trusts: r.Trust[ca]}
+	for _, c := range r.Certificates {
+		if c.CA == ca && !slices.Contains(u.SignedBy, c.SignedBy) {
+			u.SignedBy = append(u.SignedBy, c.SignedBy)
+		}
+	}
+	return u
+}
+
+// Uses are those of all hosts of a fleet that trust a CA, by what they have
+// reported; a host that has not is in it as one of which nothing is known.
+func Uses(specs []*hosts.Spec, reports map[string]Report, ca string) []Use {
+	var list []Use
+	for _, spec := range specs {
+		want := Want(spec)
+		if want.bundle(ca) == nil {
+			continue
+		}
+		r, known := reports[spec.Name]
+		if !known {
+			list = append(list, Use{Host: spec.Name, Problem: "it has not reported yet"})
+			continue
+		}
+		list = append(list, r.Use(ca))
+	}
+	return list
+}
