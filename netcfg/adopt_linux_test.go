@@ -136,3 +136,38 @@ func TestAdoptedRouteComesBack(t *testing.T) {
 		}
 	}
 }
+
+// TestRoutesThatGoWithAnAddressComeBack, also those over links of which the spec
+// says nothing. One that nodeagent cannot write as it is forbids the change,
+// unless it stays.
+func TestRoutesThatGoWithAnAddressComeBack(t *testing.T) {
+	newNamespace(t)
+	withoutDAD(t)
+	somebodysVeth(t, "lan0", "wire0")
+	somebodysVeth(t, "lan1", "wire1")
+	sys := open(t)
+	converge(t, sys, network(twoNetworks()[:1]))
+	somebodysAddress(t, "lan1", "10.0.1.1/24")
+	somebodysAddress(t, "lan1", "fd00:1::1/64")
+	for _, line := range []string{
+		"route add 10.90.0.0/16 dev lan1 src 10.0.0.1 proto static",
+		"route add 10.91.0.0/16 via 10.0.1.2 src 10.0.0.1 proto dhcp table 100",
+		"route add 10.92.0.0/16 proto static src 10.0.0.1 nexthop via 10.0.1.2 weight 3 nexthop via 10.0.0.2 weight 2",
+		"route add 10.93.0.0/16 via 10.0.1.2 proto static initcwnd 20", // stays
+		"-6 route add fd90::/64 via fd00:1::2 dev lan1 src fd00:0::1 proto static",
+	} {
+		ip(t, line)
+	}
+	thereAndBack(t, sys, network([]hosts.Link{physical("lan0")}))
+	thereAndBack(t, sys, network([]hosts.Link{physical("lan0", "192.0.2.1/24", "2001:db8::1/64")}))
+	thereAndBack(t, sys, State{})
+
+	ip(t, "route add 10.94.0.0/16 via 10.0.0.2 proto static initcwnd 20")
+	for _, want := range []State{network([]hosts.Link{physical("lan0")}), {}} {
+		have, err := sys.Before(t.Context(), "", want)
+		must(t, err)
+		if _, err = Back(have, want); err == nil || !strings.Contains(err.Error(), `route "10.94.0.0/16 via 10.0.0.2 dev lan0", made by an administrator (protocol static), would be replaced or go`) || strings.Contains(err.Error(), "10.93") {
+			t.Errorf("back: %v", err)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -111,18 +112,12 @@ func (l Link) settable() []Setting {
 }
 
 // backRoutes are our routes, and those of people and DHCP that applying want
-// replaces or that go with the last address of a link that it names: the kernel
-// removes them silently (fib_disable_ip). Routing daemons and the kernel keep
-// their own.
+// replaces, that lie over a link which it names, or that go with an address:
+// the kernel removes them silently (fib_disable_ip, fib_sync_down_addr). Routing
+// daemons and the kernel keep their own.
 func backRoutes(have, want State, lost *[]error) []Route {
-	wanted := byName(want.Links)
-	touched := map[string]bool{}
-	for name := range wanted {
-		touched[name] = name != ""
-	}
-	for _, h := range have.Links {
-		touched[h.Name] = touched[h.Name] || h.Owned || hasOwned(h.Addresses)
-	}
+	touched := touchedLinks(have, want)
+	goes := removedByKernel(have, want)
 	var adopting []Route // few, where there may be many thousands in all
 	for _, w := range want.Routes {
 		if w.Adopt {
@@ -132,15 +127,16 @@ func backRoutes(have, want State, lost *[]error) []Route {
 	var routes []Route
 	for _, h := range have.Routes {
 		replaced := slices.ContainsFunc(adopting, func(w Route) bool { return sameSlot(&h, &w) && !satisfies(&h, &w) })
+		going := ofPeople(&h) && goes(&h)
 		switch {
-		case h.Protocol == RouteProtocol:
-		case replaced:
+		case h.Protocol == RouteProtocol, replaced, going:
 		case h.over(touched) && h.Other == "" && ofPeople(&h):
 		default:
 			continue
 		}
-		if h.Other != "" || replaced && h.Beyond != "" {
-			*lost = append(*lost, fmt.Errorf("route %q, made by %s, would be replaced, and cannot be written as it is (it has %s)", h, h.maker(), cmp.Or(h.Beyond, "what nodeagent does not know")))
+		if h.Other != "" || (replaced || going) && h.Beyond != "" {
+			*lost = append(*lost, fmt.Errorf("route %q, made by %s, would be replaced or go with its link or address, and cannot be written as it is (it has %s)",
+				h, h.maker(), cmp.Or(h.Beyond, "what nodeagent does not know")))
 			continue
 		}
 		h.Beyond, h.Adopt = "", true // from whoever takes its place
@@ -148,6 +144,41 @@ func backRoutes(have, want State, lost *[]error) []Route {
 	}
 	sortRoutes(routes)
 	return compactRoutes(routes)
+}
+
+// touchedLinks are the links of which applying want may change anything.
+func touchedLinks(have, want State) map[string]bool {
+	touched := map[string]bool{}
+	for _, w := range want.Links {
+		touched[w.Name] = w.Name != ""
+	}
+	for _, h := range have.Links {
+		touched[h.Name] = touched[h.Name] || h.Owned || hasOwned(h.Addresses)
+	}
+	return touched
+}
+
+// removedByKernel tells of the routes that the kernel removes, or takes their
+// preferred source from, when want is applied: those over a link that goes, goes
+// down or loses its last IPv4 address, and those that prefer an address that
+// goes.
+func removedByKernel(have, want State) func(*Route) bool {
+	links := diffLinks(have, want)
+	wanted := byName(want.Links)
+	both, four := map[string]bool{}, map[string]bool{}
+	for _, h := range have.Links {
+		w, named := wanted[h.Name]
+		both[h.Name] = links.gone[h.Name] || links.doomed[h.Name] || links.cycled[h.Name] || named && h.Up && !w.Up
+		unwanted := map[netip.Prefix]bool{}
+		for _, a := range h.Addresses {
+			unwanted[a.Prefix] = a.Owned && !hasPrefix(w.Addresses, a.Prefix)
+		}
+		four[h.Name] = losesIPv4(h, w, unwanted)
+	}
+	sources := lostSources(have, want, links)
+	return func(r *Route) bool {
+		return r.over(both) || r.Destination.Addr().Is4() && r.over(four) || r.Source.IsValid() && sources[r.Source]
+	}
 }
 
 // backRules are our rules, and those that the spec adopts from others.
