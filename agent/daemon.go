@@ -70,6 +70,7 @@ func Run(ctx context.Context, s Settings) error {
 	if err := d.watch(ctx); err != nil {
 		return err
 	}
+	d.host.keepLogin(ctx)
 	s.Log.Info("nodeagent runs", "host", spec.Name, "spec", spec.Digest, "version", s.Version)
 	go d.manager.watchdog(ctx, d.stuck)
 	go d.dispatch(ctx)

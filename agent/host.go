@@ -41,6 +41,8 @@ type Host struct {
 	// guards the record of those that were made.
 	drift driftLog
 	mades sync.Mutex
+	// login is the issuer where that is Vault.
+	login login
 	// locked are the locks that the caller holds all the time; see Holds.
 	locked []string
 	// trying is set while an attempt is made: else the network is left alone as
@@ -66,6 +68,7 @@ func Open(_ context.Context, root layout.Root, spec *hosts.Spec, log *slog.Logge
 
 // Close frees what Open opened.
 func (h *Host) Close() error {
+	h.closeLogin()
 	h.systemd.Close()
 	return h.network.Close()
 }
@@ -73,7 +76,10 @@ func (h *Host) Close() error {
 // Spec is the spec in force.
 func (h *Host) Spec() *hosts.Spec { return h.spec.Load() }
 
-func (h *Host) setSpec(spec *hosts.Spec) { h.spec.Store(spec) }
+func (h *Host) setSpec(spec *hosts.Spec) {
+	h.spec.Store(spec)
+	h.followLogin()
+}
 
 // Domains returns the host's domains in the order in which they are applied.
 func (h *Host) Domains() []Domain {
@@ -117,8 +123,6 @@ func (h *Host) pkiDomain() Domain {
 		},
 	}
 }
-
-func (h *Host) issuer(context.Context) (pki.Issuer, error) { return pki.Open(h.root, h.Spec()) }
 
 func (h *Host) unitsDomain() Domain {
 	return verbs[units.State]{

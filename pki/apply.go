@@ -15,7 +15,8 @@ import (
 // Applier carries changes out.
 type Applier struct {
 	Root layout.Root
-	// Issuer is asked for, once, when something must be issued; see [Open].
+	// Issuer is asked for, once, when something must be issued. Planning and
+	// observing need none.
 	Issuer func(context.Context) (Issuer, error)
 	// Now is time.Now where nil.
 	Now func() time.Time

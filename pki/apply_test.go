@@ -251,21 +251,6 @@ func (c crooked) Sign(ctx context.Context, r Request, csr []byte) ([]byte, error
 	return signFor(c.Local, r, asked.PublicKey)
 }
 
-func TestVaultIsNamedWhenSomethingMustBeIssued(t *testing.T) {
-	s := mercury()
-	s.PKI.Issuer = IssuerVault
-	s.Defined = map[string]string{"pki.issuer": "cluster.toml:7"}
-	h := newHost(t, s)
-	changes := h.diff()
-	err := h.apply(changes)
-	if err == nil || !strings.Contains(err.Error(), `open issuer "vault" (cluster.toml:7)`) {
-		t.Errorf("error %v, want one that names the issuer and the line", err)
-	}
-	if entries, _ := os.ReadDir(string(h.root)); len(entries) > 0 {
-		t.Errorf("something was written: %v", entries)
-	}
-}
-
 // With an issuer elsewhere (here: authorities of another folder) the same law
 // holds: no authority is made, and bundles are fetched.
 func TestIssuerElsewhere(t *testing.T) {

@@ -30,33 +30,14 @@ type Issuer interface {
 	// intermediates after it. csr is DER, signed by the key made on this host,
 	// and asks for exactly the request's subject and names.
 	Sign(ctx context.Context, r Request, csr []byte) ([]byte, error)
-	// Bundle answers the PEM certificates that are trusted for a CA.
+	// Bundle answers the PEM certificates that are trusted for a CA. The first is
+	// that of the authority that signs now; a second one is there while one is
+	// being changed for another.
 	Bundle(ctx context.Context, ca string) ([]byte, error)
 	// Secret answers a secret that all control-plane hosts share. When there is
 	// none yet it becomes what fresh returns; two hosts that ask at once get
 	// the same answer.
 	Secret(ctx context.Context, name string, fresh func() ([]byte, error)) ([]byte, error)
-}
-
-// Open returns the issuer that the spec names. Planning and observing need
-// none: call it when something must be issued.
-func Open(root layout.Root, spec *hosts.Spec) (Issuer, error) {
-	switch spec.PKI.Issuer {
-	case IssuerLocal:
-		return &Local{Root: root}, nil
-	case IssuerVault:
-		return nil, fmt.Errorf("open issuer %q%s: this release issues from the local issuer only; set pki.issuer = %q on a cluster of one host",
-			IssuerVault, definedAt(spec, "pki.issuer"), IssuerLocal)
-	}
-	return nil, fmt.Errorf("open issuer %q%s: unknown; known are %q and %q",
-		spec.PKI.Issuer, definedAt(spec, "pki.issuer"), IssuerLocal, IssuerVault)
-}
-
-func definedAt(spec *hosts.Spec, field string) string {
-	if at := spec.Defined[field]; at != "" {
-		return " (" + at + ")"
-	}
-	return ""
 }
 
 // ephemeralLifetime is how long the certificate of group system:masters lives

@@ -178,12 +178,8 @@ func TestEphemeralClient(t *testing.T) {
 	h := newHost(t, mercury())
 	h.now = time.Now()
 	h.converge()
-	issuer, err := Open(h.root, h.spec)
-	if err != nil {
-		t.Fatal(err)
-	}
 	before := tree(t, string(h.root))
-	c, err := EphemeralClient(context.Background(), issuer, "a")
+	c, err := EphemeralClient(context.Background(), &Local{Root: h.root}, "a")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,9 @@ import (
 )
 
 // Bundle implements pki.Issuer: the certificates of all issuers of the CA's
-// engine, the youngest first, without a token. While a CA is being changed
-// these are the old one and the new one.
+// engine, fetched without a token: the default one, which signs, and then the
+// others, the youngest first. While a CA is being changed these are the old one
+// and the new one.
 //
 // A root that is in the engine only as what stands above an intermediate is
 // left out: it may have signed the intermediates of other authorities, and then
@@ -41,30 +42,45 @@ func issuers(ctx context.Context, c *conn, engine string) ([]*x509.Certificate, 
 	if err != nil {
 		return nil, noIssuer(err)
 	}
-	ids, _ := answer.Data["keys"].([]any)
 	var list []*x509.Certificate
+	ids, _ := answer.Data["keys"].([]any)
 	for _, id := range ids {
-		answer, err := c.read(ctx, fmt.Sprintf("%s/issuer/%s/json", engine, id))
+		ca, err := issuer(ctx, c, engine, fmt.Sprint(id))
 		if status(err) == http.StatusNotFound {
 			continue // deleted since it was listed
 		}
 		if err != nil {
 			return nil, err
 		}
-		content, err := text(answer, "certificate")
-		if err != nil {
-			return nil, err
-		}
-		ca, err := parseCA(content)
-		if err != nil {
-			return nil, err
-		}
 		list = append(list, ca)
 	}
-	if len(list) == 0 {
-		return nil, noIssuer(&api.ResponseError{StatusCode: http.StatusNotFound})
+	slices.SortFunc(list, func(a, b *x509.Certificate) int {
+		return cmp.Or(b.NotBefore.Compare(a.NotBefore), bytes.Compare(a.Raw, b.Raw))
+	})
+	if len(list) < 2 {
+		return list, nil
+	}
+	signs, err := issuer(ctx, c, engine, "default")
+	if err != nil && status(err) == 0 {
+		return nil, err
+	}
+	if err == nil { // else none is the default, and nothing is signed
+		list = append([]*x509.Certificate{signs}, slices.DeleteFunc(list, signs.Equal)...)
 	}
 	return list, nil
+}
+
+// issuer reads the certificate of one issuer by its id or name.
+func issuer(ctx context.Context, c *conn, engine, id string) (*x509.Certificate, error) {
+	answer, err := c.read(ctx, fmt.Sprintf("%s/issuer/%s/json", engine, id))
+	if err != nil {
+		return nil, err
+	}
+	content, err := text(answer, "certificate")
+	if err != nil {
+		return nil, err
+	}
+	return parseCA(content)
 }
 
 // noIssuer says in words what Vault says by an empty answer of status 404: the
@@ -79,7 +95,8 @@ func noIssuer(err error) error {
 	return err
 }
 
-// encodeBundle is the PEM form of the anchors among the certificates.
+// encodeBundle is the PEM form of the anchors among the certificates, in their
+// order.
 func encodeBundle(all []*x509.Certificate) ([]byte, error) {
 	var anchors []*x509.Certificate
 	for _, c := range all {
@@ -87,12 +104,8 @@ func encodeBundle(all []*x509.Certificate) ([]byte, error) {
 			anchors = append(anchors, c)
 		}
 	}
-	slices.SortFunc(anchors, func(a, b *x509.Certificate) int {
-		return cmp.Or(b.NotBefore.Compare(a.NotBefore), bytes.Compare(a.Raw, b.Raw))
-	})
-	anchors = slices.CompactFunc(anchors, (*x509.Certificate).Equal)
 	if len(anchors) == 0 {
-		return nil, errors.New("the engine has issuers, but none that leaves can be checked against")
+		return nil, noIssuer(&api.ResponseError{StatusCode: http.StatusNotFound})
 	}
 	var content []byte
 	for _, c := range anchors {
