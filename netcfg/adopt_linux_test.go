@@ -114,6 +114,7 @@ func TestAdoptedRouteComesBack(t *testing.T) {
 				somebodysVeth(t, "lan1", "wire1")
 				sys := open(t)
 				converge(t, sys, network(twoNetworks()))
+				must(t, sys.waitForSource(t.Context(), netip.MustParseAddr("fd00:0::1")))
 				route := hosts.Route{Destination: netip.MustParsePrefix("10.90.0.0/16"), Via: netip.MustParseAddr("10.0.0.9"), Adopt: true}
 				if strings.HasPrefix(theirs, "-6") {
 					route.Destination, route.Via = netip.MustParsePrefix("fd90::/64"), netip.MustParseAddr("fd00:0::9")
@@ -147,6 +148,7 @@ func TestRoutesThatGoWithAnAddressComeBack(t *testing.T) {
 	somebodysVeth(t, "lan1", "wire1")
 	sys := open(t)
 	converge(t, sys, network(twoNetworks()[:1]))
+	must(t, sys.waitForSource(t.Context(), netip.MustParseAddr("fd00:0::1")))
 	somebodysAddress(t, "lan1", "10.0.1.1/24")
 	somebodysAddress(t, "lan1", "fd00:1::1/64")
 	for _, line := range []string{
