@@ -3,6 +3,7 @@ package vault
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -261,8 +262,8 @@ func CheckSigned(chain string, request []byte, leaf time.Duration, now time.Time
 		return fmt.Errorf("parse Vault's request: %w", err)
 	}
 	c := list[0]
-	switch public, ok := csr.PublicKey.(interface{ Equal(any) bool }); {
-	case ok && !public.Equal(c.PublicKey):
+	switch public, ok := csr.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); {
+	case !ok || !public.Equal(c.PublicKey):
 		return errors.New("its first certificate belongs to another key than the request: sign the request that --csr wrote")
 	case !c.BasicConstraintsValid || !c.IsCA || c.KeyUsage&x509.KeyUsageCertSign == 0:
 		return errors.New("its first certificate is no authority's: sign it with CA:TRUE and keyCertSign")

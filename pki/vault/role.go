@@ -50,9 +50,9 @@ var keyTypes = map[string]struct {
 // instead, beside which allowed_domains still counts.
 func roleFields(r pki.Request) Fields {
 	key := keyTypes[r.KeyType]
-	usage := []string{"DigitalSignature"}
+	usage, hash := []string{"DigitalSignature"}, 0
 	if key.kind == "rsa" {
-		usage = append(usage, "KeyEncipherment")
+		usage, hash = append(usage, "KeyEncipherment"), 256 // which Vault makes of 0
 	}
 	fields := Fields{
 		"allowed_domains": append([]string{r.CommonName}, r.DNSNames...), "allow_bare_domains": true,
@@ -73,7 +73,7 @@ func roleFields(r pki.Request) Fields {
 		"key_usage": usage, "ext_key_usage": nil, "ext_key_usage_oids": nil,
 		"basic_constraints_valid_for_non_ca": true,
 
-		"key_type": key.kind, "key_bits": key.bits, "signature_bits": 0, "use_pss": false,
+		"key_type": key.kind, "key_bits": key.bits, "signature_bits": hash, "use_pss": false,
 		"ttl": r.Lifetime, "max_ttl": r.Lifetime, "not_before_duration": pki.Backdate, "not_after": nil,
 		"issuer_ref": "default", "no_store": true, "generate_lease": false,
 	}
