@@ -24,7 +24,7 @@ func Apply(ctx context.Context, client *api.Client, place Place, changes []plan.
 		case e.authority != nil:
 			return applyAuthority(ctx, client, *e.authority)
 		case c.Action == plan.ActionDelete:
-			return remove(ctx, client, *e.object)
+			return deleteObject(ctx, client, *e.object)
 		case c.Action == plan.ActionCreate:
 			return create(ctx, client, place, *e.object)
 		}
@@ -47,7 +47,7 @@ func applyAuthority(ctx context.Context, client *api.Client, want Authority) err
 	return makeRoot(ctx, client, want)
 }
 
-func remove(ctx context.Context, client *api.Client, o Object) error {
+func deleteObject(ctx context.Context, client *api.Client, o Object) error {
 	if _, err := client.Logical().DeleteWithContext(ctx, o.path()); err != nil {
 		return fmt.Errorf("delete %s: %w", o.path(), err)
 	}
