@@ -55,6 +55,7 @@ func TestLockout(t *testing.T) {
 		{"nested", nestedAttempts},
 		{"failure", failedChange},
 		{"run", underRun},
+		{"interrupted", interruptedTrials},
 		{"drift", driftIsReported},
 		{"two agents", twoAgents},
 	} {
@@ -267,6 +268,70 @@ func underRun(h reached) {
 func (r reached) confirmed(text string) error {
 	_, err := r.Exec(r.ctx, "sh", "-c", fmt.Sprintf("cd /var/lib/nodeagent/confirm && test ! -e attempt.json && test ! -e rejected.json && tr -d '\\n ' <confirmed.json | grep -q '%s'", text))
 	return err
+}
+
+// killTrials takes a new spec into the fleet and kills the daemon in the middle of
+// so many of its trials in a row; "late" when one was complete already, which on a
+// busy machine may have gone by unseen.
+const killTrials = `cd /var/lib/nodeagent/confirm; p=0
+main() { SECONDS=0; old=$p; until p=$(systemctl show -P MainPID nodeagent.service); [[ $p != 0 && $p != $old ]]; do :; done; }
+main; cp /root/next.toml /etc/nodeagent/fleet/bee.toml
+for ((n = 0; n < $1; n++)); do
+	count='"interrupted": '$n; ((n)) || count='"by": "run"'
+	until read -r -d '' a 2>/dev/null <attempt.json; [[ $a == *"$count"* && $a != *'"undoing"'* ]]; do
+		((SECONDS < 20)) || { echo late; exit; }
+	done
+	kill -9 $p
+	[[ $(<attempt.json) != *'"changed"'* ]] || { echo late; exit; }
+	((n + 1 == $1)) || main
+done; echo killed`
+
+// interruptedTrials are made again by the daemon that follows, but not for ever.
+func interruptedTrials(h reached) {
+	good := goodBee
+	good.more = gatewayProbe
+	h.fleet(good.fleet())
+	h.must("nodeagent", "apply")
+	h.must("systemctl", "start", "nodeagent.service")
+	h.until(20*time.Second, "the good network to be confirmed", func() error { return h.confirmed("203.0.113.1\"") })
+	port := 3000
+	interrupt := func(times int) (tried, before string) {
+		for range 8 {
+			port++
+			before = h.network()
+			next := good
+			next.ssh = fmt.Sprintf("ports = [22, %d]", port)
+			if err := h.PutFile("/root/next.toml", []byte(next.String()), 0o644); err != nil {
+				h.t.Fatal(err)
+			}
+			switch out := h.must("timeout", "100", "nice", "-n", "-15", "bash", "-c", killTrials, "bash", fmt.Sprint(times)); out {
+			case "killed\n":
+				return fmt.Sprint(port), before
+			case "late\n": // the next daemon confirms it
+			default:
+				h.t.Fatalf("unexpected: %s", out)
+			}
+			h.until(30*time.Second, "the network that was complete", func() error { return h.confirmed(fmt.Sprint(port)) })
+		}
+		h.t.Fatal("no trial could be interrupted")
+		return "", ""
+	}
+	made, _ := interrupt(1)
+	h.until(30*time.Second, "the trial to be made again", func() error { return h.confirmed(made) })
+	_, before := interrupt(3)
+	h.until(30*time.Second, "the spec to be rejected", func() error {
+		_, err := h.Exec(h.ctx, "grep", "-q", "interrupted 3 times", "/var/lib/nodeagent/confirm/rejected.json")
+		return err
+	})
+	h.backTo(before, 10*time.Second)
+	h.until(20*time.Second, "the daemon to say so", func() error {
+		status, _ := h.Exec(h.ctx, "nodeagent", "status")
+		if !strings.Contains(status, "is not tried again") {
+			return fmt.Errorf("status is\n%s", status)
+		}
+		return nil
+	})
+	h.must("systemctl", "stop", "nodeagent.service")
 }
 
 // driftIsReported leaves a deleted address alone where the spec says so.
