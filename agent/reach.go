@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/kernel"
 	"github.com/nodeagent/nodeagent/internal/plan"
 	"github.com/nodeagent/nodeagent/netcfg"
 )
@@ -19,6 +20,8 @@ type Cut struct {
 	// Line is the line of the fleet that does it, "cluster.toml:12"; empty where
 	// it is what the spec does not say.
 	Line string
+	// Field is the field in that line, "network.route[2]".
+	Field string
 	// Already tells that the way is cut now, too.
 	Already bool
 	// Partly tells that the other end has a name with further addresses, which
@@ -38,17 +41,29 @@ func (c Cut) String() string {
 	return c.Line + ": " + c.Text
 }
 
-// Cuts returns the ways that the network of the spec would certainly cut, where
-// there is anything to change. session is the present SSH session as the
-// environment variable SSH_CONNECTION has it (ssh(1)), empty for none. It writes
+// Cuts returns the ways that the network of the spec, and its sysctls, would
+// certainly cut, where there is anything to change. session is the present SSH
+// session as the environment variable SSH_CONNECTION has it (ssh(1)), empty for
+// none; only are the domains that are to be changed, none for all. It writes
 // nothing; it may ask DNS.
-func (h *Host) Cuts(ctx context.Context, session string) ([]Cut, error) {
+func (h *Host) Cuts(ctx context.Context, session string, only []string) ([]Cut, error) {
+	changes := func(domain string) bool { return len(only) == 0 || slices.Contains(only, domain) }
+	var sysctls map[string]string
+	if changes(DomainKernel) {
+		var err error
+		if sysctls, err = h.sysctlsOfWays(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if !changes(DomainNetwork) && len(sysctls) == 0 {
+		return nil, nil
+	}
 	want, err := h.wantNetwork()
 	if err != nil {
 		return nil, err
 	}
 	have, err := h.network.Observe(ctx, want)
-	if err != nil || len(netcfg.Diff(have, want)) == 0 {
+	if err != nil || len(sysctls) == 0 && len(netcfg.Diff(have, want)) == 0 {
 		return nil, err
 	}
 	ways := resolveWays(ctx, waysOf(h.Spec(), session))
@@ -56,7 +71,42 @@ func (h *Host) Cuts(ctx context.Context, session string) ([]Cut, error) {
 	if err != nil {
 		return nil, err
 	}
-	return judge(h.Spec(), netcfg.Reach(want, have, now, slices.Concat(ways...)), ways), nil
+	if !changes(DomainNetwork) {
+		want = have
+	}
+	found := netcfg.Reach(want, have, now.With(sysctls), slices.Concat(ways...))
+	if !changes(DomainNetwork) {
+		found = slices.DeleteFunc(found, func(c netcfg.Cut) bool { return c.By.Sysctl == "" })
+	}
+	return judge(h.Spec(), found, ways), nil
+}
+
+// sysctlsOfWays are the sysctls of the spec that may cut ways, nil where they
+// all are as they are to be.
+func (h *Host) sysctlsOfWays(ctx context.Context) (map[string]string, error) {
+	want, err := h.wantKernel()
+	if err != nil {
+		return nil, err
+	}
+	want.Modules = nil
+	want.Sysctls = slices.DeleteFunc(slices.Clone(want.Sysctls), func(s kernel.Sysctl) bool { return !netcfg.JudgesSysctl(s.Name) })
+	if len(want.Sysctls) == 0 {
+		return nil, nil
+	}
+	have, err := kernel.Observe(ctx, h.kernel, want)
+	if err != nil || len(kernel.Diff(have, want)) == 0 {
+		return nil, err
+	}
+	return valuesOf(want), nil
+}
+
+// valuesOf are the values of sysctls by their names.
+func valuesOf(s kernel.State) map[string]string {
+	values := map[string]string{}
+	for _, sysctl := range s.Sysctls {
+		values[sysctl.Name] = sysctl.Value
+	}
+	return values
 }
 
 // judge tells of ways, each given with one for every address of its other end,
@@ -84,7 +134,8 @@ func judge(spec *hosts.Spec, found []netcfg.Cut, ways [][]netcfg.Way) []Cut {
 		}
 		// The first that is news says why.
 		c := gone[max(0, slices.IndexFunc(gone, func(c netcfg.Cut) bool { return !c.Already }))]
-		cut := Cut{Text: c.String(), Line: lineOf(spec, c.By), Already: fresh == 0, Partly: partly}
+		field, line := placeOf(spec, c.By)
+		cut := Cut{Text: c.String(), Line: line, Field: field, Already: fresh == 0, Partly: partly}
 		switch {
 		case partly:
 			cut.Text = fmt.Sprintf("%s would lose %d of its %d addresses: %s", c.Way.Name, fresh, len(addresses), c.Why)
@@ -100,8 +151,12 @@ func judge(spec *hosts.Spec, found []netcfg.Cut, ways [][]netcfg.Way) []Cut {
 // cuts, and names that it cannot overrule.
 func (h *Host) Warnings(ctx context.Context, p plan.Plan, domains []Domain, session string) []string {
 	var list []string
-	if len(p.Domain(DomainNetwork)) > 0 {
-		cuts, err := h.Cuts(ctx, session)
+	if len(p.Domain(DomainNetwork))+len(p.Domain(DomainKernel)) > 0 {
+		var only []string
+		for _, d := range domains {
+			only = append(only, d.Name())
+		}
+		cuts, err := h.Cuts(ctx, session, only)
 		if err != nil {
 			list = append(list, fmt.Sprintf("whether the change cuts a way in is not known: %v", err))
 		}
@@ -115,8 +170,9 @@ func (h *Host) Warnings(ctx context.Context, p plan.Plan, domains []Domain, sess
 	return list
 }
 
-// lineOf is where the fleet says what cuts a way.
-func lineOf(spec *hosts.Spec, by netcfg.CutBy) string {
+// placeOf is the field that cuts a way and where the fleet has it, empty where
+// it has none.
+func placeOf(spec *hosts.Spec, by netcfg.CutBy) (field, line string) {
 	var fields []string
 	switch {
 	case by.Route.IsValid():
@@ -131,11 +187,13 @@ func lineOf(spec *hosts.Spec, by netcfg.CutBy) string {
 		fields = []string{"network.wireguard"}
 	case by.Firewall:
 		fields = []string{"firewall.allow", "firewall"}
+	case by.Sysctl != "":
+		fields = []string{"kernel.sysctl." + by.Sysctl, "kernel.sysctl"}
 	}
 	for _, field := range fields {
 		if line := spec.Defined[field]; line != "" {
-			return line
+			return field, line
 		}
 	}
-	return ""
+	return "", ""
 }

@@ -67,7 +67,7 @@ func TestSessionWay(t *testing.T) {
 	}
 }
 
-func TestLineOf(t *testing.T) {
+func TestPlaceOf(t *testing.T) {
 	to := netip.MustParsePrefix("203.0.113.0/24")
 	spec := &hosts.Spec{
 		Network: hosts.Network{
@@ -76,7 +76,7 @@ func TestLineOf(t *testing.T) {
 		},
 		Defined: map[string]string{
 			"network.route": "a.toml:1", "network.route[1]": "a.toml:2", "network.rule[0]": "a.toml:3",
-			"network.wireguard": "cluster.toml:4", "firewall": "cluster.toml:5",
+			"network.wireguard": "cluster.toml:4", "firewall": "cluster.toml:5", "kernel.sysctl.net.ipv6.conf.all.forwarding": "cluster.toml:6",
 		},
 	}
 	for want, by := range map[string]netcfg.CutBy{
@@ -85,9 +85,10 @@ func TestLineOf(t *testing.T) {
 		"a.toml:3":       {Rule: 5},
 		"cluster.toml:4": {WireGuard: true},
 		"cluster.toml:5": {Firewall: true},
+		"cluster.toml:6": {Sysctl: "net.ipv6.conf.all.forwarding"},
 		"":               {},
 	} {
-		if got := lineOf(spec, by); got != want {
+		if _, got := placeOf(spec, by); got != want {
 			t.Errorf("%+v: %q, want %q", by, got, want)
 		}
 	}

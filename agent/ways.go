@@ -36,16 +36,26 @@ func (w namedWay) to(a netip.Addr) netcfg.Way {
 
 // waysOf are the ways that matter to the host: the session, and what it needs.
 func waysOf(spec *hosts.Spec, session string) []namedWay {
-	var ways []namedWay
+	return slices.Concat(sessionWays(session), neededWays(spec), meshWays(spec))
+}
+
+func sessionWays(session string) []namedWay {
 	if w, ok := sessionWay(session); ok {
-		ways = append(ways, namedWay{Way: w})
+		return []namedWay{{Way: w}}
 	}
-	ways = append(ways, neededWays(spec)...)
-	if w := spec.Network.WireGuard; w != nil {
-		for _, p := range spec.Peers {
-			if p.WireGuard != nil && p.WireGuard.Endpoint != "" && p.WireGuard.PublicKey != "" {
-				ways = addWay(ways, fmt.Sprintf("WireGuard's way to %s at %s", p.Name, p.WireGuard.Endpoint), "udp", p.WireGuard.Endpoint, w.Interface)
-			}
+	return nil
+}
+
+// meshWays are those of WireGuard's outer packets.
+func meshWays(spec *hosts.Spec) []namedWay {
+	var ways []namedWay
+	w := spec.Network.WireGuard
+	if w == nil {
+		return nil
+	}
+	for _, p := range spec.Peers {
+		if p.WireGuard != nil && p.WireGuard.Endpoint != "" && p.WireGuard.PublicKey != "" {
+			ways = addWay(ways, fmt.Sprintf("WireGuard's way to %s at %s", p.Name, p.WireGuard.Endpoint), "udp", p.WireGuard.Endpoint, w.Interface)
 		}
 	}
 	return ways
@@ -119,6 +129,9 @@ func apiWays(spec *hosts.Spec) []namedWay {
 	return ways
 }
 
+// sessionName begins the name of the session's way.
+const sessionName = "the SSH session from "
+
 // sessionWay reads SSH_CONNECTION: the client's address and port, the server's
 // address and port.
 func sessionWay(session string) (netcfg.Way, bool) {
@@ -135,7 +148,7 @@ func sessionWay(session string) (netcfg.Way, bool) {
 		return netcfg.Way{}, false
 	}
 	return netcfg.Way{
-		Name: "the SSH session from " + client.Addr().String(), Inbound: true, Protocol: "tcp",
+		Name: sessionName + client.Addr().String(), Inbound: true, Protocol: "tcp",
 		Local: server, Remote: client,
 	}, true
 }

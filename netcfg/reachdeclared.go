@@ -51,13 +51,14 @@ func unknownRoutes(want State, table int, ends []netip.Addr) []pathRoute {
 		return pathRoute{table: table, to: to, metric: math.MaxInt, hops: []string{""}, maybe: true}
 	}
 	var routes []pathRoute
+	complete := map[bool]bool{false: want.complete(false), true: want.complete(true)}
 	for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		if table != hosts.MainTable || !want.complete(all.Is6()) {
+		if table != hosts.MainTable || !complete[all.Is6()] {
 			routes = append(routes, somewhere(netip.PrefixFrom(all, 0)))
 		}
 	}
 	for _, end := range ends {
-		if !want.onLink(end) && (table != hosts.MainTable || !want.complete(end.Is6())) {
+		if !want.onLink(end) && (table != hosts.MainTable || !complete[end.Is6()]) {
 			routes = append(routes, somewhere(netip.PrefixFrom(end, end.BitLen())))
 		}
 	}

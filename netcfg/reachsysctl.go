@@ -111,8 +111,19 @@ func (s Surroundings) effect(link, key, value string) func(*picture) {
 // losesIPv6 tells whether disable_ipv6 of one link, or of all, is that of the
 // named one: its own, if it is to be set too, is what stays.
 func (s Surroundings) losesIPv6(set, name string) bool {
-	own, said := s.wanted[confName(confIPv6, name, "disable_ipv6")]
-	return name != "" && name != "lo" && (set == name || set == "all" && (!said || own == "1"))
+	if name == "lo" || set != "all" {
+		return set == name && name != "lo"
+	}
+	if name != "" {
+		own, said := s.wanted[confName(confIPv6, name, "disable_ipv6")]
+		return !said || own == "1"
+	}
+	for other, value := range s.wanted { // the link without a name may be any
+		if _, key, _ := splitConf(other); key == "disable_ipv6" && value != "1" {
+			return false
+		}
+	}
+	return true
 }
 
 // after is a sysctl's value once those that are wanted are set, empty where it

@@ -25,10 +25,7 @@ func (e lockoutError) Error() string {
 // guardWays refuses a network that cuts a way that is open, unless it is forced.
 // What is cut already, or cannot be judged, is for plan to tell.
 func guardWays(ctx context.Context, o *options, host *agent.Host, names []string, force bool) error {
-	if len(names) > 0 && !slices.Contains(names, agent.DomainNetwork) {
-		return nil
-	}
-	cuts, err := host.Cuts(ctx, sshSession())
+	cuts, err := host.Cuts(ctx, sshSession(), names)
 	if err != nil {
 		fmt.Fprintf(o.stderr, "warning: whether the change cuts a way in is not known: %v\n", err)
 		return nil

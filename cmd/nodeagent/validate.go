@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
@@ -18,7 +19,12 @@ func newValidate(o *options) *cobra.Command {
 		Short: "Check every file of a fleet",
 		Long: `validate reads fleets and prints every problem as one line "file:line: field:
 reason". It needs no root, no network and no Vault. Without an argument it checks
-the fleet that --fleet names.`,
+the fleet that --fleet names.
+
+It warns of what is valid and most likely not meant, and of ways that a spec would
+certainly cut, as far as the fleet alone shows it: those of etcd, Vault, the API
+endpoint and WireGuard and, in an SSH session on a host of the fleet, the session's.
+'nodeagent plan' on the host itself knows more.`,
 		Example: `  nodeagent validate hosts/fleets/*
   nodeagent validate --fleet ./fleet -o json`,
 		RunE: func(_ *cobra.Command, dirs []string) error {
@@ -46,6 +52,8 @@ type verdict struct {
 // problems of all of them.
 func validate(o *options, dirs []string) error {
 	verdicts := []verdict{}
+	here := agent.Session{Connection: sshSession()}
+	here.Host, _ = o.hostName() // of a machine without a name nothing is said
 	invalid := &hosts.InvalidError{}
 	for _, dir := range dirs {
 		v := verdict{Fleet: dir, Hosts: []string{}, Problems: []hosts.Problem{}, Warnings: []hosts.Problem{}}
@@ -60,7 +68,7 @@ func validate(o *options, dirs []string) error {
 			return err
 		default:
 			v.Valid = true
-			v.Warnings = append(v.Warnings, fleet.Warnings...)
+			v.Warnings = append(append(v.Warnings, fleet.Warnings...), agent.FleetCuts(fleet, here)...)
 			for _, h := range fleet.Hosts {
 				v.Hosts = append(v.Hosts, h.Name)
 			}
