@@ -71,6 +71,7 @@ func Run(ctx context.Context, s Settings) error {
 		return err
 	}
 	d.host.keepLogin(ctx)
+	go d.host.followIssuer(ctx, s.Log)
 	s.Log.Info("nodeagent runs", "host", spec.Name, "spec", spec.Digest, "version", s.Version)
 	go d.manager.watchdog(ctx, d.stuck)
 	go d.dispatch(ctx)
@@ -206,6 +207,7 @@ func (d *daemon) watch(ctx context.Context) error {
 				return
 			case <-hangups:
 			}
+			d.host.lookNow()
 			send(ctx, d.events, Event{Source: "SIGHUP"})
 		}
 	}()

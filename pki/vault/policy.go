@@ -53,6 +53,12 @@ func hostRules(place Place, spec *hosts.Spec) []rule {
 			})
 		}
 	}
+	if len(spec.Roles) > 0 {
+		rules = append(rules, rule{
+			path: place.Report(spec.Name), capabilities: []string{"create", "read", "update"},
+			why: "how far the host is with its certificates, for changes of a CA",
+		})
+	}
 	if spec.PKI.Vault.Auth == authAppRole {
 		own := "auth/" + place.Auth(authAppRole) + "/role/" + spec.Name + "/secret-id"
 		rules = append(rules,
@@ -111,12 +117,19 @@ func adminRules(place Place) []rule {
 		{path: place.Secrets() + "/config", capabilities: write},
 		{path: p + "/+/issuers", sample: engine + "/issuers", capabilities: []string{"list"}},
 		{path: p + "/+/keys", sample: engine + "/keys", capabilities: []string{"list"}},
-		{path: p + "/+/issuer/+", sample: engine + "/issuer/default", capabilities: []string{"read"}},
+		{path: p + "/+/issuer/+", sample: engine + "/issuer/default", capabilities: []string{"read", "delete"}},
 		{path: p + "/+/root/generate/internal", sample: engine + "/root/generate/internal", capabilities: []string{"update"}},
 		{path: p + "/+/intermediate/generate/+", sample: engine + "/intermediate/generate/internal", capabilities: []string{"update"}},
 		{path: p + "/+/intermediate/set-signed", sample: engine + "/intermediate/set-signed", capabilities: []string{"update"}},
 		{path: p + "/+/roles", sample: engine + "/roles", capabilities: []string{"list"}},
 		{path: p + "/+/roles/*", sample: engine + "/roles/host.certificate", capabilities: all},
+		{path: p + "/+/root/rotate/internal", sample: engine + "/root/rotate/internal", capabilities: []string{"update"}, why: "changing a CA: `nodeagent certs rotate-ca`"},
+		{path: p + "/+/root/replace", sample: engine + "/root/replace", capabilities: []string{"update"}},
+		{path: p + "/+/key/+", sample: engine + "/key/default", capabilities: []string{"delete"}},
+		{path: place.change("+"), sample: place.change(layout.CAEtcdPeer), capabilities: all},
+		{path: strings.Replace(place.change("+"), "/data/", "/metadata/", 1), sample: strings.Replace(place.change(layout.CAEtcdPeer), "/data/", "/metadata/", 1), capabilities: []string{"delete"}},
+		{path: strings.Replace(place.Secret(reportFolder), "/data/", "/metadata/", 1), capabilities: []string{"list"}},
+		{path: place.Report("+"), sample: place.Report("host"), capabilities: []string{"read"}},
 		{path: p + "/+/sign/+", sample: engine + "/sign/host.certificate", capabilities: []string{"update"}, why: "the signing trial of `pki check`"},
 		{path: "auth/" + p + "/*", sample: "auth/" + place.Auth(authAppRole) + "/role/host", capabilities: all, why: "who logs in, and enrolment tokens"},
 	}

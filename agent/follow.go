@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/pki"
+	"github.com/nodeagent/nodeagent/pki/vault"
+)
+
+// How often the daemon asks its issuer for the trust bundles: what it costs is
+// a few requests without a token, and a change of a CA goes on when the slowest
+// host has heard of it. While one is under way, or the host has not caught up,
+// it is asked more often.
+const (
+	followEvery  = 2 * time.Minute
+	followSoon   = 5 * time.Second
+	reportAtMost = time.Hour // between two reports that say the same
+)
+
+// Report says how far this host is with its certificates: what lies on disk,
+// and whether its components run with it.
+func (h *Host) Report(ctx context.Context) (pki.Report, error) {
+	have, err := pki.Observe(ctx, h.root)
+	if err != nil {
+		return pki.Report{}, err
+	}
+	r := pki.NewReport(have, pki.Want(h.Spec()), time.Now().UTC())
+	domains, err := Only(h.Domains(), []string{DomainPKI, DomainUnits, DomainProof})
+	if err != nil {
+		return r, err
+	}
+	p, err := Plan(ctx, domains)
+	r.Problem = outstanding(p, err)
+	r.Proven = r.Problem == ""
+	return r, nil
+}
+
+// outstanding says why a host is not proven, in one line.
+func outstanding(p plan.Plan, err error) string {
+	switch {
+	case err != nil:
+		return firstLine(err.Error())
+	case len(p.Changes) > 0:
+		c := p.Changes[0]
+		return fmt.Sprintf("%d changes are to be made, first: %s, because %s", len(p.Changes), c, c.Reason)
+	}
+	return ""
+}
+
+// follower keeps a host's trust bundles those of its issuer, and tells the
+// issuer how far the host is.
+type follower struct {
+	host *Host
+	log  *slog.Logger
+	// told is the last report that arrived, failed the last failure that was
+	// logged.
+	told   pki.Report
+	failed string
+}
+
+// followIssuer does so until ctx is done. With the local issuer there is nothing to
+// follow: its authorities are part of what the host converges to.
+func (h *Host) followIssuer(ctx context.Context, log *slog.Logger) {
+	f := &follower{host: h, log: log}
+	for wait := followSoon; h.awaitLook(ctx, wait); {
+		wait = followEvery + turnOf(h.Spec().Name, followEvery/4)
+		if h.Spec().PKI.Issuer != pki.IssuerVault || len(h.Spec().Roles) == 0 {
+			continue
+		}
+		changing, err := f.look(ctx)
+		f.tell(err)
+		if changing && err == nil {
+			wait = followSoon
+		}
+	}
+}
+
+// awaitLook waits for the time to pass or for lookNow; false when ctx is done.
+func (h *Host) awaitLook(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-h.looks:
+	}
+	return true
+}
+
+// lookNow makes the daemon ask the issuer at once.
+func (h *Host) lookNow() {
+	select {
+	case h.looks <- struct{}{}:
+	default: // it is about to
+	}
+}
+
+// turnOf is a share of a duration that a host's name determines, so that the
+// hosts of a fleet do not ask in the same second.
+func turnOf(host string, limit time.Duration) time.Duration {
+	sum := fnv.New64a()
+	sum.Write([]byte(host))
+	return time.Duration(sum.Sum64() % uint64(limit))
+}
+
+// look refreshes and reports; it tells whether a change is under way.
+func (f *follower) look(ctx context.Context) (changing bool, err error) {
+	applier := pki.Applier{Root: f.host.root, Issuer: f.host.issuer}
+	want := pki.Want(f.host.Spec())
+	err = f.host.exclusively(ctx, DomainPKI, func() error {
+		changed, err := applier.Refresh(ctx, want)
+		if len(changed) > 0 {
+			f.log.Info("the issuer has other authorities than before", "of", changed)
+		}
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	r, err := f.host.Report(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, trusted := range r.Trust {
+		changing = changing || len(trusted) > 1
+	}
+	changing = changing || !r.Proven
+	if r.Same(f.told) && r.At.Sub(f.told.At) < reportAtMost {
+		return changing, nil
+	}
+	issuer, err := f.host.issuer(ctx)
+	if err != nil {
+		return changing, err
+	}
+	teller, ok := issuer.(*vault.Issuer)
+	if !ok {
+		return changing, nil
+	}
+	if err := teller.Report(ctx, r); err != nil {
+		return changing, err
+	}
+	f.told = r
+	return changing, nil
+}
+
+// tell logs a failure once, and that it is over.
+func (f *follower) tell(err error) {
+	now := ""
+	if err != nil {
+		now = firstLine(err.Error())
+	}
+	switch {
+	case now == f.failed:
+	case now == "":
+		f.log.Info("the issuer answers again")
+	default:
+		f.log.Warn("the issuer is not followed; what lies on disk serves on", "because", now)
+	}
+	f.failed = now
+}
