@@ -28,6 +28,12 @@ func (m *manager) ready() { m.notify(sd.SdNotifyReady) }
 func (m *manager) stopping()          { m.notify(sd.SdNotifyStopping) }
 func (m *manager) status(line string) { m.notify("STATUS=" + line) }
 
+// FeedWatchdog feeds the watchdog of the unit that this process is the service
+// of, if it has one, as long as nothing is stuck. It returns when ctx is done.
+func FeedWatchdog(ctx context.Context, log *slog.Logger, stuck func(now time.Time) bool) {
+	(&manager{log: log}).watchdog(ctx, stuck)
+}
+
 // watchdog feeds systemd's watchdog at half its interval, where the unit has
 // one, unless a converge is stuck. It returns when ctx is done.
 func (m *manager) watchdog(ctx context.Context, stuck func(now time.Time) bool) {

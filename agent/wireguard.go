@@ -36,6 +36,9 @@ ExecStart=%[2]s wireguard userspace %[1]s
 TimeoutStartSec=20
 Restart=always
 RestartSec=1
+# One that hangs is killed. At once: what it would print might hold keys.
+WatchdogSec=30
+WatchdogSignal=SIGKILL
 OOMScoreAdjust=-900
 # Its socket, by which it is configured, is /run/wireguard/%[1]s.sock.
 RuntimeDirectory=wireguard

@@ -51,6 +51,9 @@ type WireGuard struct {
 	PresharedFiles map[string]PresharedFile
 	// HostKey is the public half of the key in Folder, zero where there is none.
 	HostKey wgtypes.Key
+	// Silent: the device is there and did not tell how it is configured, which is
+	// then no part of this and not compared. It is in no record.
+	Silent bool `json:"-"`
 	// Owned and Marked are as those of [Link].
 	Owned, Marked, Up bool
 }

@@ -81,8 +81,10 @@ func diffWireGuard(have, want *WireGuard) []plan.Change {
 		reason := fmt.Sprintf("link %q is there and does not speak WireGuard; remove or rename it, or change network.wireguard.interface", want.Interface)
 		return append(changes, change(wireGuardLink(want), plan.ActionCreate, plan.Quiet, reason, "another link", "wireguard", blocked{reason}))
 	}
-	changes = append(changes, diffWireGuardDevice(have, want)...)
-	changes = append(changes, diffWireGuardPeers(have, want)...)
+	if !have.Silent {
+		changes = append(changes, diffWireGuardDevice(have, want)...)
+		changes = append(changes, diffWireGuardPeers(have, want)...)
+	}
 	return append(changes, diffWireGuardLink(have, want)...)
 }
 

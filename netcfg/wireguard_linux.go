@@ -120,6 +120,7 @@ func (sys *System) observeDevice(w *WireGuard, host wgtypes.Key) error {
 	// Somebody answered, or one may not ask: it is a WireGuard device.
 	w.Device = WireGuardLink
 	if err != nil {
+		w.Silent = true
 		return err
 	}
 	w.Port = device.port

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -16,7 +17,7 @@ import (
 
 // uapiPatience is how long a program may take to answer for its device. One that
 // hangs must not hold up the rest of the host's network.
-const uapiPatience = 10 * time.Second
+const uapiPatience = 3 * time.Second
 
 // readWireGuardNamed reads a device whose link was not looked at yet. The error
 // is fs.ErrNotExist where there is none.
@@ -36,6 +37,9 @@ func readWireGuardNamed(name string) (*wireGuardReading, error) {
 func readWireGuard(name string, userspace bool) (*wireGuardReading, error) {
 	if userspace {
 		device, err := readProgram(name)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("the program that serves it does not answer: %w", err)
+		}
 		return device, explain(err)
 	}
 	client, err := wgctrl.New()

@@ -223,6 +223,23 @@ func TestWireGuardDiffUserspace(t *testing.T) {
 	}
 }
 
+// TestWireGuardDiffSilent compares nothing with a device that did not answer: all
+// of its peers would seem to be missing.
+func TestWireGuardDiffSilent(t *testing.T) {
+	want := wantWireGuard(wireGuardSpec(), "")
+	have := *want
+	have.Device, have.Owned, have.Marked, have.Silent, have.Peers = WireGuardLink, true, true, true, nil
+	have.Addresses, have.Up, have.MTU = nil, true, want.MTU
+	have.HostKey, have.PublicKey, have.Port = want.PublicKey, wgtypes.Key{}, 0
+	got := diffWireGuard(&have, want)
+	if len(got) != 1 || !strings.HasPrefix(got[0].Key, "address ") {
+		t.Errorf("changes %+v, want the address alone", got)
+	}
+	if have.Silent = false; len(diffWireGuard(&have, want)) <= len(want.Peers) {
+		t.Error("a device without its peers lacks nothing")
+	}
+}
+
 func TestModuleLists(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "modules.dep")
 	for content, want := range map[string]bool{

@@ -54,6 +54,13 @@ func ServeWireGuard(ctx context.Context, name string, log *slog.Logger, ready fu
 	return errors.Join(err, ignoreClosedSocket(socket.Close()))
 }
 
+// DeviceAnswers asks the program that serves the device, as those do who configure
+// it: nil if it answers, which takes all of its locks.
+func DeviceAnswers(name string) error {
+	_, err := readProgram(name)
+	return err
+}
+
 func ignoreClosedSocket(err error) error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil

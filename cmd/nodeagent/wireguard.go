@@ -15,6 +15,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/netcfg"
 )
@@ -211,6 +212,13 @@ runs it, which nodeagent makes where the kernel has no WireGuard.`,
 				if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 					log.Warn("telling systemd", "error", err)
 				}
+				go agent.FeedWatchdog(cmd.Context(), log, func(time.Time) bool {
+					err := netcfg.DeviceAnswers(args[0])
+					if err != nil {
+						log.Warn("the device does not answer", "device", args[0], "error", err)
+					}
+					return err != nil
+				})
 			})
 		},
 	}

@@ -93,6 +93,29 @@ systemctl restart nodeagent; systemctl kill -s KILL nodeagent; systemctl stop no
 		t.Error(err)
 	}
 
+	// The program hangs and is still active. The rest of the network is kept all
+	// the same, and the watchdog brings the mesh back.
+	before = bee.must("sh", "-c", pid)
+	bee.must("sh", "-c", "kill -STOP $("+pid+"); ip address delete 203.0.113.10/24 dev eth0")
+	hung := time.Now()
+	if err := lab.Within(ctx, 25*time.Second, "the address to be put back", func(context.Context) error {
+		_, err := bee.Exec(ctx, "sh", "-c", "ip -o address show dev eth0 | grep -q 203.0.113.10/24")
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	t.Logf("the address is back after %s", time.Since(hung).Round(10*time.Millisecond))
+	if now := bee.must("sh", "-c", pid); now != before {
+		t.Errorf("the program had ended by then: %s is now %s", before, now)
+	}
+	if err := lab.Within(ctx, 90*time.Second, "the mesh to come back", func(context.Context) error {
+		_, err := cee.Exec(ctx, "ping", "-c1", "-W1", "10.9.0.10")
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	t.Logf("the mesh is back %s after its program hung", time.Since(hung).Round(10*time.Millisecond))
+
 	// After a reboot it is chosen anew; nothing of it lies where it would last.
 	if err := bee.Reboot(ctx); err != nil {
 		t.Fatal(err)
