@@ -13,6 +13,8 @@ type Style struct {
 	Color bool
 	// MaxLines is how many lines of a Before or After are shown; 0 shows all.
 	MaxLines int
+	// Nothing is what an empty plan means; empty: "the host is as its spec says".
+	Nothing string
 }
 
 const (
@@ -81,7 +83,7 @@ func (s Style) Write(w io.Writer, p Plan) error {
 		s.values(&b, c)
 	}
 	if p.Empty() {
-		b.WriteString("Nothing to do: the host is as its spec says.\n")
+		fmt.Fprintf(&b, "Nothing to do: %s.\n", cmp.Or(s.Nothing, "the host is as its spec says"))
 	} else {
 		fmt.Fprintf(&b, "\n%s in %s; strongest effect: %s.\n",
 			Count(len(p.Changes), "change"), Count(domains, "domain"), p.Effect())

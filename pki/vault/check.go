@@ -46,7 +46,7 @@ func Check(ctx context.Context, client *api.Client, fleet *hosts.Fleet, now time
 	for _, spec := range fleet.Hosts {
 		findings = append(findings, try(ctx, trial{client, want.Place, spec.Name, have}, spec, now)...)
 	}
-	slices.SortStableFunc(findings, func(a, b Finding) int { return gravity(a) - gravity(b) })
+	sortFindings(findings)
 	return findings, nil
 }
 

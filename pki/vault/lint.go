@@ -1,6 +1,8 @@
 package vault
 
 import (
+	"cmp"
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,12 +46,18 @@ func Lint(have, want State, now time.Time) []Finding {
 		l.other(o)
 	}
 	l.audit()
-	slices.SortStableFunc(l.findings, func(a, b Finding) int { return gravity(a) - gravity(b) })
+	sortFindings(l.findings)
 	return l.findings
 }
 
-func gravity(f Finding) int {
-	return slices.Index([]string{SeverityError, SeverityWarning, SeverityAdvice}, f.Severity)
+// sortFindings puts the gravest first.
+func sortFindings(list []Finding) {
+	gravity := func(f Finding) int {
+		return slices.Index([]string{SeverityError, SeverityWarning, SeverityAdvice}, f.Severity)
+	}
+	slices.SortStableFunc(list, func(a, b Finding) int {
+		return cmp.Or(gravity(a)-gravity(b), cmp.Compare(a.Where, b.Where))
+	})
 }
 
 type linter struct {
@@ -84,16 +92,25 @@ func (l *linter) authority(want Authority) {
 	if signer == nil {
 		return // an obstacle
 	}
-	ends, rotate := signer.Certificate.NotAfter, "change the CA: nodeagent certs rotate-ca "+want.Name
-	switch last := ends.Add(-want.Leaf); {
-	case !l.now.Before(last):
-		l.add(SeverityError, where, fmt.Sprintf("it ends on %s, sooner than a leaf of %s: Vault refuses every renewal", date(ends), want.Leaf), rotate)
-	case last.Sub(l.now) < min(notice, ends.Sub(signer.Certificate.NotBefore)/5):
-		l.add(SeverityWarning, where, fmt.Sprintf("it ends on %s: from %s on Vault refuses every renewal of a leaf of %s", date(ends), date(last), want.Leaf), rotate)
+	if f, ok := life(where, want.Name, signer.Certificate, want.Leaf, l.now); ok {
+		l.findings = append(l.findings, f)
 	}
 	if signer.Ends != "" && signer.Ends != "err" {
 		l.add(SeverityWarning, where, fmt.Sprintf("leaf_not_after_behavior is %q: leaves silently end with the CA, or outlive it", signer.Ends), fmt.Sprintf("vault patch %s/issuer/%s leaf_not_after_behavior=err", want.Engine, signer.ID))
 	}
+}
+
+// life tells of a CA's certificate that ends, or soon will end, before the next
+// leaf would.
+func life(where, ca string, signer *x509.Certificate, leaf time.Duration, now time.Time) (Finding, bool) {
+	ends, rotate := signer.NotAfter, "change the CA: nodeagent certs rotate-ca "+ca
+	switch last := ends.Add(-leaf); {
+	case !now.Before(last):
+		return Finding{SeverityError, where, fmt.Sprintf("it ends on %s, sooner than a leaf of %s: Vault refuses every renewal", date(ends), leaf), rotate}, true
+	case last.Sub(now) < min(notice, ends.Sub(signer.NotBefore)/5):
+		return Finding{SeverityWarning, where, fmt.Sprintf("it ends on %s: from %s on Vault refuses every renewal of a leaf of %s", date(ends), date(last), leaf), rotate}, true
+	}
+	return Finding{}, false
 }
 
 // change tells of a difference; of one in a role, what each field lets pass.
