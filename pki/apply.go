@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
@@ -29,12 +30,13 @@ type Applier struct {
 	step func(name string)
 }
 
-// Apply carries out changes of Diff in their order, goes on past those that
-// fail and returns all failures. Killed at any point, the next Observe, Diff
-// and Apply complete the work.
+// Apply carries out changes of Diff in their order, several at once where that
+// does not matter (see [each]), goes on past those that fail and returns all
+// failures. Killed at any point, the next Observe, Diff and Apply complete the
+// work: each certificate has a folder of its own, which nothing else writes to.
 func (a *Applier) Apply(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
-	r := &run{Applier: a, disk: disk{a.step}}
-	return plan.Each(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
+	r := &run{Applier: a, disk: disk{oneAtATime(a.step)}}
+	return each(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
 		o, ok := c.Payload.(op)
 		if !ok {
 			return fmt.Errorf("change of domain %q was not made by Diff of package pki", c.Domain)
@@ -46,12 +48,29 @@ func (a *Applier) Apply(ctx context.Context, changes []plan.Change, rep plan.Rep
 // run is one Apply.
 type run struct {
 	*Applier
-	disk   disk
-	issuer Issuer
+	disk disk
+
+	mu     sync.Mutex
+	issuer Issuer // nil until it is needed
+}
+
+// oneAtATime lets one goroutine at a time call step.
+func oneAtATime(step func(string)) func(string) {
+	if step == nil {
+		return nil
+	}
+	var mu sync.Mutex
+	return func(name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		step(name)
+	}
 }
 
 // open opens the issuer when it is first needed.
 func (r *run) open(ctx context.Context) (Issuer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.issuer == nil {
 		issuer, err := r.Issuer(ctx)
 		if err != nil {
