@@ -17,9 +17,8 @@ import (
 // host has heard of it. While one is under way, or the host has not caught up,
 // it is asked more often.
 const (
-	followEvery  = 2 * time.Minute
-	followSoon   = 5 * time.Second
-	reportAtMost = time.Hour // between two reports that say the same
+	followEvery = 2 * time.Minute
+	followSoon  = 5 * time.Second
 )
 
 // Report says how far this host is with its certificates: what lies on disk,
@@ -131,7 +130,7 @@ func (f *follower) look(ctx context.Context) (changing bool, err error) {
 		changing = changing || len(trusted) > 1
 	}
 	changing = changing || !r.Proven
-	if r.Same(f.told) && r.At.Sub(f.told.At) < reportAtMost {
+	if r.Same(f.told) && r.At.Sub(f.told.At) < pki.ReportAtMost {
 		return changing, nil
 	}
 	issuer, err := f.host.issuer(ctx)

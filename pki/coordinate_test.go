@@ -27,7 +27,7 @@ func lead(h *host, stop int) (*Coordinator, *[]Do) {
 			}
 			r := NewReport(h.observe(), Want(h.spec), h.now)
 			r.Proven = len(h.diff()) == 0
-			return Uses([]*hosts.Spec{h.spec}, map[string]Report{h.spec.Name: r}, ca), ctx.Err()
+			return Uses([]*hosts.Spec{h.spec}, map[string]Report{h.spec.Name: r}, ca, h.now), ctx.Err()
 		},
 		Follow: func(context.Context) error { return h.apply(h.diff()) },
 		Tell:   func(step Do, _ Change, _ []Use) { *steps = append(*steps, step) },

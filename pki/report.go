@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -82,9 +83,13 @@ func (r Report) Use(ca string) Use {
 	return u
 }
 
+// ReportAtMost is the longest time between two reports of a host that runs.
+const ReportAtMost = time.Hour
+
 // Uses are those of all hosts of a fleet that trust a CA, by what they have
-// reported; a host that has not is in it as one of which nothing is known.
-func Uses(specs []*hosts.Spec, reports map[string]Report, ca string) []Use {
+// reported; a host that has not, or not for so long that it must be off, is in
+// it as one of which nothing is known.
+func Uses(specs []*hosts.Spec, reports map[string]Report, ca string, now time.Time) []Use {
 	var list []Use
 	for _, spec := range specs {
 		want := Want(spec)
@@ -96,7 +101,11 @@ func Uses(specs []*hosts.Spec, reports map[string]Report, ca string) []Use {
 			list = append(list, Use{Host: spec.Name, Problem: "it has not reported yet"})
 			continue
 		}
-		list = append(list, r.Use(ca))
+		u := r.Use(ca)
+		if age := now.Sub(r.At); age > 2*ReportAtMost {
+			u.Known, u.Problem = false, fmt.Sprintf("it last reported %s ago; is it off?", span(age))
+		}
+		list = append(list, u)
 	}
 	return list
 }
