@@ -126,6 +126,7 @@ test-e2e: deps ## Run the end-to-end tests on lab hosts (root).
 bench: deps ## Measure converges, the idle daemon, and the network beside ip, wg and nft (root).
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/e2e/...
 	@go test -count=1 -run '^$$' -bench WireGuardPeers -benchtime 40x ./netcfg
+	@go test -count=1 -timeout 30m -run '^$$' -bench WireGuardPeers -benchtime 1x ./test/vm # on a kernel's device
 	@go test -count=1 -run '^$$' -bench FirewallSet -benchtime 12x ./netcfg
 	@go test -count=1 -run '^$$' -bench 'Routes|Fleet' -benchtime 1x ./netcfg
 

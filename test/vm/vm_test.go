@@ -74,8 +74,9 @@ func TestVM(t *testing.T) {
 	})
 }
 
-// bootGuest makes the image from everything that the tests need and boots it.
-func bootGuest(t *testing.T) *Guest {
+// bootGuest makes the image from everything that the tests need, and programs of
+// this machine, and boots it.
+func bootGuest(t testing.TB, own ...string) *Guest {
 	t.Helper()
 	b, err := servers.New(os.Stderr)
 	must(t, err)
@@ -91,6 +92,8 @@ func bootGuest(t *testing.T) *Guest {
 
 	image := Image{}
 	must(t, image.AddPrograms(root, programs...))
+	// They run with the libraries of the lab's root folder where that has them.
+	must(t, image.AddPrograms("/", own...))
 	image.Link("/usr/sbin/modprobe", "../bin/kmod")
 	must(t, image.AddFiles(root, "usr/lib/modprobe.d"))
 	image.Link("/usr/bin/sh", "dash")
@@ -155,7 +158,7 @@ func addShippedFleets(image Image, root string) error {
 }
 
 // goBuild runs the go command for a static executable.
-func goBuild(t *testing.T, root string, args ...string) {
+func goBuild(t testing.TB, root string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", append(args[:1:1], append([]string{"-trimpath", "-ldflags=-s -w"}, args[1:]...)...)...)
 	cmd.Dir = root
@@ -236,7 +239,7 @@ func report(t *testing.T, events []byte) (failed bool) {
 	return failed
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
