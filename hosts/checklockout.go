@@ -17,6 +17,7 @@ func (l *loader) checkLockOut(f facts) {
 		}
 		d.checkMeshPort()
 		d.checkHub()
+		d.checkForwarding()
 		d.checkTunnelMTU(f)
 		d.checkEndpointsCovered(f)
 		d.checkProbeTargets(in.hosts)
