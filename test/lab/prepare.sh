@@ -28,6 +28,11 @@ for tree in kernel vm fs; do
 done
 # Not settings but sources: new ids, this boot's id.
 mount --rbind /proc/sys/kernel/random "$own/kernel/random"
+# The host's own, and announced to those that watch them.
+for name in hostname domainname; do
+	mount --bind "/proc/sys/kernel/$name" "$own/kernel/$name"
+	mount -o remount,bind,rw "$own/kernel/$name"
+done
 cd /
 for tree in kernel vm fs; do
 	mount --rbind "$own/$tree" "/proc/sys/$tree"
