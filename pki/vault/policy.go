@@ -101,6 +101,8 @@ func AdminPolicy(fleet *hosts.Fleet) string {
 	return render(fmt.Sprintf("An administrator of cluster %s: `nodeagent pki bootstrap`, `check` and `token`.", spec.Cluster), adminRules(Place(spec.PKI.Vault.Mount)))
 }
 
+// adminRules are what an administrator may do at a place. A pattern with +
+// matches what is listed only with the slash at its end that Vault adds.
 func adminRules(place Place) []rule {
 	all := []string{"create", "read", "update", "delete", "list"}
 	write := []string{"create", "read", "update"}
@@ -115,13 +117,13 @@ func adminRules(place Place) []rule {
 		{path: "sys/policies/acl/" + place.policyPrefix() + "*", sample: "sys/policies/acl/" + place.Policy("host"), capabilities: all},
 		{path: p + "/+/config/*", sample: engine + "/config/auto-tidy", capabilities: write, why: "inside the engines: settings, authorities, roles"},
 		{path: place.Secrets() + "/config", capabilities: write},
-		{path: p + "/+/issuers", sample: engine + "/issuers", capabilities: []string{"list"}},
-		{path: p + "/+/keys", sample: engine + "/keys", capabilities: []string{"list"}},
+		{path: p + "/+/issuers/", sample: engine + "/issuers/", capabilities: []string{"list"}},
+		{path: p + "/+/keys/", sample: engine + "/keys/", capabilities: []string{"list"}},
 		{path: p + "/+/issuer/+", sample: engine + "/issuer/default", capabilities: []string{"read", "delete"}},
 		{path: p + "/+/root/generate/internal", sample: engine + "/root/generate/internal", capabilities: []string{"update"}},
 		{path: p + "/+/intermediate/generate/+", sample: engine + "/intermediate/generate/internal", capabilities: []string{"update"}},
 		{path: p + "/+/intermediate/set-signed", sample: engine + "/intermediate/set-signed", capabilities: []string{"update"}},
-		{path: p + "/+/roles", sample: engine + "/roles", capabilities: []string{"list"}},
+		{path: p + "/+/roles/", sample: engine + "/roles/", capabilities: []string{"list"}},
 		{path: p + "/+/roles/*", sample: engine + "/roles/host.certificate", capabilities: all},
 		{path: p + "/+/root/rotate/internal", sample: engine + "/root/rotate/internal", capabilities: []string{"update"}, why: "changing a CA: `nodeagent certs rotate-ca`"},
 		{path: p + "/+/root/replace", sample: engine + "/root/replace", capabilities: []string{"update"}},
