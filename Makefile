@@ -16,6 +16,10 @@ UNITDIR ?= /etc/systemd/system
 # Packages with stages of their own: those that hold what they write against
 # the real programs, and those that boot hosts.
 PROGRAM_PACKAGES := ./internal/kube ./internal/cluster
+# $(VAULT_PACKAGES), in a recipe: those whose tests start Vault servers, found
+# by what they import.
+VAULT_PACKAGES = $$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if eq . "github.com/nodeagent/nodeagent/test/vault"}}{{$$p}}{{end}}{{end}}' ./... \
+	| sed -n 's/\.test$$//p' | grep -v -x -F "$$(go list $(LAB_PACKAGES))")
 LAB_PACKAGES := ./test/lab/... ./test/e2e/... ./test/vm
 TOOL := go tool -modfile=test/tools/go.mod
 # Checked by hand-written Go alone, nested modules have their own go.mod.
@@ -70,6 +74,10 @@ deps: ## Install the Debian packages that the lab and the virtual machine need, 
 servers: ## Build the servers that lab hosts run (once; about 7 minutes on 2 cores).
 	@go run ./test/servers/build servers image
 
+.PHONY: vault
+vault: ## Build the Vault servers that tests run against (once; about 9 minutes on 2 cores).
+	@go run ./test/servers/build vault
+
 .PHONY: rootfs
 rootfs: deps ## Make the root folder of lab hosts (once; about 2 minutes).
 	@go run ./test/servers/build rootfs
@@ -93,7 +101,7 @@ lint: ## Check formatting and run go vet and staticcheck.
 .PHONY: test-unit
 test-unit: ## Run the unit and kernel tests with the race detector.
 	$(call stage,unit and kernel tests,\
-	  go test -race $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(LAB_PACKAGES))"))
+	  go test -race $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(VAULT_PACKAGES) $(LAB_PACKAGES))"))
 
 .PHONY: test-fuzz
 test-fuzz: ## Run each fuzz target over FUZZTIME=1500x inputs.
@@ -104,11 +112,12 @@ test-fuzz: ## Run each fuzz target over FUZZTIME=1500x inputs.
 
 .PHONY: test-servers
 test-servers: deps
-	$(call stage,servers and root folder of the lab,go run ./test/servers/build)
+	$(call stage,servers of the tests and root folder of the lab,go run ./test/servers/build)
 
 .PHONY: test-programs
-test-programs: test-servers ## Run the tests against the real etcd, containerd and Kubernetes programs.
-	$(call stage,units and configuration against the programs,go test -race -count=1 $(PROGRAM_PACKAGES))
+test-programs: test-servers ## Run the tests against the real etcd, containerd, Kubernetes and Vault programs.
+	$(call stage,units$(comma) configuration and certificates against the programs,\
+	  go test -race -count=1 -timeout 20m $(PROGRAM_PACKAGES) $(VAULT_PACKAGES))
 
 .PHONY: test-lab
 test-lab: deps ## Run the lab's own tests: boot hosts (root).

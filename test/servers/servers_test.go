@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -17,14 +18,36 @@ func TestVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range all {
-		version, err := b.version(&all[i])
+	for _, s := range slices.Concat(all, vaults) {
+		version, err := b.version(&s)
 		if err != nil || strings.Count(version, ".") != 2 {
-			t.Errorf("%s has version %q (%v), want one like v1.2.3", all[i].name, version, err)
+			t.Errorf("%s has version %q (%v), want one like v1.2.3", s.name, version, err)
 		}
-		key, err := b.key(&all[i])
+		key, err := b.key(&s)
 		if err != nil || !strings.HasPrefix(key, version+"-") {
-			t.Errorf("%s has key %q (%v), want it to begin with its version %s", all[i].name, key, err, version)
+			t.Errorf("%s has key %q (%v), want it to begin with its version %s", s.name, key, err, version)
+		}
+	}
+}
+
+// TestVaultMissing says how to build a Vault server that is not there, and
+// which versions there are.
+func TestVaultMissing(t *testing.T) {
+	b, err := New(t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Cache = t.TempDir()
+	versions, err := b.VaultVersions()
+	if err != nil || !slices.IsSorted(versions) || len(versions) != len(vaults) {
+		t.Fatalf("versions %q (%v), want the %d of Vault, the oldest first", versions, err, len(vaults))
+	}
+	for version, want := range map[string]string{
+		versions[0]: "go run ./test/servers/build vault",
+		"v0.0.1":    strings.Join(versions, ", "),
+	} {
+		if _, err := b.FindVault(version); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("find Vault %s in an empty cache: %v, want an error with %q", version, err, want)
 		}
 	}
 }

@@ -145,8 +145,8 @@ func serve(ctx context.Context, core *vault.Core, listener net.Listener, line re
 	case <-ctx.Done():
 	case err = <-ended:
 	}
-	// Long polls and idle connections must not keep a test waiting.
-	ending, cancel := context.WithTimeout(context.Background(), time.Second)
+	// Idle connections and long requests must not keep a test waiting.
+	ending, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	if server.Shutdown(ending) != nil {
 		err = errors.Join(err, server.Close())
