@@ -124,7 +124,8 @@ func wantRoutes(spec *hosts.Spec, links []Link) []Route {
 
 // podRoutes lead to the pods of the other hosts, where nodeagent gives pods
 // their addresses: through WireGuard where both hosts have it, by the peer's
-// node address otherwise, which must then be on a network of this host.
+// node address otherwise, which must then be on a network of this host. What of
+// the cluster's range is no host's leads nowhere.
 func podRoutes(spec *hosts.Spec, links []Link) []Route {
 	if spec.Kubernetes.CNI != "bridge" || !spec.Has(hosts.RoleWorker) && !spec.Has(hosts.RoleControlPlane) {
 		return nil
@@ -143,7 +144,22 @@ func podRoutes(spec *hosts.Spec, links []Link) []Route {
 		}
 		routes = append(routes, r)
 	}
+	if len(routes) > 0 && nobodysPods(spec) {
+		routes = append(routes, Route{Destination: spec.Kubernetes.PodRange.Masked(), Type: hosts.RouteUnreachable, Protocol: RouteProtocol})
+	}
 	return routes
+}
+
+// nobodysPods tells whether some of the cluster's pod range may be no host's.
+// Packets for it must not take the default route: they would leave the cluster
+// in the clear, and whoever is on their way could send with a pod's address, to
+// which the API server and the kubelet are open, and get the answers. A route
+// to the very range of a host would be in the way of that host's pods.
+func nobodysPods(spec *hosts.Spec) bool {
+	all := spec.Kubernetes.PodRange
+	whole := func(p netip.Prefix) bool { return p.IsValid() && p.Bits() <= all.Bits() }
+	return all.IsValid() && !whole(spec.Kubernetes.HostPodRange) &&
+		!slices.ContainsFunc(spec.Peers, func(p hosts.Peer) bool { return whole(p.PodRange) })
 }
 
 // deviceTowards names the wanted link in whose network the gateway lies, or ""

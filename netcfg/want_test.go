@@ -36,6 +36,12 @@ func TestRoutesToPods(t *testing.T) {
 		{"the spec's own route wins", func(s *hosts.Spec) {
 			s.Network.Routes = []hosts.Route{{Destination: prefix("10.244.1.0/24"), Via: addr("192.0.2.9"), Device: "lan0"}}
 		}, []Route{{Destination: prefix("10.244.1.0/24"), Via: addr("192.0.2.9"), Device: "lan0", Protocol: RouteProtocol}}},
+		{"nothing leaves for pods that are nowhere", func(s *hosts.Spec) {
+			s.Kubernetes.PodRange, s.Kubernetes.HostPodRange = prefix("10.244.0.0/16"), prefix("10.244.0.0/24")
+		}, []Route{{Destination: prefix("10.244.0.0/16"), Type: hosts.RouteUnreachable, Protocol: RouteProtocol}, direct}},
+		{"the cluster's whole range is a host's", func(s *hosts.Spec) {
+			s.Kubernetes.PodRange = prefix("10.244.1.0/24")
+		}, []Route{direct}},
 		{"a CNI of the fleet's own", func(s *hosts.Spec) { s.Kubernetes.CNI = "none" }, nil},
 		{"no part of the cluster", func(s *hosts.Spec) { s.Roles = nil }, nil},
 	} {

@@ -51,6 +51,7 @@ type hetzner struct {
 	visitor  *place // somebody on the internet
 	neighbor *place // another machine on the private network
 	laptop   *place // an administrator's, at home
+	forger   *place // somebody on the way, who sends with the address of a pod
 }
 
 // TestHetznerHA makes the fleet hetzner-ha as a whole, and tries who reaches what.
@@ -69,6 +70,13 @@ func TestHetznerHA(t *testing.T) {
 	}
 	t.Run("mesh", h.mesh)
 	t.Run("who reaches what", func(t *testing.T) { try(t, h.attempts()) })
+	t.Run("a pod's address", func(t *testing.T) {
+		at := map[*host]netip.Addr{}
+		for _, name := range workers {
+			at[h.hosts[name]] = hetznerAddresses[name].public
+		}
+		forgePod(t, h.forger, at, "10.42.0.0/16")
+	})
 	t.Run("floating address", h.floating)
 	t.Run("without firewalls", func(t *testing.T) { withoutFirewalls(t, h.hosts, h.attempts()) })
 }
@@ -77,7 +85,7 @@ func TestHetznerHA(t *testing.T) {
 // router a leg in each network. It lets through what has the right source only.
 func (h *hetzner) build(t *testing.T) {
 	h.provider, h.visitor = newPlace(t, "provider"), newPlace(t, "visitor")
-	h.neighbor, h.laptop = newPlace(t, "neighbor"), newPlace(t, "laptop")
+	h.neighbor, h.laptop, h.forger = newPlace(t, "neighbor"), newPlace(t, "laptop"), newPlace(t, "forger")
 	p := h.provider
 	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/all/rp_filter"} {
 		p.set(t, key, "1")
@@ -116,6 +124,7 @@ func (h *hetzner) build(t *testing.T) {
 	h.buildNeighbor(t)
 	home(t, p, h.visitor, "203.0.113.129/26", "203.0.113.130/26", "2001:db8:ff::/64", "2001:db8:ff::2/64")
 	home(t, p, h.laptop, "203.0.113.193/26", "203.0.113.194/26", "2001:db8:fe::/64", "2001:db8:fe::2/64")
+	home(t, p, h.forger, "10.42.200.254/24", "10.42.200.1/24", "2001:db8:fd::/64", "2001:db8:fd::2/64")
 }
 
 // buildNeighbor puts another machine onto the private network, which sends there

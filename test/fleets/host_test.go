@@ -2,6 +2,7 @@ package fleets
 
 import (
 	"bytes"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -171,6 +172,35 @@ func keys(changes []plan.Change) []string {
 		keys = append(keys, string(c.Action)+" "+c.Key+": "+c.Before+" -> "+c.After)
 	}
 	return keys
+}
+
+// forgePod connects to the hosts' addresses from outside with the address of a pod
+// that is no host's. Pods are let in to the API server and the kubelet, but no
+// answer leaves for them by the way to the internet.
+func forgePod(t *testing.T, forger *place, hosts map[*host]netip.Addr, pods string) {
+	t.Helper()
+	var attempts []attempt
+	for h, at := range hosts {
+		for _, port := range []uint16{6443, 10250} {
+			attempts = append(attempts, attempt{forger, "with a pod's address", h, netip.AddrPortFrom(at, port), false})
+		}
+	}
+	try(t, attempts)
+	for h := range hosts {
+		h.ip(t, "route delete unreachable "+pods)
+	}
+	for i := range attempts {
+		attempts[i].expect = true // else the test proves nothing
+	}
+	try(t, attempts)
+	for h := range hosts {
+		changes := h.plan(t)
+		if len(changes) != 1 || changes[0].Key != "route "+pods {
+			t.Errorf("with a route gone the plan of %s is %v", h.name, keys(changes))
+		}
+		h.run(t, func() error { return h.sys.Apply(t.Context(), changes, plan.Silent{}) })
+		h.isConverged(t)
+	}
 }
 
 // withoutFirewalls proves that it was the firewalls which kept everybody out:

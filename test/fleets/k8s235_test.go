@@ -29,7 +29,8 @@ func k8sMesh(host string) netip.Addr {
 // else closed.
 func TestK8s235(t *testing.T) {
 	f := load(t, "k8s-235")
-	internet, visitor, laptop := newPlace(t, "internet"), newPlace(t, "visitor"), newPlace(t, "laptop")
+	internet, visitor := newPlace(t, "internet"), newPlace(t, "visitor")
+	laptop, forger := newPlace(t, "laptop"), newPlace(t, "forger")
 	internet.set(t, "net/ipv4/ip_forward", "1")
 	internet.ip(t, "link add br0 type bridge", "link set br0 up", "addr add 192.0.2.254/24 dev br0")
 	join := func(who *place, address netip.Addr) {
@@ -45,6 +46,7 @@ func TestK8s235(t *testing.T) {
 		h.listen(t, k8sPorts)
 	}
 	home(t, internet, laptop, "203.0.113.193/26", "203.0.113.194/26", "2001:db8:fe::/64", "2001:db8:fe::2/64")
+	home(t, internet, forger, "10.236.200.254/24", "10.236.200.1/24", "2001:db8:fd::/64", "2001:db8:fd::2/64")
 	f.carryLaptop(t, laptop)
 	for name, h := range f.hosts {
 		eventually(t, "the laptop reaches "+name, func() bool { return laptop.pinged(t, k8sMesh(name)) })
@@ -57,6 +59,13 @@ func TestK8s235(t *testing.T) {
 	}
 	attempts := f.k8sAttempts(visitor, laptop)
 	t.Run("who reaches what", func(t *testing.T) { try(t, attempts) })
+	t.Run("a pod's address", func(t *testing.T) {
+		at := map[*host]netip.Addr{}
+		for name, h := range f.hosts {
+			at[h] = k8sPublic(name)
+		}
+		forgePod(t, forger, at, "10.236.0.0/16")
+	})
 	t.Run("without firewalls", func(t *testing.T) { withoutFirewalls(t, f.hosts, attempts) })
 }
 
