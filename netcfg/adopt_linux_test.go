@@ -71,7 +71,7 @@ func TestRulesOfOnePlaceComeBackInOrder(t *testing.T) {
 		"rule add pref 100 from 10.1.0.0/16 lookup 101 proto bird",
 		"rule add pref 100 from 10.5.0.0/16 prohibit proto static",
 		"rule add pref 100 fwmark 0x7/0xf lookup 107 suppress_prefixlength 0 proto static",
-		"rule add pref 100 iif lo to 10.7.0.0/16 ipproto udp dport 53 lookup 107 proto static",
+		"rule add pref 100 iif lo to 10.7.0.0/16 ipproto 17 dport 53 lookup 107 proto static",
 	} {
 		ip(t, line)
 	}
