@@ -228,27 +228,3 @@ func TestAuditLog(t *testing.T) {
 		}
 	})
 }
-
-// TestNames believes a server under the names that it was given and under no
-// other, and gets nothing from it without TLS.
-func TestNames(t *testing.T) {
-	each(t, func(t *testing.T, s *vault.Server) {
-		for name, valid := range map[string]bool{"vault.example": true, "192.0.2.7": true, "localhost": true, "other.example": false} {
-			client := s.Client()
-			config := client.CloneConfig()
-			config.HttpClient.Transport.(*http.Transport).TLSClientConfig.ServerName = name
-			_, err := client.Sys().Health()
-			if (err == nil) != valid {
-				t.Errorf("asked as %s: %v, want valid=%t", name, err, valid)
-			}
-		}
-		plain, err := http.Get("http://" + s.Host() + "/v1/sys/health")
-		if err != nil {
-			t.Fatal(err)
-		}
-		plain.Body.Close()
-		if plain.StatusCode != http.StatusBadRequest {
-			t.Errorf("asked without TLS: %s, want 400", plain.Status)
-		}
-	}, vault.Names("vault.example", "192.0.2.7"))
-}
