@@ -75,7 +75,7 @@ servers: ## Build the servers that lab hosts run (once; about 7 minutes on 2 cor
 	@go run ./test/servers/build servers image
 
 .PHONY: vault
-vault: ## Build the Vault servers that tests run against (once; about 9 minutes on 2 cores).
+vault: ## Build the Vault servers that tests run against (once; about 10 minutes on 2 cores).
 	@go run ./test/servers/build vault
 
 .PHONY: rootfs

@@ -98,10 +98,10 @@ var all = []server{
 var vaults = []server{
 	// The newest release that builds as a module and is free software (Mozilla
 	// Public License 2.0).
-	vaultServer("go.mod", "vault1.13", "about 4 minutes on 2 cores"),
+	vaultServer("go.mod", "vault1.13", "about 5 minutes on 2 cores"),
 	// A current release. It is under the Business Source License 1.1, so it is
 	// for testing alone; nothing of it is part of nodeagent.
-	vaultServer("v1.21.mod", "", "about 5 minutes on 2 cores"),
+	vaultServer("v1.21.mod", "", "about 6 minutes on 2 cores"),
 }
 
 func vaultServer(modfile, tags, expect string) server {
@@ -174,24 +174,32 @@ func New(log io.Writer) (*Builder, error) {
 
 // Programs is a folder with the executables of every server, found or built.
 // The folder is complete and does not change: it can be bound into a host.
+func (b *Builder) Programs(ctx context.Context) (string, error) {
+	dirs, err := b.buildAll(ctx, all)
+	if err != nil {
+		return "", err
+	}
+	return b.gather(ctx, dirs)
+}
+
+// buildAll finds or builds servers and returns their folders.
 //
 // Builds follow each other: side by side, each would compile the standard
 // library for itself. The sources of all are fetched meanwhile.
-func (b *Builder) Programs(ctx context.Context) (string, error) {
+func (b *Builder) buildAll(ctx context.Context, servers []server) (dirs []string, err error) {
 	fetching, stop := context.WithCancel(ctx)
 	defer stop()
-	for i := range all[1:] {
-		go b.fetch(fetching, &all[i+1])
+	for i := range servers[1:] {
+		go b.fetch(fetching, &servers[i+1])
 	}
-	var dirs []string
-	for i := range all {
-		dir, err := b.build(ctx, &all[i])
+	for i := range servers {
+		dir, err := b.build(ctx, &servers[i])
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		dirs = append(dirs, dir)
 	}
-	return b.gather(ctx, dirs)
+	return dirs, nil
 }
 
 // VaultVersions are the versions that Vault takes, the oldest first: "v1.13.0".
@@ -219,10 +227,8 @@ func (b *Builder) Vault(ctx context.Context, version string) (string, error) {
 
 // Vaults is a folder with the Vault servers of every version, found or built.
 func (b *Builder) Vaults(ctx context.Context) (string, error) {
-	for i := range vaults {
-		if _, err := b.build(ctx, &vaults[i]); err != nil {
-			return "", err
-		}
+	if _, err := b.buildAll(ctx, vaults); err != nil {
+		return "", err
 	}
 	return filepath.Join(b.Cache, "servers", "vault"), nil
 }
