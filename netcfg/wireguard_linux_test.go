@@ -319,6 +319,12 @@ func TestWireGuardReading(t *testing.T) {
 		a.converge(t)
 		b.converge(t)
 		a.ping(t, b)
+		// More addresses than fit into one of the kernel's messages.
+		many := wgtypes.PeerConfig{PublicKey: a.device(t).Peers[0].PublicKey, UpdateOnly: true}
+		for i := range 3000 {
+			many.AllowedIPs = append(many.AllowedIPs, net.IPNet{IP: net.IP{0xfd, 1, 14: byte(i >> 8), 15: byte(i)}, Mask: net.CIDRMask(128, 128)})
+		}
+		a.run(t, func() error { return configure(t.Context(), "wg0", wgtypes.Config{Peers: []wgtypes.PeerConfig{many}}) })
 		before := inOrder(readingOf(a.device(t)))
 		var got *wireGuardReading
 		a.run(t, func() (err error) { got, err = readWireGuardNamed("wg0"); return err })

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
 
@@ -35,25 +34,18 @@ func readWireGuardNamed(name string) (*wireGuardReading, error) {
 // readWireGuard asks the kernel, or the program behind a link of another kind,
 // for a device. The error is fs.ErrNotExist where there is none.
 func readWireGuard(name string, userspace bool) (*wireGuardReading, error) {
+	read := readKernel
 	if userspace {
-		device, err := readProgram(name)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = fmt.Errorf("the program that serves it does not answer: %w", err)
-		}
-		return device, explain(err)
+		read = readProgram
 	}
-	client, err := wgctrl.New()
-	if err != nil {
-		return nil, explain(err)
-	}
-	device, err := client.Device(name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		err = explain(err)
-	}
-	if err := errors.Join(err, client.Close()); err != nil {
+	device, err := read(name)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, fmt.Errorf("the program that serves it does not answer: %w", err)
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	return readingOf(device), nil
+	return device, explain(err)
 }
 
 // readProgram asks the program that serves a device over its socket. wgctrl does

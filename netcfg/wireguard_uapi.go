@@ -8,43 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
-
-// wireGuardReading is what a device says of itself.
-type wireGuardReading struct {
-	privateKey wgtypes.Key // zero: it has none
-	port       int
-	peers      []peerReading // in the device's order, which is any
-}
-
-// peerReading is what a device says of one peer.
-type peerReading struct {
-	publicKey, preshared wgtypes.Key // preshared: zero for none
-	// endpoint is where the peer was last heard, or is to be called; the zero
-	// value where nobody said.
-	endpoint       netip.AddrPort
-	handshake      time.Time // the latest; zero: none yet
-	received, sent int64     // bytes
-	keepalive      time.Duration
-	allowed        []netip.Prefix
-}
-
-// order lists the places of the peers in the order of their public keys.
-func (r *wireGuardReading) order() []int32 {
-	order := make([]int32, len(r.peers))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	slices.SortFunc(order, func(a, b int32) int {
-		return bytes.Compare(r.peers[a].publicKey[:], r.peers[b].publicKey[:])
-	})
-	return order
-}
 
 // uapiLine is more than the longest line of a device's answer.
 const uapiLine = 64 << 10
@@ -56,7 +24,7 @@ const uapiLine = 64 << 10
 // know are left out. An answer that breaks off is an error, never a device with
 // fewer peers. Errors hold no secret: they name a line's key and not its value.
 func readUAPI(r io.Reader) (*wireGuardReading, error) {
-	reader := uapiReader{device: &wireGuardReading{}}
+	var reader uapiReader
 	lines := bufio.NewReaderSize(r, uapiLine)
 	for {
 		line, err := lines.ReadSlice('\n')
@@ -82,17 +50,13 @@ func readUAPI(r io.Reader) (*wireGuardReading, error) {
 		return nil, errors.New("read the device's answer: it ends without errno")
 	}
 	reader.end()
-	return reader.device, nil
+	return &reader.device, nil
 }
 
 // uapiReader gathers the lines of an answer.
 type uapiReader struct {
-	device *wireGuardReading
+	readingBuilder
 	status bool // errno was read, and is 0
-	// allowed are the addresses of many peers, which are allocated together;
-	// those of the last peer begin at first.
-	allowed []netip.Prefix
-	first   int
 	// The latest handshake of the last peer.
 	seconds, nanoseconds int64
 }
@@ -101,14 +65,14 @@ type uapiReader struct {
 func (r *uapiReader) line(key, value []byte) (err error) {
 	if string(key) == "public_key" {
 		r.end()
-		r.device.peers = append(r.device.peers, peerReading{})
-		return uapiKey(&r.device.peers[len(r.device.peers)-1].publicKey, value)
+		r.seconds, r.nanoseconds = 0, 0
+		return uapiKey(&r.begin().publicKey, value)
 	}
 	if string(key) == "errno" {
 		return r.errno(value)
 	}
-	if n := len(r.device.peers); n > 0 {
-		return r.peerLine(&r.device.peers[n-1], key, value)
+	if p := r.last(); p != nil {
+		return r.peerLine(p, key, value)
 	}
 	switch string(key) {
 	case "private_key":
@@ -129,8 +93,10 @@ func (r *uapiReader) peerLine(p *peerReading, key, value []byte) (err error) {
 		p.endpoint, err = uapiEndpoint(value)
 	case "last_handshake_time_sec":
 		r.seconds, err = uapiNumber(value, maxInt64)
+		p.handshake = unixTime(r.seconds, r.nanoseconds)
 	case "last_handshake_time_nsec":
 		r.nanoseconds, err = uapiNumber(value, int64(time.Second)-1)
+		p.handshake = unixTime(r.seconds, r.nanoseconds)
 	case "tx_bytes":
 		p.sent, err = uapiNumber(value, maxInt64)
 	case "rx_bytes":
@@ -145,34 +111,6 @@ func (r *uapiReader) peerLine(p *peerReading, key, value []byte) (err error) {
 		r.allow(prefix)
 	}
 	return err
-}
-
-// allowedAtOnce is for how many addresses memory is taken.
-const allowedAtOnce = 256
-
-func (r *uapiReader) allow(prefix netip.Prefix) {
-	if len(r.allowed) == cap(r.allowed) {
-		mine := r.allowed[r.first:]
-		r.allowed = append(make([]netip.Prefix, 0, max(allowedAtOnce, 2*len(mine))), mine...)
-		r.first = 0
-	}
-	r.allowed = append(r.allowed, prefix)
-}
-
-// end closes the last peer.
-func (r *uapiReader) end() {
-	n := len(r.device.peers)
-	if n == 0 {
-		return
-	}
-	p := &r.device.peers[n-1]
-	if len(r.allowed) > r.first {
-		p.allowed = slices.Clip(r.allowed[r.first:])
-	}
-	if r.seconds != 0 || r.nanoseconds != 0 {
-		p.handshake = time.Unix(r.seconds, r.nanoseconds)
-	}
-	r.first, r.seconds, r.nanoseconds = len(r.allowed), 0, 0
 }
 
 // errno reads the status with which an answer ends: 0, or an errno value, which
