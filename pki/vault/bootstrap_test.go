@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"slices"
 	"strings"
@@ -461,4 +462,75 @@ func TestHostSigns(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTwoAtOnce has several administrators make one authority at the same time:
+// it becomes one, with one key.
+func TestTwoAtOnce(t *testing.T) {
+	eachServer(t, func(t *testing.T, client *api.Client) {
+		want := wantOf(t, twoHosts(t))
+		changes := differs(t, client, want)
+		made := make(chan error)
+		for range 3 {
+			go func() { made <- Apply(context.WithoutCancel(t.Context()), client, want.Place, changes, plan.Silent{}) }()
+		}
+		for range 3 {
+			if err := <-made; err != nil {
+				t.Logf("one of three is told: %.200s", err.Error())
+			}
+		}
+		converge(t, client, want)
+		have, err := Observe(t.Context(), client, want.Place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range have.Authorities {
+			if len(a.Issuers) != 1 || a.Condition != Signing {
+				t.Errorf("authority %s has %d issuers", a.Engine, len(a.Issuers))
+			}
+		}
+	})
+}
+
+// TestHostCheck: a host that is enrolled checks with its own login, finds
+// nothing where nothing is wrong, and otherwise what it lacks.
+func TestHostCheck(t *testing.T) {
+	for _, version := range vaulttest.Versions() {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			server := vaulttest.Start(t, version)
+			client, fleet := server.Client(), twoHosts(t)
+			for _, spec := range fleet.Hosts {
+				spec.PKI.Vault.Address, spec.PKI.Vault.CAFile = server.Address, server.CAFile
+			}
+			converge(t, client, wantOf(t, fleet))
+			for _, spec := range fleet.Hosts {
+				issuer := New(spec, layout.Root(t.TempDir()), slog.New(slog.DiscardHandler))
+				t.Cleanup(func() { issuer.Close(context.WithoutCancel(t.Context())) })
+				enrolment, err := MintEnrolment(t.Context(), client, spec, time.Minute)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := issuer.Enroll(t.Context(), enrolment.Token); err != nil {
+					t.Fatal(err)
+				}
+				if findings, err := issuer.Check(t.Context(), spec, time.Now()); err != nil || len(findings) > 0 {
+					t.Errorf("host %s: %+v, %v; want nothing", spec.Name, findings, err)
+				}
+				// In ten years the CAs are near their ends.
+				findings, err := issuer.Check(t.Context(), spec, time.Now().Add(87000*time.Hour))
+				if err != nil || !slices.ContainsFunc(findings, func(f Finding) bool { return strings.HasPrefix(f.Where, "authority ") }) {
+					t.Errorf("host %s in ten years: %+v, %v; want CAs that end", spec.Name, findings, err)
+				}
+				narrowed := strings.ReplaceAll(HostPolicy(spec), `"nodeagent/mercury/nodeagent/sign/`, `"nowhere/`)
+				if err := client.Sys().PutPolicyWithContext(t.Context(), "nodeagent:mercury:"+spec.Name, narrowed); err != nil {
+					t.Fatal(err)
+				}
+				findings, err = issuer.Check(t.Context(), spec, time.Now())
+				if err != nil || len(findings) != 2 || !strings.Contains(findings[0].What+findings[1].What, "the token may not update nodeagent/mercury/nodeagent/sign/") {
+					t.Errorf("host %s without its login's signature: %+v, %v", spec.Name, findings, err)
+				}
+			}
+		})
+	}
 }

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -96,20 +97,17 @@ func loginFolder(mount string) string {
 }
 
 func compareObjects(a, b Object) int {
-	return slices.Compare([]string{fmt.Sprint(int(a.Kind)), a.Mount, a.Name}, []string{fmt.Sprint(int(b.Kind)), b.Mount, b.Name})
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Mount, b.Mount), cmp.Compare(a.Name, b.Name))
 }
 
-func (o Object) same(other Object) bool {
-	return o.Kind == other.Kind && o.Mount == other.Mount && o.Name == other.Name
-}
-
+// object is the one that has the same place as another, nil for none. Objects
+// are sorted.
 func (s State) object(like Object) *Object {
-	for i := range s.Objects {
-		if s.Objects[i].same(like) {
-			return &s.Objects[i]
-		}
+	i, found := slices.BinarySearchFunc(s.Objects, like, compareObjects)
+	if !found {
+		return nil
 	}
-	return nil
+	return &s.Objects[i]
 }
 
 // Fields are an object's values by Vault's own names: bool, int64 (durations in

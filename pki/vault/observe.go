@@ -34,10 +34,10 @@ func Observe(ctx context.Context, client *api.Client, place Place) (State, error
 	for _, m := range o.mounted {
 		mountsErr = errors.Join(mountsErr, o.inside(ctx, m))
 	}
-	err := errors.Join(mountsErr, policiesErr, o.readAll(ctx), o.authorities(ctx), o.audit(ctx))
+	err := errors.Join(mountsErr, policiesErr, o.readAll(ctx))
 	slices.SortFunc(o.Objects, compareObjects)
 	slices.SortFunc(o.Others, compareObjects)
-	return o.State, err
+	return o.State, errors.Join(err, o.authorities(ctx), o.audit(ctx))
 }
 
 type observer struct {
