@@ -115,6 +115,7 @@ func (i *Issuer) do(ctx context.Context, a asked, send func(context.Context, *co
 
 // doPublic sends a request that needs no token.
 func (i *Issuer) doPublic(ctx context.Context, a asked, send func(context.Context, *conn) error) error {
+	a.public = true
 	if err := i.out(); err != nil {
 		return refuse(a, err)
 	}

@@ -29,6 +29,8 @@ type asked struct {
 	role string
 	// login is the method of a login, "" for requests with a token.
 	login string
+	// public tells that no token was sent, because none is needed.
+	public bool
 }
 
 // refuse words why Vault gave nothing, with its cause and what to do about it.
@@ -59,13 +61,17 @@ func (a asked) answered(code int, words string) (pki.Cause, string) {
 		return pki.CauseUnreachable, "it asks for patience; if that lasts, raise the limit that holds for " + a.vault.Mount + " (vault read sys/quotas/rate-limit/…)"
 	case code == http.StatusServiceUnavailable && has("sealed"):
 		return pki.CauseUnreachable, "unseal Vault (vault operator unseal)"
-	case has("no handler for route"), code == http.StatusNotFound && a.login != "":
+	case has("no handler for route"), code == http.StatusNotFound && a.login != "", code == http.StatusForbidden && a.public:
+		// Whoever shows no token is told of a path that is not there what he is
+		// told of one that is: permission denied.
 		return pki.CauseMissing, fmt.Sprintf("nothing is mounted at %s: let an administrator run nodeagent pki bootstrap, or correct pki.vault.mount", a.mounted())
+	case code == http.StatusForbidden && a.login != "":
+		return pki.CauseMissing, fmt.Sprintf("nothing is mounted at %s, or it lets nobody in from this host's address: let an administrator run nodeagent pki bootstrap, or correct pki.vault.mount", a.mounted())
 	case has("unknown role"):
 		return pki.CauseMissing, fmt.Sprintf("role %s is not in %s: let an administrator run nodeagent pki bootstrap with this fleet", a.role, a.engine)
 	case has("unable to find") && has("issuer"), has("no default issuer"), has("no issuer"):
 		return pki.CauseMissing, "the engine " + a.engine + " has no authority: let an administrator run nodeagent pki bootstrap"
-	case code >= 500:
+	case code >= 500 && !(a.login != "" && has("invalid secret id")): // which Vault 1.13 answers with status 500
 		return pki.CauseUnreachable, "see Vault's own log"
 	case a.login != "":
 		return pki.CauseLogin, a.loginRemedy()
