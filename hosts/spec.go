@@ -116,7 +116,8 @@ type PKI struct {
 	// RenewBefore is shorter than Lifetime. A spec may say the latter as
 	// survive_vault_outage: for so long the host lives on without its issuer.
 	Lifetime, RenewBefore time.Duration
-	// CALifetime is the lifetime of the CAs that the local issuer makes.
+	// CALifetime is the lifetime of the CAs that the local issuer makes, or
+	// `nodeagent pki bootstrap` in Vault.
 	CALifetime time.Duration
 	// AdminLifetime is the lifetime of the administrator's certificate.
 	AdminLifetime time.Duration

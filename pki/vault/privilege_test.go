@@ -201,6 +201,20 @@ func TestLeastPrivilege(t *testing.T) {
 			!slices.Equal(c.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) || c.NotAfter.After(time.Now().Add(r.Lifetime+time.Minute)) {
 			t.Errorf("with a greedy request it got subject %s, names %v %v %v %v, usage %v, until %s", c.Subject, c.DNSNames, c.IPAddresses, c.EmailAddresses, c.URIs, c.ExtKeyUsage, c.NotAfter)
 		}
+		// Vault 1.21 lets an empty list pass where a value is pinned: what comes
+		// of it must not be more than the host has.
+		for _, empty := range []any{"", []string{}} {
+			data := SignParameters(r)
+			data["csr"], data["ip_sans"], data["alt_names"] = csr, empty, empty
+			secret, err := thief.Logical().WriteWithContext(t.Context(), "nodeagent/mercury/k8s-server/sign/w1.kubelet-server", data)
+			if err != nil {
+				continue
+			}
+			chain, err := parseChain(secret.Data["certificate"].(string))
+			if err != nil || chain[0].Subject.String() != "CN=system:node:w1,O=system:nodes" || len(chain[0].DNSNames)+len(chain[0].IPAddresses)+len(chain[0].URIs)+len(chain[0].EmailAddresses) > 0 {
+				t.Errorf("with %#v for names and addresses it got %v, %v", empty, chain, err)
+			}
+		}
 		// None of it has changed anything.
 		if left := differs(t, client, want); len(left) > 0 {
 			t.Errorf("after the attacks a plan has:\n%s", printed(left))
