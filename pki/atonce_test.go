@@ -71,8 +71,12 @@ func TestAtOnce(t *testing.T) {
 		}
 		at := func(line string) int { return slices.Index(rep.lines, line) }
 		for _, order := range [][2]string{
-			{"end 1 pki.modeOp", "begin 2 pki.trustOp"}, {"end 2 pki.trustOp", "begin 4 pki.keyOp"}, {"end 3 pki.trustOp", "begin 4 pki.keyOp"},
-			{"end 11 pki.issueOp", "begin 12 pki.rebundleOp"}, {"end 10 pki.issueOp", "begin 12 pki.rebundleOp"}, {"end 13 pki.removeOp", "begin 14 pki.removeOp"},
+			{"end 1 pki.modeOp", "begin 2 pki.trustOp"},
+			{"end 2 pki.trustOp", "begin 4 pki.keyOp"},
+			{"end 3 pki.trustOp", "begin 4 pki.keyOp"},
+			{"end 11 pki.issueOp", "begin 12 pki.rebundleOp"},
+			{"end 10 pki.issueOp", "begin 12 pki.rebundleOp"},
+			{"end 13 pki.removeOp", "begin 14 pki.removeOp"},
 		} {
 			if a, b := at(order[0]), at(order[1]); a < 0 || b < 0 || a > b {
 				t.Errorf("%q at %d, %q at %d", order[0], a, order[1], b)

@@ -107,22 +107,26 @@ func TestRefusals(t *testing.T) {
 			{
 				"sealed", w.server.Seal, w.server.Unseal,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseUnreachable, []string{`sign "kubelet-client": the issuer cannot be reached`, "sealed", "vault operator unseal"},
+				pki.CauseUnreachable,
+				[]string{`sign "kubelet-client": the issuer cannot be reached`, "sealed", "vault operator unseal"},
 			},
 			{
 				"sealed, bundle", w.server.Seal, w.server.Unseal,
 				func() error { _, err := n.Bundle(t.Context(), layout.CAK8sClient); return err },
-				pki.CauseUnreachable, []string{`fetch trust bundle "k8s-client"`, "sealed", "vault operator unseal"},
+				pki.CauseUnreachable,
+				[]string{`fetch trust bundle "k8s-client"`, "sealed", "vault operator unseal"},
 			},
 			{
 				"down", w.server.Stop, w.server.Restart,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseUnreachable, []string{"connection refused", "nobody listens at https://127.0.0.1:"},
+				pki.CauseUnreachable,
+				[]string{"connection refused", "nobody listens at https://127.0.0.1:"},
 			},
 			{
 				"hanging", w.server.Freeze, w.server.Thaw,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseUnreachable, []string{"no answer from https://127.0.0.1:", "within 10s"},
+				pki.CauseUnreachable,
+				[]string{"no answer from https://127.0.0.1:", "within 10s"},
 			},
 			{
 				"rate limited", func() {
@@ -132,44 +136,52 @@ func TestRefusals(t *testing.T) {
 				},
 				func() { w.delete("sys/quotas/rate-limit/test") },
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseUnreachable, []string{"HTTP 429", "asks for patience", "sys/quotas/rate-limit"},
+				pki.CauseUnreachable,
+				[]string{"HTTP 429", "asks for patience", "sys/quotas/rate-limit"},
 			},
 			{
 				"denied", func() {
 					w.do("sys/policies/acl/"+w.place.Policy("n3"), map[string]any{"policy": `path "auth/token/renew-self" { capabilities = ["update"] }`})
 				}, w.bootstrap,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseDenied, []string{"permission denied", "nodeagent pki bootstrap", "nodeagent pki check"},
+				pki.CauseDenied,
+				[]string{"permission denied", "nodeagent pki bootstrap", "nodeagent pki check"},
 			},
 			{
 				"role missing", func() { w.delete(roleOf(n, client)) }, w.bootstrap,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseMissing, []string{"unknown role", "n3.kubelet-client", "nodeagent pki bootstrap"},
+				pki.CauseMissing,
+				[]string{"unknown role", "n3.kubelet-client", "nodeagent pki bootstrap"},
 			},
 			{
 				"authority ends first", func() { change(roleOf(n, client), map[string]any{"ttl": "87600h", "max_ttl": "87600h"}) }, w.bootstrap,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseUnfit, []string{"beyond the expiration of the CA", "rotate-ca", "pki.lifetime"},
+				pki.CauseUnfit,
+				[]string{"beyond the expiration of the CA", "rotate-ca", "pki.lifetime"},
 			},
 			{
 				"name not allowed", func() { change(roleOf(n, client), map[string]any{"allowed_domains": "system:node:n4"}) }, w.bootstrap,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseUnfit, []string{"system:node:n3", "not allowed", "n3.kubelet-client", "nodeagent pki bootstrap"},
+				pki.CauseUnfit,
+				[]string{"system:node:n3", "not allowed", "n3.kubelet-client", "nodeagent pki bootstrap"},
 			},
 			{
 				"addresses not allowed", func() { change(roleOf(etcd, peer), map[string]any{"allow_ip_sans": false}) }, w.bootstrap,
 				func() error { _, err := etcd.trySign(peer); return err },
-				pki.CauseUnfit, []string{"not allowed", "n2.etcd-peer"},
+				pki.CauseUnfit,
+				[]string{"not allowed", "n2.etcd-peer"},
 			},
 			{
 				"key type", func() { change(roleOf(etcd, peer), map[string]any{"key_type": "rsa", "key_bits": 2048}) }, w.bootstrap,
 				func() error { _, err := etcd.trySign(peer); return err },
-				pki.CauseUnfit, []string{"n2.etcd-peer", "rsa"},
+				pki.CauseUnfit,
+				[]string{"n2.etcd-peer", "rsa"},
 			},
 			{
 				"a secret of the control plane", func() {}, func() {},
 				func() error { _, err := n.Secret(t.Context(), pki.KeyEncryption, nothing); return err },
-				pki.CauseDenied, []string{`read secret "encryption"`, "permission denied"},
+				pki.CauseDenied,
+				[]string{`read secret "encryption"`, "permission denied"},
 			},
 			{
 				"login removed", func() {
@@ -177,32 +189,38 @@ func TestRefusals(t *testing.T) {
 					w.revokeTokens(authCert)
 				}, w.bootstrap,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseLogin, []string{`sign "kubelet-client": log in as "n3" (cert): the issuer knows this host not`, "nodeagent enroll"},
+				pki.CauseLogin,
+				[]string{`sign "kubelet-client": log in as "n3" (cert): the issuer knows this host not`, "nodeagent enroll"},
 			},
 			{
 				"method removed", func() { w.delete("sys/auth/" + w.place.Auth(authCert)) }, w.bootstrap,
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseMissing, []string{"nothing is mounted at auth/nodeagent/small/cert", "nodeagent pki bootstrap"},
+				pki.CauseMissing,
+				[]string{"nothing is mounted at auth/nodeagent/small/cert", "nodeagent pki bootstrap"},
 			},
 			{
 				"engine removed", func() { w.delete("sys/mounts/" + w.place.Engine(client.CA)) }, func() {},
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseMissing, []string{"nothing is mounted at nodeagent/small/k8s-client", "nodeagent pki bootstrap"},
+				pki.CauseMissing,
+				[]string{"nothing is mounted at nodeagent/small/k8s-client", "nodeagent pki bootstrap"},
 			},
 			{
 				"engine removed, bundle", func() {}, func() {},
 				func() error { _, err := n.Bundle(t.Context(), client.CA); return err },
-				pki.CauseMissing, []string{"nothing is mounted at nodeagent/small/k8s-client"},
+				pki.CauseMissing,
+				[]string{"nothing is mounted at nodeagent/small/k8s-client"},
 			},
 			{
 				"no authority, bundle", func() { w.do("sys/mounts/"+w.place.Engine(client.CA), map[string]any{"type": "pki"}) }, func() {},
 				func() error { _, err := n.Bundle(t.Context(), client.CA); return err },
-				pki.CauseMissing, []string{"nodeagent/small/k8s-client has no authority", "nodeagent pki bootstrap"},
+				pki.CauseMissing,
+				[]string{"nodeagent/small/k8s-client has no authority", "nodeagent pki bootstrap"},
 			},
 			{
 				"no authority", func() { w.bootstrapRolesOnly(roleOf(n, client), client) }, func() {},
 				func() error { _, err := n.trySign(client); return err },
-				pki.CauseMissing, []string{"nodeagent/small/k8s-client has no authority"},
+				pki.CauseMissing,
+				[]string{"nodeagent/small/k8s-client has no authority"},
 			},
 		}
 		for _, test := range tests {
