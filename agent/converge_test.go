@@ -166,7 +166,7 @@ func TestOnly(t *testing.T) {
 func TestLockIsExclusive(t *testing.T) {
 	root := layout.Root(t.TempDir())
 	acquire := func(domains ...string) (*Lock, error) { return Acquire(t.Context(), root, domains, 0) }
-	first, err := acquire(DomainPKI)
+	first, err := acquire(DomainCluster)
 	if err != nil {
 		t.Fatal(err)
 	}
