@@ -208,7 +208,7 @@ func (b *bootstrap) report(done bootstrapped) error {
 		for _, c := range done.Remaining {
 			left = append(left, string(c.Action)+" "+c.Key)
 		}
-		return fmt.Errorf("Vault is not as the fleet says; left to do: %s", strings.Join(left, ", "))
+		return fmt.Errorf("what is in Vault is not as the fleet says; left to do: %s", strings.Join(left, ", "))
 	}
 	return nil
 }

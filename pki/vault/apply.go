@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -16,17 +17,24 @@ import (
 // stop the others. Applied again, or after having been cut off anywhere, the
 // next plan has what is left.
 func Apply(ctx context.Context, client *api.Client, place Place, changes []plan.Change, rep plan.Reporter) error {
+	missing := map[string]bool{} // mounts that could not be made
 	return plan.Each(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
 		e, ok := c.Payload.(edit)
 		switch {
 		case !ok:
-			return fmt.Errorf("change has no payload of package vault")
+			return errors.New("the change is not one of package vault")
+		case missing[e.mount()]:
+			return fmt.Errorf("%s could not be made", e.mount())
 		case e.authority != nil:
 			return applyAuthority(ctx, client, *e.authority)
 		case c.Action == plan.ActionDelete:
 			return deleteObject(ctx, client, *e.object)
 		case c.Action == plan.ActionCreate:
-			return create(ctx, client, place, *e.object)
+			err := create(ctx, client, place, *e.object)
+			if err != nil && (e.object.Kind == KindEngine || e.object.Kind == KindMethod) {
+				missing[e.mount()] = true
+			}
+			return err
 		}
 		return update(ctx, client, place, *e.object)
 	})
@@ -49,7 +57,7 @@ func applyAuthority(ctx context.Context, client *api.Client, want Authority) err
 
 func deleteObject(ctx context.Context, client *api.Client, o Object) error {
 	if _, err := client.Logical().DeleteWithContext(ctx, o.path()); err != nil {
-		return fmt.Errorf("delete %s: %w", o.path(), err)
+		return fmt.Errorf("delete %s: %w", o.path(), plain(err))
 	}
 	return nil
 }

@@ -236,11 +236,11 @@ func SigningRequest(ctx context.Context, client *api.Client, a Authority) ([]byt
 	}
 	secret, err := client.Logical().WriteWithContext(ctx, a.Engine+"/intermediate/generate/existing", data)
 	if err != nil {
-		return nil, fmt.Errorf("request a certificate for authority %q: %w", a.Name, err)
+		return nil, fmt.Errorf("request a certificate for authority %q: %w", a.Name, plain(err))
 	}
 	csr, _ := secret.Data["csr"].(string)
 	if csr == "" {
-		return nil, fmt.Errorf("request a certificate for authority %q: Vault answered no request", a.Name)
+		return nil, fmt.Errorf("request a certificate for authority %q: no request was answered", a.Name)
 	}
 	return []byte(strings.TrimSpace(csr) + "\n"), nil
 }
@@ -255,7 +255,7 @@ func CheckSigned(chain string, request []byte, leaf time.Duration, now time.Time
 	}
 	block, _ := pem.Decode(request)
 	if block == nil {
-		return errors.New("Vault's request is not PEM")
+		return errors.New("the request that was answered is not PEM")
 	}
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {

@@ -534,3 +534,41 @@ func TestHostCheck(t *testing.T) {
 		})
 	}
 }
+
+// TestInTheWay: mounts of others where ours would be are told of before
+// anything is made, and an Apply all the same says each thing in a line.
+func TestInTheWay(t *testing.T) {
+	eachServer(t, func(t *testing.T, client *api.Client) {
+		want := wantOf(t, twoHosts(t))
+		vaultWrite(t, client, "sys/mounts/nodeagent/mercury/etcd-peer", map[string]any{"type": "kv"})
+		have, err := Observe(t.Context(), client, want.Place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := Obstacles(have, want); len(o) != 1 || !strings.Contains(o[0], "engine nodeagent/mercury/etcd-peer is there with type kv") {
+			t.Errorf("obstacles %q, want the engine of another type", o)
+		}
+		if err := client.Sys().UnmountWithContext(t.Context(), "nodeagent/mercury/etcd-peer"); err != nil {
+			t.Fatal(err)
+		}
+		vaultWrite(t, client, "sys/mounts/nodeagent", map[string]any{"type": "kv"})
+		if have, err = Observe(t.Context(), client, want.Place); err != nil {
+			t.Fatal(err)
+		}
+		if o := Obstacles(have, want); len(o) != 1 || !strings.HasPrefix(o[0], "engine nodeagent lies above") {
+			t.Errorf("obstacles %q, want the mount above", o)
+		}
+		err = Apply(t.Context(), client, want.Place, Diff(have, want), plan.Silent{})
+		if err == nil {
+			t.Fatal("what cannot be mounted was made")
+		}
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			if !strings.HasPrefix(line, "create ") {
+				t.Errorf("a line of its own: %q", line)
+			}
+		}
+		if !strings.Contains(err.Error(), "create role nodeagent/mercury/etcd-peer/cp1.etcd-peer: engine nodeagent/mercury/etcd-peer could not be made") {
+			t.Errorf("no word of why a role was not made: %v", err)
+		}
+	})
+}

@@ -104,14 +104,16 @@ func (r rule) example() string {
 	return r.path
 }
 
+var errNoAnswer = errors.New("an empty answer, where Vault has one")
+
 // capabilities asks Vault what the client's token may do at each path.
 func capabilities(ctx context.Context, client *api.Client, paths []string) (map[string]any, error) {
 	secret, err := client.Logical().WriteWithContext(ctx, "sys/capabilities-self", map[string]any{"paths": paths})
 	if err == nil && secret == nil {
-		err = errors.New("Vault answered nothing")
+		err = errNoAnswer
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask what the token may do: %w", err)
+		return nil, fmt.Errorf("ask what the token may do: %w", plain(err))
 	}
 	return secret.Data, nil
 }
@@ -153,11 +155,11 @@ func (t trial) Sign(ctx context.Context, r pki.Request, csr []byte) ([]byte, err
 	parameters := SignParameters(r)
 	parameters["csr"] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))
 	secret, err := t.client.Logical().WriteWithContext(ctx, signPath(t.place, t.host, r), parameters)
-	if err != nil {
-		return nil, err
+	if err == nil && secret == nil {
+		err = errNoAnswer
 	}
-	if secret == nil {
-		return nil, errors.New("Vault answered nothing")
+	if err != nil {
+		return nil, plain(err)
 	}
 	certificate, _ := secret.Data["certificate"].(string)
 	return []byte(certificate + "\n"), nil

@@ -18,6 +18,20 @@ type edit struct {
 	authority *Authority // as wanted
 }
 
+// mount is the engine or method that it is about, as plans name it; empty for a
+// policy.
+func (e edit) mount() string {
+	switch {
+	case e.authority != nil:
+		return "engine " + e.authority.Engine
+	case e.object.Kind == KindMethod || e.object.Kind == KindLogin:
+		return "method " + e.object.Mount
+	case e.object.Mount == "":
+		return ""
+	}
+	return "engine " + e.object.Mount
+}
+
 // Diff answers what makes Vault be as wanted, in the order in which it can be
 // made. It is pure. Engines, methods and authorities are made and set right,
 // and never removed or replaced.

@@ -51,7 +51,7 @@ type observer struct {
 func (o *observer) mounts(ctx context.Context) error {
 	engines, err := o.client.Sys().ListMountsWithContext(ctx)
 	if err != nil {
-		return fmt.Errorf("list engines: %w", err)
+		return fmt.Errorf("list engines: %w", plain(err))
 	}
 	for at, m := range engines {
 		o.mount(KindEngine, strings.TrimSuffix(at, "/"), Fields{
@@ -60,7 +60,7 @@ func (o *observer) mounts(ctx context.Context) error {
 	}
 	methods, err := o.client.Sys().ListAuthWithContext(ctx)
 	if err != nil {
-		return fmt.Errorf("list auth methods: %w", err)
+		return fmt.Errorf("list auth methods: %w", plain(err))
 	}
 	for at, m := range methods {
 		o.mount(KindMethod, strings.TrimSuffix(at, "/"), Fields{"type": m.Type, "description": m.Description})
@@ -227,13 +227,12 @@ func (o *observer) authorities(ctx context.Context) error {
 // alone that depends on it.
 func (o *observer) audit(ctx context.Context) error {
 	devices, err := o.client.Sys().ListAuditWithContext(ctx)
-	var answer *api.ResponseError
-	if errors.As(err, &answer) && answer.StatusCode == http.StatusForbidden {
+	if status(err) == http.StatusForbidden {
 		o.AuditHidden = true
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("list audit devices: %w", err)
+		return fmt.Errorf("list audit devices: %w", plain(err))
 	}
 	for at := range devices {
 		o.Audit = append(o.Audit, strings.TrimSuffix(at, "/"))
@@ -246,7 +245,7 @@ func (o *observer) audit(ctx context.Context) error {
 func read(ctx context.Context, client *api.Client, path string) (map[string]any, error) {
 	secret, err := client.Logical().ReadWithContext(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, plain(err))
 	}
 	if secret == nil {
 		return nil, nil
@@ -258,7 +257,7 @@ func read(ctx context.Context, client *api.Client, path string) (map[string]any,
 func listKeys(ctx context.Context, client *api.Client, path string) ([]string, error) {
 	secret, err := client.Logical().ListWithContext(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", path, err)
+		return nil, fmt.Errorf("list %s: %w", path, plain(err))
 	}
 	if secret == nil {
 		return nil, nil
@@ -274,7 +273,7 @@ func listKeys(ctx context.Context, client *api.Client, path string) ([]string, e
 
 func write(ctx context.Context, client *api.Client, path string, data map[string]any) error {
 	if _, err := client.Logical().WriteWithContext(ctx, path, data); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return fmt.Errorf("write %s: %w", path, plain(err))
 	}
 	return nil
 }

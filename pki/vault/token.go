@@ -55,14 +55,13 @@ func mintEnrolment(ctx context.Context, client *api.Client, spec *hosts.Spec, tt
 	secret, err := wrapping.Logical().WriteWithContext(ctx, path, map[string]any{
 		"num_uses": 1, "ttl": seconds(ttl + secretMargin),
 	})
-	var answer *api.ResponseError
-	switch {
-	case errors.As(err, &answer) && (answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusBadRequest):
-		return Enrolment{}, fmt.Errorf("%w: if Vault does not know the host, run nodeagent pki bootstrap", err)
+	switch code := status(err); {
+	case code == http.StatusNotFound, code == http.StatusBadRequest:
+		return Enrolment{}, fmt.Errorf("%w: if Vault does not know the host, run nodeagent pki bootstrap", plain(err))
 	case err != nil:
-		return Enrolment{}, err
+		return Enrolment{}, plain(err)
 	case secret == nil || secret.WrapInfo == nil || secret.WrapInfo.Token == "":
-		return Enrolment{}, errors.New("Vault did not wrap its answer: is something between that drops the header X-Vault-Wrap-TTL?")
+		return Enrolment{}, errors.New("the answer is not wrapped: is something in front of Vault that drops the header X-Vault-Wrap-TTL?")
 	}
 	wrap := secret.WrapInfo
 	return Enrolment{
