@@ -71,6 +71,12 @@ func MercuryFleet(dir string) (map[string][]byte, error) {
 	return files, nil
 }
 
+// WithDifferences is a host's file with the lab's differences laid over it.
+func WithDifferences(text string) (string, error) {
+	content, err := overlay(text, mercuryDifferences)
+	return string(content), err
+}
+
 // overlay lays one TOML document over another: tables merge, everything else
 // is replaced.
 func overlay(base, differences string) ([]byte, error) {

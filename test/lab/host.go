@@ -154,7 +154,11 @@ func (h *Host) boot(ctx context.Context) error {
 		return err
 	}
 	for i, link := range h.links {
-		if err := h.lab.plug(ctx, h.outerName(i), link.Switch); err != nil {
+		// On a busy machine process 1 is seen before nspawn has made the links.
+		err := Until(ctx, "the host's link "+link.Name, func(ctx context.Context) error {
+			return h.lab.plug(ctx, h.outerName(i), link.Switch)
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -62,6 +62,24 @@ func (l *Lab) AddMercury(ctx context.Context) (*Mercury, error) {
 	return m, m.equip(ctx)
 }
 
+// AddMember makes a host of a cluster of several, plugged into a switch, with
+// nodeagent and the server programs, and without a fleet. It is off.
+func (l *Lab) AddMember(ctx context.Context, name, network string) (*Mercury, error) {
+	programs, err := l.Builder.Programs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host, err := l.AddHost(ctx, HostOptions{
+		Name: name, Links: []Link{{Name: "eth0", Switch: network}},
+		Binds: []Bind{{From: programs, To: programsPath}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	m := &Mercury{host}
+	return m, errors.Join(m.PutAgent(ctx), m.PutFile("/etc/profile.d/lab.sh", []byte(profile), 0o644))
+}
+
 // equip puts on the bare host what whoever sets it up would bring.
 func (m *Mercury) equip(ctx context.Context) error {
 	return errors.Join(m.putFleet(), m.PutAgent(ctx), m.PutFile("/etc/profile.d/lab.sh", []byte(profile), 0o644))
@@ -102,14 +120,15 @@ func (m *Mercury) PutAgent(ctx context.Context) error {
 		binary: agentPath,
 		filepath.Join(m.lab.Builder.Root, "cmd", "nodeagent", "nodeagent.service"): agentUnit,
 	} {
-		if err := m.putCopy(from, to); err != nil {
+		if err := m.PutCopy(from, to); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *Mercury) putCopy(from, to string) error {
+// PutCopy puts a copy of a file of the machine on the host, with its mode.
+func (m *Mercury) PutCopy(from, to string) error {
 	file, err := os.Open(from)
 	if err != nil {
 		return fmt.Errorf("put %s on host %q: %w", to, m.name, err)
