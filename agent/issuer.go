@@ -102,3 +102,17 @@ func (h *Host) closeLogin() {
 	defer h.login.mu.Unlock()
 	h.login.end()
 }
+
+// loginProblems says why the host cannot log in to Vault, as far as that can be
+// seen without asking it. Its certificates are then not renewed, so it should be
+// known while they last.
+func (h *Host) loginProblems() []string {
+	spec := h.Spec()
+	if spec.PKI.Issuer != pki.IssuerVault || len(spec.Roles) == 0 {
+		return nil
+	}
+	if why := h.vault(spec).CannotLogIn(); why != "" {
+		return []string{why}
+	}
+	return nil
+}

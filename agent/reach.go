@@ -167,6 +167,9 @@ func (h *Host) Warnings(ctx context.Context, p plan.Plan, domains []Domain, sess
 	if slices.ContainsFunc(domains, func(d Domain) bool { return d.Name() == DomainHostNames }) {
 		list = append(list, h.nameWarnings(ctx)...)
 	}
+	if slices.ContainsFunc(domains, func(d Domain) bool { return d.Name() == DomainPKI }) {
+		list = append(list, h.loginProblems()...)
+	}
 	return list
 }
 

@@ -129,6 +129,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	s.Problems = s.problems(spec, nodesErr)
 	s.Confirm = h.confirmStatus()
 	s.Problems = append(s.Problems, s.Confirm.problems()...)
+	s.Problems = append(s.Problems, h.loginProblems()...)
 	s.Healthy = len(s.Problems) == 0
 	s.Warnings = slices.Concat(s.warnings(serviceErr), s.driftWarnings(), h.NetworkWarnings(ctx))
 	return s

@@ -260,3 +260,27 @@ func (i *Issuer) checkWrapped(what, path string) error {
 	r.Remedy = "do not use it: whoever made it is not who should have; find out how it came here, and have another minted"
 	return r
 }
+
+// CannotLogIn says, from what lies on the host alone, why it cannot log in to
+// Vault and what to do about it; "" where it looks as if it could.
+func (i *Issuer) CannotLogIn() string {
+	var err error
+	switch c, missing := i.credential(); {
+	case i.vault.Auth == authJWT:
+		_, err = i.jwt()
+		if err != nil {
+			return fmt.Sprintf("this host cannot log in to Vault: %v: %s", err, i.loginAsked(authJWT).loginRemedy())
+		}
+	case i.vault.Auth == authAppRole && missing != nil:
+		err = errors.New("it has no secret id")
+	case i.vault.Auth == authAppRole && !c.Ends.IsZero() && !i.now().Before(c.Ends):
+		err = fmt.Errorf("its secret id has ended on %s", ending(c.Ends))
+	case i.vault.Auth == authCert && missing != nil:
+		// Else it was interrupted between its token and its certificate.
+		_, err = i.pair()
+	}
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprintf("this host cannot log in to Vault: %v: %s", err, enrolAgain)
+}

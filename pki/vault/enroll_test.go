@@ -75,6 +75,9 @@ func TestEnrol(t *testing.T) {
 		n := w.node("n3")
 		_, err := n.CheckEnrolment(t.Context())
 		refused(t, err, pki.CauseLogin, `log in as "n3" (cert)`, "it is not enrolled", "nodeagent enroll")
+		if why := n.CannotLogIn(); !strings.Contains(why, "no certificate of its own yet") || !strings.Contains(why, "nodeagent enroll") {
+			t.Errorf("%q", why)
+		}
 		if _, err := n.Enroll(t.Context(), ""); !errors.Is(err, ErrNoToken) {
 			t.Errorf("error %v, want %v", err, ErrNoToken)
 		}
@@ -101,6 +104,9 @@ func TestEnrol(t *testing.T) {
 		}
 		if s, err := n.current(t.Context()); err != nil || s.method != authCert {
 			t.Errorf("session %v, error %v", s, err)
+		}
+		if why := n.again().CannotLogIn(); why != "" {
+			t.Error(why)
 		}
 		// It lasts: another process logs in with the certificate alone.
 		if _, err := n.again().trySign(n.request("kubelet-client")); err != nil {
@@ -221,6 +227,9 @@ func TestComesBackFromExpiry(t *testing.T) {
 		late.now = func() time.Time { return time.Now().Add(31 * 24 * time.Hour) }
 		_, err := late.trySign(n.request("kubelet-client"))
 		refused(t, err, pki.CauseLogin, "this host's own certificate has ended on", "nodeagent enroll")
+		if why := late.CannotLogIn(); !strings.Contains(why, "has ended on") || !strings.Contains(why, "nodeagent enroll") {
+			t.Errorf("%q", why)
+		}
 		_, err = late.CheckEnrolment(t.Context())
 		refused(t, err, pki.CauseLogin, "has ended on")
 		// As Vault sees it: the certificate is one that it does not take any
@@ -337,6 +346,9 @@ func TestAppRole(t *testing.T) {
 		w.bootstrap()
 		// Ended: only a token helps.
 		late.now = func() time.Time { return fourth.Ends.Add(time.Minute) }
+		if why := late.CannotLogIn(); !strings.Contains(why, "its secret id has ended on") {
+			t.Errorf("%q", why)
+		}
 		if err := late.Close(context.Background()); err != nil {
 			t.Error(err)
 		}

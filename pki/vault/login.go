@@ -228,18 +228,28 @@ func (i *Issuer) leafOnDisk() string {
 // logInJWT logs in with the token in the spec's file, as it is now.
 func (i *Issuer) logInJWT(ctx context.Context) (*session, error) {
 	a := i.loginAsked(authJWT)
-	content, err := os.ReadFile(i.vault.JWTFile)
-	if err == nil && len(strings.TrimSpace(string(content))) == 0 {
-		err = errors.New("it is empty")
-	}
+	token, err := i.jwt()
 	if err != nil {
-		return nil, &pki.Refusal{Cause: pki.CauseLogin, What: a.what, Err: fmt.Errorf("read token %q: %w", i.vault.JWTFile, err), Remedy: a.loginRemedy()}
+		return nil, &pki.Refusal{Cause: pki.CauseLogin, What: a.what, Err: err, Remedy: a.loginRemedy()}
 	}
 	c, err := dial(&i.vault, nil)
 	if err != nil {
 		return nil, refuse(a, err)
 	}
-	return i.open(ctx, a, c, "", map[string]any{"role": i.host, "jwt": strings.TrimSpace(string(content))})
+	return i.open(ctx, a, c, "", map[string]any{"role": i.host, "jwt": token})
+}
+
+// jwt reads the token in the spec's file.
+func (i *Issuer) jwt() (string, error) {
+	content, err := os.ReadFile(i.vault.JWTFile)
+	token := strings.TrimSpace(string(content))
+	if err == nil && token == "" {
+		err = fmt.Errorf("%q is empty", i.vault.JWTFile)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the host's token: %w", err)
+	}
+	return token, nil
 }
 
 func (i *Issuer) loginAsked(method string) asked {
