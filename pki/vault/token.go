@@ -40,6 +40,8 @@ func mintEnrolment(ctx context.Context, client *api.Client, spec *hosts.Spec, tt
 	switch v := spec.PKI.Vault; {
 	case v == nil:
 		return Enrolment{}, fmt.Errorf("the fleet's issuer is %q, which enrols nobody", spec.PKI.Issuer)
+	case len(spec.Roles) == 0:
+		return Enrolment{}, errors.New("it has no role, so it needs no certificate and no login")
 	case v.Auth == authJWT:
 		return Enrolment{}, fmt.Errorf("hosts of this fleet log in with the token in %s and are not enrolled", v.JWTFile)
 	case ttl < time.Minute || ttl > EnrolmentMax-secretMargin:
