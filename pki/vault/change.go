@@ -207,12 +207,17 @@ func (c *Changer) Reports(ctx context.Context) (map[string]pki.Report, error) {
 func (i *Issuer) Report(ctx context.Context, r pki.Report) error {
 	a := i.asked("report", "")
 	a.engine = i.place.Secrets()
-	data, err := entry(r)
-	if err != nil {
-		return err
-	}
 	return i.do(ctx, a, func(ctx context.Context, c *conn) error {
-		_, err := c.write(ctx, i.place.Report(i.host), data)
+		path := i.place.Report(i.host)
+		before, err := c.read(ctx, path)
+		if err != nil && status(err) != http.StatusNotFound {
+			return err
+		}
+		data, err := entry(r, before)
+		if err != nil {
+			return err
+		}
+		_, err = c.write(ctx, path, data)
 		return err
 	})
 }
@@ -227,36 +232,57 @@ func (p Place) Report(host string) string { return p.Secret(reportFolder + "/" +
 // change is the path of the entry that remembers the change of a CA.
 func (p Place) change(ca string) string { return p.Secret("changes/" + ca) }
 
-// entry is a value as KV v2 takes it. The value is one JSON text, so that what
-// Vault makes of numbers and lists does not matter.
-func entry(value any) (map[string]any, error) {
+// entry is a value as KV v2 takes it, to be written over what was read before.
+// The value is one JSON text, so that what Vault makes of numbers and lists does
+// not matter.
+func entry(value any, before *api.Secret) (map[string]any, error) {
 	content, err := json.Marshal(value)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"data": map[string]any{"json": string(content)}}, nil
+	return map[string]any{
+		"data":    map[string]any{"json": string(content)},
+		"options": map[string]any{"cas": entryVersion(before)},
+	}, nil
+}
+
+// entryVersion is the version of an entry, 0 where there is none: the engine
+// takes a write only over the version that the writer has seen.
+func entryVersion(secret *api.Secret) any {
+	if secret != nil {
+		if metadata, ok := secret.Data["metadata"].(map[string]any); ok {
+			return metadata["version"]
+		}
+	}
+	return 0
 }
 
 func writeEntry(ctx context.Context, client *api.Client, path string, value any) error {
-	data, err := entry(value)
+	before, err := findEntry(ctx, client, path)
+	if err != nil {
+		return err
+	}
+	data, err := entry(value, before)
 	if err != nil {
 		return err
 	}
 	return write(ctx, client, path, data)
 }
 
+// findEntry reads an entry; nil where there has never been one.
+func findEntry(ctx context.Context, client *api.Client, path string) (*api.Secret, error) {
+	secret, err := client.Logical().ReadWithContext(ctx, path)
+	if err != nil && status(err) != http.StatusNotFound {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return secret, nil
+}
+
 // readEntry reads what writeEntry wrote; false where nothing is there.
 func readEntry(ctx context.Context, client *api.Client, path string, into any) (bool, error) {
-	secret, err := client.Logical().ReadWithContext(ctx, path)
-	var answer *api.ResponseError
-	if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read %s: %w", path, err)
-	}
-	if secret == nil {
-		return false, nil
+	secret, err := findEntry(ctx, client, path)
+	if err != nil || secret == nil {
+		return false, err
 	}
 	data, _ := secret.Data["data"].(map[string]any)
 	text, ok := data["json"].(string)

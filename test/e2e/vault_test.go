@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nodeagent/nodeagent/test/lab"
 )
 
@@ -45,4 +47,54 @@ func TestVaultCluster(t *testing.T) {
 		}
 		return nil
 	})
+
+	c.each("start the agent", func(h *lab.Mercury) error {
+		_, err := h.Exec(c.ctx, "systemctl", "start", "nodeagent.service")
+		return err
+	})
+	for _, ca := range []string{"etcd-peer", "etcd-server", "k8s-server", "k8s-client", "front-proxy"} {
+		t.Run("change "+ca, func(t *testing.T) { changeCA(t, c, ca) })
+	}
+}
+
+// changeCA changes a CA while requests go on, and fails for each that fails.
+func changeCA(t *testing.T, c *trio, ca string) {
+	before := c.on(c.hosts[0], "cat", "/var/lib/nodeagent/pki/trust/"+ca+".crt")
+	start := time.Now()
+	load := c.startLoad()
+	var rotating errgroup.Group
+	rotating.Go(func() error {
+		out, err := c.admin("certs", "rotate-ca", ca)
+		t.Logf("rotate-ca %s (%v):\n%s", ca, err, out)
+		return err
+	})
+	// Hosts ask Vault every two minutes while nothing happens; who is in a hurry
+	// says so.
+	c.until(time.Minute, "the second authority", func() error {
+		c.each("reload the agent", func(h *lab.Mercury) error {
+			_, err := h.Exec(c.ctx, "systemctl", "reload", "nodeagent.service")
+			return err
+		})
+		if out := c.on(c.hosts[0], "cat", "/var/lib/nodeagent/pki/trust/"+ca+".crt"); strings.Count(out, "BEGIN") < 2 {
+			return fmt.Errorf("host n1 trusts one authority still")
+		}
+		return nil
+	})
+	err := rotating.Wait()
+	requests, moved, failures := load.end()
+	t.Logf("%s: changed in %s; %d requests meanwhile, %d tries at another host, %d failures", ca, time.Since(start).Round(time.Second), requests, moved, len(failures))
+	if err != nil {
+		t.Error(err)
+	}
+	for i, failure := range failures {
+		if i == 20 {
+			t.Errorf("… and %d more", len(failures)-i)
+			break
+		}
+		t.Error(failure)
+	}
+	after := c.on(c.hosts[0], "cat", "/var/lib/nodeagent/pki/trust/"+ca+".crt")
+	if after == before || strings.Count(after, "BEGIN") != 1 {
+		t.Errorf("in the end the host trusts:\n%s", after)
+	}
 }

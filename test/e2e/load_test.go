@@ -1,0 +1,190 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/test/lab"
+)
+
+// load is requests to a cluster's API servers and etcd members, from outside
+// and without a pause, while something is done to the cluster. Each request is
+// made on a connection of its own, with the certificates that lie on the first
+// host at that moment: what does not fit together is found within a request's
+// time.
+//
+// A request may have to go to another host, as every client of several servers
+// does when the one that it talks to is restarted. Everything else counts as a
+// failure: an answer that is an error, a certificate that one side does not
+// trust, or that no host answers within patience.
+type load struct {
+	cluster *trio
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+	count   atomic.Int64
+	moved   atomic.Int64
+
+	mu       sync.Mutex
+	failures []string
+}
+
+// loadPatience is for how long no host may answer; a client with retries
+// outlives that.
+const loadPatience = 10 * time.Second
+
+// target is one kind of request.
+type target struct {
+	name   string
+	port   int
+	ca     string // signs what the port shows
+	pair   string // that the client presents
+	method string
+	path   string
+	body   string
+}
+
+var targets = []target{
+	{"apiserver", 6443, layout.CAK8sServer, layout.CertAdmin, http.MethodGet, "/api/v1/namespaces/default", ""},
+	{
+		"etcd read", 2379, layout.CAEtcdServer, layout.CertNodeagentEtcdClient, http.MethodPost, "/v3/kv/range",
+		`{"key":"` + base64.StdEncoding.EncodeToString([]byte("/load")) + `"}`,
+	},
+	{
+		"etcd write", 2379, layout.CAEtcdServer, layout.CertNodeagentEtcdClient, http.MethodPost, "/v3/kv/put",
+		`{"key":"` + base64.StdEncoding.EncodeToString([]byte("/load")) + `","value":"eA=="}`,
+	},
+}
+
+// start begins; end stops it and returns what failed.
+func (c *trio) startLoad() *load {
+	ctx, cancel := context.WithCancel(c.ctx)
+	l := &load{cluster: c, stop: cancel}
+	for _, kind := range targets {
+		l.done.Go(func() {
+			for ctx.Err() == nil {
+				if err := l.request(ctx, kind); err != nil && ctx.Err() == nil {
+					l.mu.Lock()
+					l.failures = append(l.failures, fmt.Sprintf("%s %s: %v", time.Now().UTC().Format("15:04:05.000"), kind.name, err))
+					l.mu.Unlock()
+				}
+				l.count.Add(1)
+			}
+		})
+	}
+	return l
+}
+
+func (l *load) end() (requests, moved int64, failures []string) {
+	l.stop()
+	l.done.Wait()
+	return l.count.Load(), l.moved.Load(), l.failures
+}
+
+// request makes one request, at the hosts one after another until one answers.
+func (l *load) request(ctx context.Context, kind target) error {
+	began := time.Now()
+	for n := 0; ; n++ {
+		h := l.cluster.hosts[n%len(l.cluster.hosts)]
+		err := l.once(ctx, kind, n%len(l.cluster.hosts))
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if !remade(err) {
+			return fmt.Errorf("at %s: %w", h.Name(), err)
+		}
+		l.moved.Add(1)
+		if time.Since(began) > loadPatience {
+			return fmt.Errorf("no host answered for %s, at last %s: %w", loadPatience, h.Name(), err)
+		}
+		_ = lab.Within(ctx, 50*time.Millisecond, "the next try", func(context.Context) error { return errors.New("wait") })
+	}
+}
+
+// remade tells whether a connection broke or was refused, which a client mends
+// by making another one.
+func remade(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// once makes one request at one host.
+func (l *load) once(ctx context.Context, kind target, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	client, err := l.client(kind)
+	if err != nil {
+		return err
+	}
+	url := fmt.Sprintf("https://192.0.2.%d:%d%s", 11+n, kind.port, kind.path)
+	r, err := http.NewRequestWithContext(ctx, kind.method, url, strings.NewReader(kind.body))
+	if err != nil {
+		return err
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", answer.Status, bytes.TrimSpace(body))
+	}
+	return err
+}
+
+// client reads the certificates as they are on the first host now.
+func (l *load) client(kind target) (*http.Client, error) {
+	root := l.cluster.hosts[0].Root()
+	read := func(path string) ([]byte, error) { return os.ReadFile(filepath.Join(root, path)) }
+	bundle, err := read(layout.Root("").Trust(kind.ca))
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(bundle)
+	pair, err := l.pair(read, kind.pair)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return l.cluster.lab.DialWire(ctx, network, address)
+		},
+		TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}},
+		DisableKeepAlives: true,
+	}}, nil
+}
+
+// pair reads a certificate with its key. The link to the pair may be switched
+// between the two reads, so they are read until they fit together.
+func (l *load) pair(read func(string) ([]byte, error), name string) (pair tls.Certificate, err error) {
+	files := layout.Root("").Certificate(name)
+	for range 20 {
+		cert, certErr := read(files.Cert)
+		key, keyErr := read(files.Key)
+		if err = errors.Join(certErr, keyErr); err != nil {
+			continue
+		}
+		if pair, err = tls.X509KeyPair(cert, key); err == nil {
+			return pair, nil
+		}
+	}
+	return pair, err
+}
