@@ -2,35 +2,26 @@ package pki
 
 import (
 	"fmt"
-	"hash/fnv"
 	"time"
 )
 
-// renewAt is when a certificate is due: RenewBefore before its end, and up to
-// a tenth of that earlier, by an amount that host and name determine, so that
-// a fleet does not renew everything in the same minute.
+// renewAt is when a certificate is due: in the host's slot, RenewBefore before
+// its end and up to a tenth of that earlier. The period of slots takes at most
+// half of what lies between issuing and RenewBefore.
 //
-// The jitter takes at most half of what lies between issuing and RenewBefore,
-// and a certificate that lives shorter than RenewBefore (its issuer gave less
-// than was asked) is due when a third of its life is left: a new certificate
-// is never due at once.
-func renewAt(r Request, f Found, host string) time.Time {
-	early := jitter(host, r.Name, min(r.RenewBefore/10, (r.Lifetime-r.RenewBefore)/2))
+// A certificate that lives for less than that leaves (its issuer gave less than
+// was asked) is due when a third of its life is left, or up to a sixth of it
+// earlier: a new certificate is never due at once.
+func renewAt(r Request, f Found) time.Time {
+	period := min(r.RenewBefore/10, (r.Lifetime-r.RenewBefore)/2)
 	life := f.NotAfter.Sub(f.NotBefore)
-	if life-Backdate <= r.RenewBefore+early {
-		return f.NotAfter.Add(-life / 3)
+	if life > Backdate {
+		life -= Backdate // what lies between issuing and the end
 	}
-	return f.NotAfter.Add(-r.RenewBefore - early)
-}
-
-// jitter is a duration in [0, limit), the same for the same host and name.
-func jitter(host, name string, limit time.Duration) time.Duration {
-	if limit <= 0 {
-		return 0
+	if life > r.RenewBefore+max(period, 0) {
+		return r.Slot.before(f.NotAfter.Add(-r.RenewBefore), period, r.Name)
 	}
-	h := fnv.New64a()
-	fmt.Fprintf(h, "%s\x00%s", host, name)
-	return time.Duration(float64(limit) * float64(h.Sum64()>>11) / (1 << 53)).Truncate(time.Second)
+	return r.Slot.before(f.NotAfter.Add(-life/3), life/6, r.Name)
 }
 
 // authorityRenewAt is when an authority's certificate is due.

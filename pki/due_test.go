@@ -16,14 +16,15 @@ func TestRenewAtIsEarlierByLittleAndNeverAtOnce(t *testing.T) {
 	earlier := 0
 	for range 5000 {
 		lifetime := time.Duration(1+r.Int64N(int64(400*24*60))) * time.Minute
-		req := Request{Name: fmt.Sprint("c", r.Int64()), Lifetime: lifetime, RenewBefore: time.Duration(r.Int64N(int64(lifetime)))}
+		of := 1 + r.IntN(9)
+		req := Request{Name: fmt.Sprint("c", r.Int64()), Slot: Slot{"fleet", r.IntN(of), of}, Lifetime: lifetime, RenewBefore: time.Duration(r.Int64N(int64(lifetime)))}
 		given := lifetime
 		if r.IntN(3) == 0 {
 			given = time.Duration(1 + r.Int64N(int64(lifetime))) // the issuer gave less
 		}
 		f := Found{NotBefore: start.Add(-Backdate), NotAfter: start.Add(given)}
-		at := renewAt(req, f, "host")
-		if !at.Equal(renewAt(req, f, "host")) {
+		at := renewAt(req, f)
+		if !at.Equal(renewAt(req, f)) {
 			t.Fatal("two answers differ")
 		}
 		if !at.Before(f.NotAfter) && req.RenewBefore > 0 {
@@ -43,20 +44,6 @@ func TestRenewAtIsEarlierByLittleAndNeverAtOnce(t *testing.T) {
 	}
 	if earlier < 1000 {
 		t.Errorf("only %d of 5000 have a jitter", earlier)
-	}
-}
-
-func TestJitterSpreadsHosts(t *testing.T) {
-	seen := map[time.Duration]bool{}
-	for i := range 100 {
-		d := jitter(fmt.Sprint("host", i), layout.CertAPIServer, 3*day)
-		if d < 0 || d >= 3*day {
-			t.Fatalf("jitter %s is out of bounds", d)
-		}
-		seen[d/time.Hour] = true
-	}
-	if len(seen) < 40 {
-		t.Errorf("100 hosts renew in only %d different hours of 72", len(seen))
 	}
 }
 

@@ -95,7 +95,7 @@ func (d *differ) due(want Request, f Found) time.Time {
 	if end := d.anchor(want.CA).end; !end.IsZero() && !end.After(f.NotAfter) {
 		return f.NotAfter
 	}
-	return renewAt(want, f, d.want.Host)
+	return renewAt(want, f)
 }
 
 // mismatch says in which way a certificate is not what the request asks for;

@@ -60,7 +60,10 @@ func (r *Refused) holds(want Request, f Found, now time.Time) bool {
 }
 
 // digest is of everything that a request asks for.
-func (r Request) digest() string { return digest(fmt.Appendf(nil, "%+v", r)) }
+func (r Request) digest() string {
+	r.Slot = Slot{} // it asks for nothing, and other hosts come and go
+	return digest(fmt.Appendf(nil, "%+v", r))
+}
 
 // readRefused reads what is remembered of a refused pair; nil for nothing.
 func readRefused(dir string) (*Refused, error) {

@@ -38,7 +38,7 @@ const Backdate = 5 * time.Minute
 // State is the certificates and keys of one host. Want and Observe give the
 // same type; fields that only one of them fills say so.
 type State struct {
-	// Host is the host's name; wanted only. It seeds the renewal jitter.
+	// Host is the host's name; wanted only.
 	Host string
 	// Authorities are the local issuer's CAs, in the order of layout.CAs.
 	// None is wanted where the issuer is not local.
@@ -97,6 +97,8 @@ type Request struct {
 	Lifetime time.Duration
 	// RenewBefore is how long before its end it is renewed; wanted only.
 	RenewBefore time.Duration
+	// Slot is when, by the clock, this host may renew it; wanted only.
+	Slot Slot
 }
 
 // Certificate is one certificate with its key and bundle.
@@ -176,6 +178,9 @@ type Key struct {
 	Problem   string
 	// Fingerprint is for plans.
 	Fingerprint string
+	// IDs are what the secret's keys are known by, first the one that signs or
+	// encrypts; see Report.
+	IDs []string
 	// Leftovers as in Found.
 	Leftovers []string
 }

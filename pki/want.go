@@ -16,16 +16,17 @@ import (
 func Want(spec *hosts.Spec) State {
 	w := wanter{spec: spec}
 	if spec.PKI.Issuer == IssuerVault && len(spec.Roles) > 0 {
+		w.slot = slotOf(spec, func(roles []hosts.Role) bool { return len(roles) > 0 })
 		w.identity()
 	}
-	if spec.Has(hosts.RoleEtcd) {
-		w.etcd()
-	}
-	if spec.Has(hosts.RoleControlPlane) {
-		w.controlPlane()
-	}
-	if spec.Has(hosts.RoleWorker) {
-		w.worker()
+	for _, part := range []struct {
+		role hosts.Role
+		asks func()
+	}{{hosts.RoleEtcd, w.etcd}, {hosts.RoleControlPlane, w.controlPlane}, {hosts.RoleWorker, w.worker}} {
+		if spec.Has(part.role) {
+			w.slot = slotOf(spec, func(roles []hosts.Role) bool { return slices.Contains(roles, part.role) })
+			part.asks()
+		}
 	}
 	return w.state()
 }
@@ -43,6 +44,7 @@ const (
 // wanter gathers what the roles ask for.
 type wanter struct {
 	spec     *hosts.Spec
+	slot     Slot // of what is asked for now
 	requests []Request
 	trust    []string
 	keys     []Key
@@ -157,7 +159,7 @@ func (w *wanter) ask(r Request, all ...names) {
 	r.DNSNames = sortedNames(r.DNSNames)
 	r.Addresses = sortedAddresses(r.Addresses)
 	p := w.spec.PKI
-	r.KeyType, r.Lifetime, r.RenewBefore = p.KeyType, p.Lifetime, p.RenewBefore
+	r.KeyType, r.Lifetime, r.RenewBefore, r.Slot = p.KeyType, p.Lifetime, p.RenewBefore, w.slot
 	if r.Name == layout.CertAdmin {
 		// People copy it to other machines, so it is short; a third of its life
 		// is left when it is renewed.
