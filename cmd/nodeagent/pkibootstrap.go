@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,7 +83,8 @@ certificates from a folder as NAME.crt, PEM, each with the chain up to the root 
 	return cmd
 }
 
-// printPolicies prints the administrator's policy and those of the hosts.
+// printPolicies prints the administrator's policy, those of the hosts, and those
+// of people who may have a kubeconfig.
 func printPolicies(o *options, fleet *hosts.Fleet) error {
 	policies := map[string]string{}
 	for _, spec := range fleet.Hosts {
@@ -89,8 +92,9 @@ func printPolicies(o *options, fleet *hosts.Fleet) error {
 			policies[vault.Place(spec.PKI.Vault.Mount).Policy(spec.Name)] = vault.HostPolicy(spec)
 		}
 	}
+	people := vault.PersonalPolicies(fleet)
 	if o.json() {
-		return printJSON(o, map[string]any{"administrator": vault.AdminPolicy(fleet), "hosts": policies})
+		return printJSON(o, map[string]any{"administrator": vault.AdminPolicy(fleet), "hosts": policies, "people": people})
 	}
 	fmt.Fprintln(o.stdout, vault.AdminPolicy(fleet))
 	for _, spec := range fleet.Hosts {
@@ -98,6 +102,9 @@ func printPolicies(o *options, fleet *hosts.Fleet) error {
 		if policy, ok := policies[name]; ok {
 			fmt.Fprintf(o.stdout, "# Policy %s\n%s\n", name, policy)
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(people)) {
+		fmt.Fprintf(o.stdout, "# Policy %s\n%s\n", name, people[name])
 	}
 	return nil
 }

@@ -166,8 +166,12 @@ func (o *observer) named(object Object) bool {
 	switch object.Kind {
 	case KindRole:
 		host, certificate, _ := strings.Cut(object.Name, ".")
-		return host != "" && slices.Contains(certificates, certificate)
+		return host != "" && slices.Contains(certificates, certificate) ||
+			object.Mount == o.Place.Engine(layout.CAK8sClient) && slices.Contains(personalRoles, object.Name)
 	case KindPolicy:
+		if slices.ContainsFunc(personalRoles, func(role string) bool { return object.Name == o.Place.PersonalPolicy(role) }) {
+			return true
+		}
 		return !strings.ContainsAny(strings.TrimPrefix(object.Name, o.Place.policyPrefix()), ":/.")
 	case KindLogin:
 		policies, _ := object.Fields["token_policies"].([]string)

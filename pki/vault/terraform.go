@@ -65,6 +65,16 @@ func methodReference(mount string) string {
 	return "${vault_auth_backend." + identifier(path.Base(mount)) + ".path}"
 }
 
+// policyIdentifier is the host of a policy, or "role_" and the name of one of
+// people's roles, which no host's name has.
+func policyIdentifier(policy string) string {
+	name := policy[strings.LastIndex(policy, ":")+1:]
+	if strings.HasSuffix(policy, ":"+personalPolicy+name) {
+		return "role_" + name
+	}
+	return name
+}
+
 func (o Object) terraform(r resources) {
 	arguments := maps.Clone(map[string]any(o.Fields))
 	short := identifier(path.Base(o.Mount))
@@ -90,7 +100,7 @@ func (o Object) terraform(r resources) {
 		r.add("vault_pki_secret_backend_role", identifier(path.Base(o.Mount), o.Name), arguments)
 	case KindPolicy:
 		arguments["name"] = o.Name
-		r.add("vault_policy", identifier(o.Name[strings.LastIndex(o.Name, ":")+1:]), arguments)
+		r.add("vault_policy", identifier(policyIdentifier(o.Name)), arguments)
 	case KindMethod:
 		arguments["path"] = o.Mount
 		r.add("vault_auth_backend", short, arguments)

@@ -51,6 +51,7 @@ func Want(fleet *hosts.Fleet) (State, error) {
 	}
 	w.Place = Place(w.specs[0].PKI.Vault.Mount)
 	w.engines()
+	w.people()
 	w.methods()
 	for _, spec := range w.specs {
 		w.host(spec)

@@ -43,6 +43,9 @@ func TestPolicyGolden(t *testing.T) {
 	for _, spec := range fleet.Hosts {
 		files[spec.Name+".hcl"] = HostPolicy(spec)
 	}
+	for name, policy := range PersonalPolicies(fleet) {
+		files[name[strings.LastIndex(name, ":")+1:]+".hcl"] = policy
+	}
 	golden.CheckTree(t, "testdata/policies", files)
 }
 
