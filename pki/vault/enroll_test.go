@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -111,6 +112,16 @@ func TestEnrol(t *testing.T) {
 		// It lasts: another process logs in with the certificate alone.
 		if _, err := n.again().trySign(n.request("kubelet-client")); err != nil {
 			t.Error(err)
+		}
+		// Killed before it was cleared away, what enrolment came with goes now.
+		if err := n.keep(credential{RoleID: "n3", SecretID: "used", Accessor: "x", Token: "y"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.again().CheckEnrolment(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(n.root.Enrolment()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the enrolment folder is still there: %v", err)
 		}
 		// The token is used up, for this host and for whoever found it.
 		_, err = n.again().Enroll(t.Context(), token)
@@ -423,6 +434,54 @@ func TestToken(t *testing.T) {
 		}
 		if _, err := w.client.Auth().Token().LookupWithContext(t.Context(), next.client.Token()); err == nil {
 			t.Error("and was not given back")
+		}
+	})
+}
+
+// Tokens that end every few seconds, and cannot be renewed for long, fail no
+// request.
+func TestShortTokens(t *testing.T) {
+	eachVault(t, trio(""), func(t *testing.T, w *world) {
+		n := w.enrolled("n3")
+		if err := n.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		path := "auth/" + w.place.Auth(authCert) + "/certs/n3"
+		login, err := w.client.Logical().ReadWithContext(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		login.Data["token_ttl"], login.Data["token_max_ttl"] = 4, 6
+		w.do(path, login.Data)
+		ctx, cancel := context.WithCancel(t.Context())
+		var keeping sync.WaitGroup
+		keeping.Go(func() { n.Keep(ctx) })
+		logins, renewals, client := 0, 0, n.request("kubelet-client")
+		var last *session
+		var since time.Time
+		ticker := time.NewTicker(200 * time.Millisecond)
+		defer ticker.Stop()
+		for began := time.Now(); time.Since(began) < 15*time.Second; <-ticker.C {
+			if _, err := n.trySign(client); err != nil {
+				t.Errorf("after %s: %v", time.Since(began), err)
+			}
+			if err := n.lock(ctx); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case n.session != last:
+				logins++
+			case !n.session.since.Equal(since):
+				renewals++
+			}
+			last, since = n.session, n.session.since
+			n.unlock()
+		}
+		cancel()
+		keeping.Wait()
+		t.Logf("%d logins, %d renewals", logins, renewals)
+		if logins < 3 || logins > 6 || renewals < 2 {
+			t.Errorf("%d logins and %d renewals in 15 s of tokens that live 4 s, 6 at most", logins, renewals)
 		}
 	})
 }
