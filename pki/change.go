@@ -35,6 +35,9 @@ type Change struct {
 	New string `json:"new"`
 	// Back tells that it leads to Old again.
 	Back bool `json:"back,omitempty"`
+	// Key is set where not a CA but a key is changed; CA is then a name that no
+	// CA has.
+	Key *KeyProgress `json:"key,omitempty"`
 }
 
 // goal and other are the authority that is to stay and the one that is to go.

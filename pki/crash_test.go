@@ -20,10 +20,11 @@ import (
 // The variables that turn the test binary into a run of Apply that kills
 // itself at its nth step.
 const (
-	crashRoot = "PKI_TEST_CRASH_ROOT"
-	crashNow  = "PKI_TEST_CRASH_NOW"
-	crashAt   = "PKI_TEST_CRASH_AT"
-	crashBack = "PKI_TEST_CRASH_BACK" // the certificate to put back, instead of an apply
+	crashRoot   = "PKI_TEST_CRASH_ROOT"
+	crashNow    = "PKI_TEST_CRASH_NOW"
+	crashAt     = "PKI_TEST_CRASH_AT"
+	crashBack   = "PKI_TEST_CRASH_BACK"   // the certificate to put back, instead of an apply
+	crashChange = "PKI_TEST_CRASH_CHANGE" // the key to change, instead of an apply
 )
 
 func TestMain(m *testing.M) {
@@ -70,6 +71,9 @@ func crash(root layout.Root) error {
 	now := time.Unix(seconds, 0)
 	if name := os.Getenv(crashBack); name != "" {
 		return crashPutBack(root, name, now, step)
+	}
+	if name := os.Getenv(crashChange); name != "" {
+		return crashKey(root, name, now, step)
 	}
 	return crashApply(root, now, step)
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
@@ -53,9 +52,12 @@ resources:
     providers:
       - secretbox:
           keys:
-            - name: key1
+%s      - identity: {}
+`
+
+// encryptionKey is one key in it.
+const encryptionKey = `            - name: %s
               secret: %s
-      - identity: {}
 `
 
 // freshEncryption makes an encryption configuration with a random key.
@@ -64,7 +66,7 @@ func freshEncryption() ([]byte, error) {
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("make encryption key: %w", err)
 	}
-	return fmt.Appendf(nil, encryptionTemplate, base64.StdEncoding.EncodeToString(key)), nil
+	return renderEncryption([]part{{name: "key1", secret: base64.StdEncoding.EncodeToString(key)}}), nil
 }
 
 // EncryptionKeys returns the fingerprints of this host's keys that encrypt
@@ -102,11 +104,11 @@ func makeKey(ctx context.Context, d disk, root layout.Root, name string, issuer 
 		return nil
 	}
 	if name == KeyServiceAccount && have.Condition == Incomplete {
-		content, err := os.ReadFile(root.ServiceAccountKey())
+		content, err := readSigners(root)
 		if err != nil {
 			return err
 		}
-		return publishServiceAccount(d, root, content)
+		return publishServiceAccount(d, root, content, true)
 	}
 	source, err := issuer(ctx)
 	if err != nil {
@@ -117,7 +119,7 @@ func makeKey(ctx context.Context, d disk, root layout.Root, name string, issuer 
 		if err != nil {
 			return err
 		}
-		return publishServiceAccount(d, root, content)
+		return publishServiceAccount(d, root, content, false)
 	}
 	content, err := source.Secret(ctx, name, func() ([]byte, error) {
 		return freshUnlessData(root, dataExists)
@@ -125,7 +127,17 @@ func makeKey(ctx context.Context, d disk, root layout.Root, name string, issuer 
 	if err != nil {
 		return err
 	}
-	return publishKey(d, root, name, []file{{filepath.Base(root.EncryptionConfig()), content, 0o600}})
+	return publishEncryption(d, root, content)
+}
+
+// publishEncryption writes the configuration. Keys that it has no more are kept
+// beside it first, for snapshots that were taken with them.
+func publishEncryption(d disk, root layout.Root, content []byte) error {
+	if err := retire(root, content); err != nil {
+		return err
+	}
+	d.did("keys retired")
+	return publishKey(d, root, KeyEncryption, []file{{filepath.Base(root.EncryptionConfig()), content, 0o600}})
 }
 
 // freshUnlessData makes an encryption key only where nothing can have been
@@ -142,20 +154,60 @@ func freshUnlessData(root layout.Root, dataExists func() (bool, error)) ([]byte,
 	return freshEncryption()
 }
 
-// publishServiceAccount writes the private key with its public half.
-func publishServiceAccount(d disk, root layout.Root, content []byte) error {
-	key, err := parseKey(content)
+// besideFile holds, on the only host of a cluster, the private keys that do not
+// sign while one is changed for another.
+const besideFile = "sa.beside"
+
+// publishServiceAccount writes the key that signs with the public halves of all
+// keys in the content. The private halves of the others are written only where
+// there is no other place for them.
+func publishServiceAccount(d disk, root layout.Root, content []byte, beside bool) error {
+	parts, err := parseSigners(content)
 	if err != nil {
 		return fmt.Errorf("the service account key %w", err)
 	}
-	public, err := encodePublic(key.Public())
+	public, err := publics(parts)
 	if err != nil {
 		return err
 	}
-	return publishKey(d, root, KeyServiceAccount, []file{
-		{filepath.Base(root.ServiceAccountKey()), content, 0o600},
+	files := []file{
+		{filepath.Base(root.ServiceAccountKey()), []byte(parts[0].secret), 0o600},
 		{filepath.Base(root.ServiceAccountPublic()), public, 0o644},
-	})
+	}
+	var others []part
+	for _, p := range parts[1:] {
+		if p.private {
+			others = append(others, p)
+		}
+	}
+	if beside && len(others) > 0 {
+		files = append(files, file{besideFile, joinParts(KeyServiceAccount, others), 0o600})
+	}
+	return publishKey(d, root, KeyServiceAccount, files)
+}
+
+// readSigners is the content of the service account secret as it lies on this
+// host: the key that signs, the private keys beside it, and the public keys that
+// have no private half here.
+func readSigners(root layout.Root) ([]byte, error) {
+	key, err := readFile(root.ServiceAccountKey())
+	if err != nil {
+		return nil, err
+	}
+	content := append(bytes.TrimSpace(key.content), '\n')
+	beside, err := readFile(filepath.Join(filepath.Dir(root.ServiceAccountKey()), besideFile))
+	if err == nil {
+		content = append(content, beside.content...)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	// Public keys that cannot be read are made from the private ones.
+	if public, err := readFile(root.ServiceAccountPublic()); err == nil {
+		if _, err := parsePublics(public.content); err == nil {
+			content = append(content, public.content...)
+		}
+	}
+	return content, nil
 }
 
 // publishKey makes files the key's generation in use, checked by the same eyes

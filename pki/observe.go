@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 	"github.com/nodeagent/nodeagent/internal/layout"
@@ -170,7 +171,7 @@ func (o *observer) trust(context.Context) {
 		if err != nil {
 			b.Condition, b.Problem = Damaged, problem(err)
 		} else {
-			b.Condition, b.Digest = Sound, digest(content)
+			b.Condition, b.Digest, b.SignerEnd = Sound, digest(content), list[0].NotAfter
 		}
 		for _, c := range list {
 			b.KeyIDs = append(b.KeyIDs, keyID(c.PublicKey))
@@ -194,7 +195,7 @@ func (o *observer) certificates(ctx context.Context) {
 		}
 		c := o.certificate(e.Name())
 		// A folder without any name of ours in it is not ours.
-		if c.Found.Condition == Missing && len(c.Found.Leftovers) == 0 {
+		if c.Found.Condition == Missing && len(c.Found.Leftovers) == 0 && c.Found.Unfit == nil {
 			continue
 		}
 		o.state.Certificates = append(o.state.Certificates, c)
@@ -208,6 +209,7 @@ func (o *observer) certificate(name string) Certificate {
 	names, err := leftovers(dir)
 	o.fail(err)
 	c.Found.Leftovers = names
+	c.Found.Unfit = readUnfit(dir)
 	generation, err := current(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return c
@@ -254,6 +256,7 @@ func (o *observer) pair(c Certificate, generation string) Certificate {
 	c.Name = filepath.Base(filepath.Dir(generation))
 	c.Found.Serial = leaf.SerialNumber.Text(16)
 	c.Found.NotBefore, c.Found.NotAfter = leaf.NotBefore, leaf.NotAfter
+	c.Found.ChainEnd = chainEnd(chain[1:])
 	var key crypto.Signer
 	if keyErr == nil {
 		key, keyErr = parseKey(keyPEM)
@@ -267,6 +270,17 @@ func (o *observer) pair(c Certificate, generation string) Certificate {
 	c.Found.Condition = Sound
 	c.Found.SignedBy = signedBy(chain, o.anchors)
 	return c
+}
+
+// chainEnd is the earliest end of authorities, the zero time of none.
+func chainEnd(list []*x509.Certificate) time.Time {
+	var end time.Time
+	for _, c := range list {
+		if end.IsZero() || c.NotAfter.Before(end) {
+			end = c.NotAfter
+		}
+	}
+	return end
 }
 
 // damaged returns the certificate as one that cannot be used.
@@ -302,6 +316,7 @@ func (o *observer) key(name string) Key {
 	o.folder(generation)
 	o.previous(dir)
 	if name == KeyEncryption {
+		o.regular(retiredPath(o.root), 0o600)
 		return o.encryption(k, generation)
 	}
 	return o.serviceAccount(k, generation)
@@ -309,16 +324,19 @@ func (o *observer) key(name string) Key {
 
 func (o *observer) encryption(k Key, generation string) Key {
 	file := filepath.Base(o.root.EncryptionConfig())
-	var key []byte
+	var keys [][]byte
 	content, err := o.file(filepath.Join(generation, file), 0o600)
 	if err == nil {
-		key, err = parseEncryption(content)
+		keys, err = parseEncryptionKeys(content)
 	}
 	if err != nil {
 		k.Condition, k.Problem = Damaged, file+" "+problem(err)
 		return k
 	}
-	k.Condition, k.Fingerprint = Sound, plan.Fingerprint(key)
+	k.Condition, k.Fingerprint = Sound, plan.Fingerprint(keys[0])
+	for _, key := range keys {
+		k.IDs = append(k.IDs, plan.Fingerprint(key))
+	}
 	return k
 }
 
@@ -336,25 +354,35 @@ func (o *observer) serviceAccount(k Key, generation string) Key {
 	k.Condition, k.Fingerprint = Sound, plan.Fingerprint([]byte(keyID(key.Public())))
 	content, err = o.file(filepath.Join(generation, public), 0o644)
 	if err == nil {
-		err = checkPublics(content, key)
+		k.IDs, err = checkPublics(content, key)
 	}
 	if err != nil {
 		k.Condition, k.Problem = Incomplete, public+" "+problem(err)
 	}
+	o.regular(filepath.Join(generation, besideFile), 0o600)
 	return k
 }
 
-// checkPublics tells whether a bundle of public keys has the key's own. It may
-// have others, whose tokens are still accepted.
-func checkPublics(content []byte, key crypto.Signer) error {
+// checkPublics returns the ids of a bundle of public keys, that of the key's own
+// first, which must be there. Others' tokens are still accepted.
+func checkPublics(content []byte, key crypto.Signer) ([]string, error) {
 	list, err := parsePublics(content)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !slices.ContainsFunc(list, func(p crypto.PublicKey) bool { return samePublic(p, key.Public()) }) {
-		return errors.New("does not have the public half of the private key")
+	ids := []string{keyID(key.Public())}
+	own := false
+	for _, p := range list {
+		if samePublic(p, key.Public()) {
+			own = true
+		} else {
+			ids = append(ids, keyID(p))
+		}
 	}
-	return nil
+	if !own {
+		return nil, errors.New("does not have the public half of the private key")
+	}
+	return ids, nil
 }
 
 // etcd tells whether etcd has data on this host: the folder "member" is what

@@ -127,19 +127,8 @@ type encryptionConfiguration struct {
 // secretboxKeyBytes is the key size of secretbox (XSalsa20 and Poly1305).
 const secretboxKeyBytes = 32
 
-// parseEncryption returns the key that encrypts, the first one of the first
-// provider. It accepts further keys and providers, which a person may have
-// added to rotate the key.
-func parseEncryption(content []byte) ([]byte, error) {
-	keys, err := parseEncryptionKeys(content)
-	if err != nil {
-		return nil, err
-	}
-	return keys[0], nil
-}
-
 // parseEncryptionKeys returns the secretbox keys of Secrets, first the one that
-// encrypts.
+// encrypts. It accepts further keys and providers, which a person may have added.
 func parseEncryptionKeys(content []byte) ([][]byte, error) {
 	var c encryptionConfiguration
 	if err := yaml.Unmarshal(content, &c); err != nil {

@@ -43,8 +43,8 @@ func FuzzParse(f *testing.F) {
 		if list, err := parsePublics(content); err == nil && len(list) == 0 {
 			t.Error("no public key is accepted")
 		}
-		if key, err := parseEncryption(content); err == nil && len(key) != secretboxKeyBytes {
-			t.Errorf("a key of %d bytes is accepted", len(key))
+		if keys, err := parseEncryptionKeys(content); err == nil && len(keys[0]) != secretboxKeyBytes {
+			t.Errorf("a key of %d bytes is accepted", len(keys[0]))
 		}
 	})
 }

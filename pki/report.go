@@ -51,6 +51,14 @@ func NewReport(have, want State, now time.Time) Report {
 			})
 		}
 	}
+	for _, w := range want.Keys {
+		if k := have.key(w.Name); k != nil && k.Condition == Sound {
+			if r.Keys == nil {
+				r.Keys = map[string][]string{}
+			}
+			r.Keys[w.Name] = k.IDs
+		}
+	}
 	return r
 }
 
@@ -90,10 +98,29 @@ const ReportAtMost = time.Hour
 // reported; a host that has not, or not for so long that it must be off, is in
 // it as one of which nothing is known.
 func Uses(specs []*hosts.Spec, reports map[string]Report, ca string, now time.Time) []Use {
+	return uses(specs, reports, now, func(want State) bool { return want.bundle(ca) != nil }, func(r Report) Use { return r.Use(ca) })
+}
+
+// KeyUses are those of all hosts of a fleet that have a secret, as Uses has
+// them.
+func KeyUses(specs []*hosts.Spec, reports map[string]Report, name string, now time.Time) []Use {
+	return uses(specs, reports, now, func(want State) bool { return want.key(name) != nil }, func(r Report) Use { return r.KeyUse(name) })
+}
+
+// KeyUse is what the report says of a secret: all of its keys as those that the
+// host trusts, the one in use as that which signs.
+func (r Report) KeyUse(name string) Use {
+	u := Use{Host: r.Host, Known: true, Proven: r.Proven, Problem: r.Problem, Trusts: r.Keys[name]}
+	if len(u.Trusts) > 0 {
+		u.SignedBy = u.Trusts[:1:1]
+	}
+	return u
+}
+
+func uses(specs []*hosts.Spec, reports map[string]Report, now time.Time, concerns func(State) bool, use func(Report) Use) []Use {
 	var list []Use
 	for _, spec := range specs {
-		want := Want(spec)
-		if want.bundle(ca) == nil {
+		if !concerns(Want(spec)) {
 			continue
 		}
 		r, known := reports[spec.Name]
@@ -101,7 +128,7 @@ func Uses(specs []*hosts.Spec, reports map[string]Report, ca string, now time.Ti
 			list = append(list, Use{Host: spec.Name, Problem: "it has not reported yet"})
 			continue
 		}
-		u := r.Use(ca)
+		u := use(r)
 		if age := now.Sub(r.At); age > 2*ReportAtMost {
 			u.Known, u.Problem = false, fmt.Sprintf("it last reported %s ago; is it off?", span(age))
 		}

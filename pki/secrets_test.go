@@ -70,7 +70,7 @@ func TestLostEncryptionKeyIsNotReplacedWhileEtcdHasData(t *testing.T) {
 	h := newHost(t, mercury())
 	h.converge()
 	content := readString(t, h.root.EncryptionConfig())
-	if _, err := parseEncryption([]byte(content)); err != nil {
+	if _, err := parseEncryptionKeys([]byte(content)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(filepath.Join(h.root.EtcdData(), "member"), 0o700); err != nil {

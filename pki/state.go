@@ -54,6 +54,8 @@ type State struct {
 	EtcdData bool
 	// Modes are files and folders with a wrong mode or owner; observed only.
 	Modes []Mode
+	// Clock is what is known of the clock; observed only, by [ObserveClock].
+	Clock Clock
 	// Leftovers are paths of temporary files of an interrupted run outside of
 	// certificate and key folders; observed only.
 	Leftovers []string
@@ -108,6 +110,11 @@ type Certificate struct {
 	Found Found
 }
 
+// usable tells whether a pair found is whole and valid now.
+func (c *Certificate) usable(now time.Time) bool {
+	return c != nil && c.Found.Condition == Sound && !now.Before(c.Found.NotBefore) && now.Before(c.Found.NotAfter)
+}
+
 // Found is what was seen of a certificate on disk.
 type Found struct {
 	Condition Condition
@@ -126,6 +133,11 @@ type Found struct {
 	PreviousEnd time.Time
 	// Refused is a later pair that was not taken; nil where there was none.
 	Refused *Refused
+	// Unfit is that the issuer did not sign what was wanted; nil where it did.
+	Unfit *Unfit
+	// ChainEnd is the earliest end of the authorities in the chain, the zero
+	// time where it holds none.
+	ChainEnd time.Time
 	// Leftovers are names in the certificate's folder that an interrupted run
 	// left: generations that are not in use and temporary files.
 	Leftovers []string
@@ -163,8 +175,9 @@ type Bundle struct {
 	Digest string
 	// KeyIDs are the digests of the certificates' public keys, in their order.
 	KeyIDs []string
-	// NotAfter is the latest end of the certificates.
-	NotAfter time.Time
+	// NotAfter is the latest end of the certificates, and SignerEnd that of the
+	// first, which is the authority that signs now.
+	NotAfter, SignerEnd time.Time
 }
 
 // Key is one of the secrets of a control plane.
