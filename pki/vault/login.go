@@ -65,24 +65,35 @@ func (i *Issuer) current(ctx context.Context) (*session, error) {
 	return i.fresh(ctx)
 }
 
-// fresh is current for who has the turn.
+// fresh is current for who has the turn. While Vault cannot be reached a token
+// that is good for a while yet serves on, and who waited for the turn does not
+// find the outage out once more.
 func (i *Issuer) fresh(ctx context.Context) (*session, error) {
-	now := i.now()
-	if s := i.session; s != nil && !s.over(now) && !s.halfway(now) {
+	now, s := i.now(), i.session
+	if s != nil && s.over(now) {
+		s = nil
+	}
+	if s != nil && !s.halfway(now) {
 		return s, nil
 	}
-	if s := i.session; s != nil && !s.over(now) && i.renew(ctx, s) {
-		return s, nil
-	}
-	s, err := i.logIn(ctx)
-	if err != nil {
-		if old := i.session; old != nil && !old.over(now) {
-			return old, nil // it serves for a while yet
+	err := i.out()
+	if s != nil && err == nil {
+		var renewed bool
+		if renewed, err = i.renew(ctx, s); renewed {
+			return s, nil
 		}
-		return nil, err
 	}
-	i.replace(ctx, s)
-	return s, nil
+	if err == nil {
+		var next *session
+		if next, err = i.logIn(ctx); err == nil {
+			i.replace(ctx, next)
+			return next, nil
+		}
+	}
+	if err = i.noticed(err); s != nil {
+		return s, nil
+	}
+	return nil, err
 }
 
 // replace makes s the session. The token before it is of no more use to
@@ -106,22 +117,27 @@ func (i *Issuer) end(ctx context.Context, s *session) {
 
 // renew prolongs the token, and tells whether the session goes on. It does not
 // where the token is near the end that Vault set it, or where the host has got
-// another certificate since: Vault renews for the old one only.
-func (i *Issuer) renew(ctx context.Context, s *session) bool {
+// another certificate since: Vault renews for the old one only. The error is
+// that Vault cannot be reached, so that to log in is of no use either.
+func (i *Issuer) renew(ctx context.Context, s *session) (bool, error) {
 	if !s.renewable || s.leaf != "" && s.leaf != i.leafOnDisk() {
-		return false
+		return false, nil
 	}
 	began := i.now()
 	answer, err := s.write(ctx, "auth/token/renew-self", nil)
 	if err != nil {
-		return false
+		a := i.loginAsked(s.method)
+		if a.what = "renew the token"; passing(err) || ctx.Err() != nil {
+			return false, refuse(a, err)
+		}
+		return false, nil
 	}
 	lease, err := leaseOf(answer)
 	if err != nil || lease < s.lease/2 {
-		return false
+		return false, nil
 	}
 	s.since, s.ends = began, began.Add(lease)
-	return true
+	return true, nil
 }
 
 // alive tells whether Vault still takes the session's token for one; it says

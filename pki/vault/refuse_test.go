@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -350,6 +351,24 @@ func TestOutageIsFoundOutOnce(t *testing.T) {
 		}
 		if all := time.Since(began); all > first+outageMemory/2 {
 			t.Errorf("the first took %s, all %s", first, all)
+		}
+		// One that is silent keeps a login waiting for as long as a request may
+		// take; who waits for that login hears of it with him.
+		w.server.Restart()
+		m := n.again()
+		w.server.Freeze()
+		defer w.server.Thaw()
+		began = time.Now()
+		var waiting sync.WaitGroup
+		for range 8 {
+			waiting.Go(func() {
+				_, err := m.trySign(client)
+				refused(t, err, pki.CauseUnreachable, "no answer from")
+			})
+		}
+		waiting.Wait()
+		if took := time.Since(began); took > requestTimeout+outageMemory {
+			t.Errorf("8 at once took %s to find out", took)
 		}
 	})
 }
