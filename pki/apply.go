@@ -2,6 +2,7 @@ package pki
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -109,12 +110,16 @@ type (
 	authorityOp struct{ want Authority }
 	trustOp     struct{ ca string }
 	keyOp       struct{ name string }
-	issueOp     struct{ want Request }
-	rebundleOp  struct{ want Request }
-	removeOp    struct{ name string }
-	untrustOp   struct{ ca string }
-	cleanOp     struct{ dir string } // below layout.Root.PKI
-	eraseOp     struct{ path string }
+	issueOp     struct {
+		want Request
+		all  State // that the request is of
+	}
+	heldOp     struct{ reason string } // what is not done now, and why
+	rebundleOp struct{ want Request }
+	removeOp   struct{ name string }
+	untrustOp  struct{ ca string }
+	cleanOp    struct{ dir string } // below layout.Root.PKI
+	eraseOp    struct{ path string }
 )
 
 func (o modeOp) apply(_ context.Context, r *run) error {
@@ -173,11 +178,21 @@ func (o issueOp) apply(ctx context.Context, r *run) error {
 		return fmt.Errorf("read trust bundle: %w", err)
 	}
 	p, err := issue(ctx, issuer, o.want, bundle.content, r.now())
+	if reason := unfit(err); reason != "" {
+		return errors.Join(err, r.noteUnfit(o.want, digest(bundle.content), reason))
+	}
 	if err != nil {
 		return err
 	}
-	return r.publish(o.want, p)
+	if err := r.publish(o.want, p); err != nil {
+		return err
+	}
+	return r.noteUnfit(o.want, digest(bundle.content), r.faultOf(ctx, o.all, o.want))
 }
+
+// apply of heldOp does nothing, and says so: a host without the certificate has
+// not converged.
+func (o heldOp) apply(context.Context, *run) error { return errors.New(o.reason) }
 
 // apply of rebundleOp switches to a generation with the same key and
 // certificate and the trust bundle as it is now.

@@ -80,7 +80,11 @@ func (d *differ) anchor(ca string) anchor {
 func (d *differ) findAnchor(ca string) anchor {
 	if want := d.want.authority(ca); want != nil {
 		have := d.have.authority(ca)
-		switch job, _ := authorityWork(have, *want, d.now); job {
+		job, _, held := d.authorityWork(have, *want)
+		if held != "" && job == authorityRenew {
+			job = authorityKeep
+		}
+		switch job {
 		case authorityMake:
 			return anchor{anew: true}
 		case authorityComplete, authorityRenew:
@@ -101,7 +105,12 @@ func (d *differ) authorities() {
 		have := d.have.authority(want.Name)
 		key := "authority " + want.Name
 		before, after := describeAuthority(have), describeWantedAuthority(want, d.now)
-		switch job, reason := authorityWork(have, want, d.now); job {
+		job, reason, held := d.authorityWork(have, want)
+		if held != "" {
+			d.add(key, plan.ActionIssue, plan.Quiet, reason+"; "+held, before, after, heldOp{held})
+			continue
+		}
+		switch job {
 		case authorityMake, authorityComplete:
 			d.add(key, plan.ActionIssue, plan.Quiet, reason, before, after, authorityOp{want})
 		case authorityRenew:
@@ -110,6 +119,20 @@ func (d *differ) authorities() {
 			d.add(key, plan.ActionIssue, plan.Quiet, reason+"; a person must mend it", before, after, authorityOp{want})
 		}
 	}
+}
+
+// authorityWork is authorityWork by the clock's leave: held says why nothing is
+// issued yet to an authority that cannot go on as it is. One that can is kept.
+func (d *differ) authorityWork(have *Authority, want Authority) (job authorityJob, reason, held string) {
+	job, reason = authorityWork(have, want, d.now)
+	if job == authorityKeep || job == authorityMend {
+		return job, reason, ""
+	}
+	held, _ = d.have.Clock.holds(d.now, d.have.newest(), job == authorityRenew)
+	if held != "" && job == authorityRenew && !d.now.Before(have.NotBefore) && d.now.Before(have.NotAfter) {
+		return authorityKeep, "", ""
+	}
+	return job, reason, held
 }
 
 func (d *differ) trust() {
@@ -165,10 +188,14 @@ func (d *differ) certificates() {
 		have := d.have.certificate(want.Name)
 		v := d.judge(have, want.Request)
 		key, before := "certificate "+want.Name, describeFound(have)
-		switch v.action {
-		case plan.ActionIssue, plan.ActionRenew:
-			d.add(key, v.action, plan.Quiet, v.reason, before, describeWanted(want.Request), issueOp{want.Request})
-		case plan.ActionUpdate:
+		switch {
+		case !v.until.IsZero() && have.usable(d.now):
+			// It goes on with what it has.
+		case !v.until.IsZero():
+			d.add(key, v.action, plan.Quiet, v.reason, before, describeWanted(want.Request), heldOp{v.reason})
+		case v.action == plan.ActionIssue, v.action == plan.ActionRenew:
+			d.add(key, v.action, plan.Quiet, v.reason, before, describeWanted(want.Request), issueOp{want.Request, d.want})
+		case v.action == plan.ActionUpdate:
 			d.add(key, v.action, plan.Quiet, v.reason, before, before, rebundleOp{want.Request})
 		}
 	}

@@ -104,15 +104,20 @@ func NextDue(have, want State, now time.Time) time.Time {
 		}
 	}
 	for _, w := range want.Authorities {
-		sooner(authorityRenewAt(have.authority(w.Name), w))
+		at := authorityRenewAt(have.authority(w.Name), w)
+		if !at.After(now) { // it waits for the clock
+			_, left := have.Clock.holds(now, have.newest(), true)
+			at = now.Add(left)
+		}
+		sooner(at)
 	}
 	for _, w := range want.Certificates {
-		f := have.certificate(w.Name).Found
-		if f.Refused.holds(w.Request, f, now) {
-			sooner(f.Refused.until(f.NotAfter))
+		c := have.certificate(w.Name)
+		if v := d.judge(c, w.Request); !v.until.IsZero() {
+			sooner(v.until)
 			continue
 		}
-		sooner(d.due(w.Request, f))
+		sooner(d.due(w.Request, c.Found))
 	}
 	return next
 }

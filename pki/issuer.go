@@ -105,7 +105,10 @@ func issue(ctx context.Context, issuer Issuer, r Request, bundle []byte, now tim
 		return pair{}, err
 	}
 	if err := p.check(r, now); err != nil {
-		return pair{}, fmt.Errorf("check what the issuer answered: %w", err)
+		return pair{}, &Refusal{
+			Cause: CauseUnfit, What: fmt.Sprintf("sign %q", r.Name), Err: err,
+			Remedy: "nodeagent pki check tells what the issuer's role lacks",
+		}
 	}
 	return p, nil
 }

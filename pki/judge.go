@@ -19,6 +19,8 @@ const (
 	StateDamaged = "damaged"
 	StateChanged = "changed" // the spec, or the authority, is another one
 	StateRefused = "refused" // a later one was not taken, and the one before put back
+	StateUnfit   = "unfit"   // the issuer does not sign what the spec asks for
+	StateHeld    = "held"    // waits for the clock to be synchronised
 )
 
 // verdict is what is to be done with a certificate; no action for nothing.
@@ -26,53 +28,81 @@ type verdict struct {
 	state  string
 	action plan.Action
 	reason string
+	// until is when it is judged anew because it waits, the zero time where it
+	// does not.
+	until time.Time
 }
 
 // lifetimeSlack is by how much a certificate may outlive the spec's lifetime,
 // for the backdating of issuers.
 const lifetimeSlack = 2 * Backdate
 
-// judge decides what is to be done with a certificate. One that is good still
-// is not replaced while its last replacement was refused.
+// judge decides what is to be done with a certificate: by the pair, unless
+// issuing another one must wait.
 func (d *differ) judge(have *Certificate, want Request) verdict {
 	v := d.judgePair(have, want)
-	if v.state != StateDue && v.state != StateChanged {
+	if v.action != plan.ActionIssue && v.action != plan.ActionRenew {
 		return v
 	}
-	f := have.Found
-	if r := f.Refused; v.action != plan.ActionUpdate && r.holds(want, f, d.now) {
-		return verdict{state: StateRefused, reason: fmt.Sprintf("%s; its successor was not taken (%s): another one is made in %s",
-			v.reason, r.Reason, span(r.until(f.NotAfter).Sub(d.now)))}
+	var f Found
+	if have != nil {
+		f = have.Found
+	}
+	if reason, left := d.have.Clock.holds(d.now, d.have.newest(), f.Condition == Sound); reason != "" {
+		return v.waits(StateHeld, reason, d.now.Add(left))
+	}
+	if u := f.Unfit; u.holds(want, d.bundleOf(want.CA), f, d.now) {
+		end := u.until(f.NotAfter)
+		return v.waits(StateUnfit, fmt.Sprintf("%s; the issuer is asked again in %s", u.Reason, span(end.Sub(d.now))), end)
+	}
+	// One that is good still is not replaced while its last replacement was
+	// refused.
+	if r := f.Refused; (v.state == StateDue || v.state == StateChanged) && r.holds(want, f, d.now) {
+		end := r.until(f.NotAfter)
+		return v.waits(StateRefused, fmt.Sprintf("its successor was not taken (%s): another one is made in %s", r.Reason, span(end.Sub(d.now))), end)
 	}
 	return v
+}
+
+// waits is the verdict when nothing is issued before a moment.
+func (v verdict) waits(state, why string, until time.Time) verdict {
+	return verdict{state: state, action: v.action, reason: v.reason + "; " + why, until: until}
+}
+
+// bundleOf is the digest of the trust bundle of a CA that lies on disk.
+func (d *differ) bundleOf(ca string) string {
+	if b := d.have.bundle(ca); b != nil {
+		return b.Digest
+	}
+	return ""
 }
 
 // judgePair decides by the pair alone. The gravest reason comes first.
 func (d *differ) judgePair(have *Certificate, want Request) verdict {
 	if have == nil || have.Found.Condition == Missing {
-		return verdict{StateMissing, plan.ActionIssue, "the certificate is missing"}
+		return verdict{state: StateMissing, action: plan.ActionIssue, reason: "the certificate is missing"}
 	}
 	f, a := have.Found, d.anchor(want.CA)
 	if f.Condition == Damaged {
-		return verdict{StateDamaged, plan.ActionIssue, f.Problem}
+		return verdict{state: StateDamaged, action: plan.ActionIssue, reason: f.Problem}
 	}
 	if a.anew {
-		return verdict{StateChanged, plan.ActionIssue, "the authority " + want.CA + " is made anew"}
+		return verdict{state: StateChanged, action: plan.ActionIssue, reason: "the authority " + want.CA + " is made anew"}
 	}
 	if a.known && !slices.Contains(a.keys, f.SignedBy) {
-		return verdict{StateChanged, plan.ActionIssue, "it is not signed by the authority " + want.CA + " that this host trusts"}
+		return verdict{state: StateChanged, action: plan.ActionIssue, reason: "it is not signed by the authority " + want.CA + " that this host trusts"}
 	}
 	if a.known && f.SignedBy != a.keys[0] {
-		return verdict{StateChanged, plan.ActionIssue, "another authority signs for " + want.CA + " now"}
+		return verdict{state: StateChanged, action: plan.ActionIssue, reason: "another authority signs for " + want.CA + " now"}
 	}
 	if reason := mismatch(want, have.Request); reason != "" {
-		return verdict{StateChanged, plan.ActionIssue, reason}
+		return verdict{state: StateChanged, action: plan.ActionIssue, reason: reason}
 	}
 	if v := d.judgeTimes(want, f); v.action != "" {
 		return v
 	}
 	if f.Bundle == "" || f.Bundle != a.bundle || d.trustChanges(want.CA) {
-		return verdict{StateChanged, plan.ActionUpdate, "its ca.crt is not the trust bundle " + want.CA + "; key and certificate stay"}
+		return verdict{state: StateChanged, action: plan.ActionUpdate, reason: "its ca.crt is not the trust bundle " + want.CA + "; key and certificate stay"}
 	}
 	return verdict{state: StateOK}
 }
@@ -80,11 +110,11 @@ func (d *differ) judgePair(have *Certificate, want Request) verdict {
 func (d *differ) judgeTimes(want Request, f Found) verdict {
 	switch due := d.due(want, f); {
 	case d.now.Before(f.NotBefore):
-		return verdict{StateExpired, plan.ActionIssue, "begins on " + date(f.NotBefore) + ", which is in the future"}
+		return verdict{state: StateExpired, action: plan.ActionIssue, reason: "begins on " + date(f.NotBefore) + ", which is in the future"}
 	case !d.now.Before(f.NotAfter):
-		return verdict{StateExpired, plan.ActionRenew, dueReason(f.NotAfter, due, d.now)}
+		return verdict{state: StateExpired, action: plan.ActionRenew, reason: dueReason(f.NotAfter, due, d.now)}
 	case !d.now.Before(due):
-		return verdict{StateDue, plan.ActionRenew, dueReason(f.NotAfter, due, d.now)}
+		return verdict{state: StateDue, action: plan.ActionRenew, reason: dueReason(f.NotAfter, due, d.now)}
 	}
 	return verdict{}
 }

@@ -17,6 +17,6 @@ func Obtain(want State, name, reason string) []plan.Change {
 	}
 	d := differ{want: want}
 	d.add("trust "+w.CA, plan.ActionUpdate, plan.Reload, reason, "", "certificate of the authority "+w.CA, trustOp{w.CA})
-	d.add("certificate "+name, plan.ActionIssue, plan.Quiet, reason, "", describeWanted(w.Request), issueOp{w.Request})
+	d.add("certificate "+name, plan.ActionIssue, plan.Quiet, reason, "", describeWanted(w.Request), issueOp{w.Request, want})
 	return slices.Clip(d.changes)
 }

@@ -38,7 +38,8 @@ func Authorities(have, want State, now time.Time) []Status {
 	for _, w := range want.Authorities {
 		s := Status{Name: w.Name, CA: w.Name, CommonName: w.Name, State: StateOK}
 		a := have.authority(w.Name)
-		job, reason := authorityWork(a, w, now)
+		d := differ{have: have, want: want, now: now}
+		job, reason, held := d.authorityWork(a, w)
 		s.Reason = reason
 		switch job {
 		case authorityMake:
@@ -47,6 +48,9 @@ func Authorities(have, want State, now time.Time) []Status {
 			s.State = StateDamaged
 		case authorityRenew:
 			s.State = StateDue
+		}
+		if held != "" {
+			s.State, s.Reason = StateHeld, reason+"; "+held
 		}
 		if a != nil && !a.NotAfter.IsZero() {
 			s.NotAfter, s.RenewAt = a.NotAfter, authorityRenewAt(a, w)

@@ -216,8 +216,10 @@ func (d disk) remove(dir string) error {
 		return err
 	}
 	d.did("link removed")
-	if err := atomicfile.Remove(filepath.Join(dir, refusedFile)); err != nil {
-		return err
+	for _, note := range []string{refusedFile, unfitFile} {
+		if err := atomicfile.Remove(filepath.Join(dir, note)); err != nil {
+			return err
+		}
 	}
 	if err := moveAway(dir, filepath.Join(dir, previousFolder)); err != nil {
 		return err
