@@ -118,7 +118,13 @@ func (l *load) request(ctx context.Context, kind target) error {
 
 // remade tells whether a connection broke or was refused, which a client mends
 // by making another one.
+//
+// etcd's gateway is itself a client of its member, by whose port it says so
+// (code 14, Unavailable) while that one stops or starts.
 func remade(err error) bool {
+	if strings.Contains(err.Error(), `{"code":14, "message":"connection error`) {
+		return true
+	}
 	var timeout interface{ Timeout() bool }
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &timeout) && timeout.Timeout()

@@ -86,15 +86,29 @@ func changeCA(t *testing.T, c *trio, ca string) {
 	if err != nil {
 		t.Error(err)
 	}
-	for i, failure := range failures {
-		if i == 20 {
-			t.Errorf("… and %d more", len(failures)-i)
-			break
-		}
-		t.Error(failure)
+	if len(failures) > 0 {
+		t.Errorf("requests that failed, by kind:\n%s", strings.Join(kinds(failures), "\n"))
 	}
 	after := c.on(c.hosts[0], "cat", "/var/lib/nodeagent/pki/trust/"+ca+".crt")
 	if after == before || strings.Count(after, "BEGIN") != 1 {
 		t.Errorf("in the end the host trusts:\n%s", after)
 	}
+}
+
+// kinds groups failures that say the same at different moments, each with its
+// count and its first moment.
+func kinds(failures []string) []string {
+	count, first := map[string]int{}, map[string]string{}
+	var order []string
+	for _, f := range failures {
+		moment, what, _ := strings.Cut(f, " ")
+		if count[what]++; count[what] == 1 {
+			first[what] = moment
+			order = append(order, what)
+		}
+	}
+	for i, what := range order {
+		order[i] = fmt.Sprintf("%6d times, first %s: %s", count[what], first[what], what)
+	}
+	return order
 }
