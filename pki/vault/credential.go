@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -23,8 +24,10 @@ type hidden string
 
 const hiddenText = "(hidden)"
 
+// Format implements fmt.Formatter, for every verb.
+func (hidden) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hiddenText) }
+
 func (hidden) String() string       { return hiddenText }
-func (hidden) GoString() string     { return hiddenText }
 func (hidden) LogValue() slog.Value { return slog.StringValue(hiddenText) }
 
 // credential is what a host logs in to AppRole with: its file in

@@ -106,6 +106,9 @@ func (i *Issuer) do(ctx context.Context, a asked, send func(context.Context, *co
 			i.drop(ctx, s)
 			continue
 		}
+		if distrusted(err) {
+			i.drop(ctx, s) // its connections know the CA file as it was
+		}
 		if err != nil {
 			return i.noticed(refuse(a, err))
 		}

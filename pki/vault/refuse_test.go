@@ -1,10 +1,13 @@
 package vault
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -299,7 +302,32 @@ func TestUntrusted(t *testing.T) {
 		if _, err := m.trySign(client); err != nil {
 			t.Errorf("after the file was put there: %v", err)
 		}
+		// So is it by who is logged in while Vault gets a certificate of another
+		// CA; here it is the connections that know another one.
+		m.session.transport.TLSClientConfig.RootCAs = x509.NewCertPool()
+		m.session.transport.CloseIdleConnections()
+		_, err = m.trySign(client)
+		refused(t, err, pki.CauseUntrusted)
+		if _, err := m.trySign(client); err != nil {
+			t.Errorf("after the CA has changed: %v", err)
+		}
 	})
+}
+
+// However a secret id is printed, it is hidden; only its file has it.
+func TestHidden(t *testing.T) {
+	c := credential{RoleID: "n1", SecretID: "5ec4e7", Accessor: "a"}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("test", "id", c.SecretID)
+	texts := []string{log.String(), c.SecretID.String()}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%T"} {
+		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, c.SecretID), fmt.Sprintf(verb, &c), fmt.Sprint(c.SecretID))
+	}
+	for _, text := range texts {
+		if strings.Contains(text, "5ec4e7") || strings.Contains(text, fmt.Sprintf("%x", "5ec4e7")) {
+			t.Errorf("it is in %s", text)
+		}
+	}
 }
 
 // A token that was revoked is replaced without anybody noticing; after an
