@@ -30,9 +30,12 @@ import (
 // time.
 //
 // A request may have to go to another host, as every client of several servers
-// does when the one that it talks to is restarted. Everything else counts as a
-// failure: an answer that is an error, a certificate that one side does not
-// trust, or that no host answers within patience.
+// does when the one that it talks to is restarted: where the connection breaks,
+// where the server says Retry-After, and where the API server is not ready yet,
+// which load balancers see by /readyz (one that has just started denies
+// everything until it has read the roles). Everything else counts as a failure:
+// an answer that is an error, a certificate that one side does not trust, or
+// that no host answers within patience.
 type load struct {
 	cluster *trio
 	stop    context.CancelFunc
@@ -57,17 +60,18 @@ type target struct {
 	method string
 	path   string
 	body   string
+	ready  string // asked first; empty where a load balancer asks nothing
 }
 
 var targets = []target{
-	{"apiserver", 6443, layout.CAK8sServer, layout.CertAdmin, http.MethodGet, "/api/v1/namespaces/default", ""},
+	{"apiserver", 6443, layout.CAK8sServer, layout.CertAdmin, http.MethodGet, "/api/v1/namespaces/default", "", "/readyz"},
 	{
 		"etcd read", 2379, layout.CAEtcdServer, layout.CertNodeagentEtcdClient, http.MethodPost, "/v3/kv/range",
-		`{"key":"` + base64.StdEncoding.EncodeToString([]byte("/load")) + `"}`,
+		`{"key":"` + base64.StdEncoding.EncodeToString([]byte("/load")) + `"}`, "",
 	},
 	{
 		"etcd write", 2379, layout.CAEtcdServer, layout.CertNodeagentEtcdClient, http.MethodPost, "/v3/kv/put",
-		`{"key":"` + base64.StdEncoding.EncodeToString([]byte("/load")) + `","value":"eA=="}`,
+		`{"key":"` + base64.StdEncoding.EncodeToString([]byte("/load")) + `","value":"eA=="}`, "",
 	},
 }
 
@@ -119,10 +123,10 @@ func (l *load) request(ctx context.Context, kind target) error {
 // remade tells whether a connection broke or was refused, which a client mends
 // by making another one.
 //
-// etcd's gateway is itself a client of its member, by whose port it says so
-// (code 14, Unavailable) while that one stops or starts.
+// etcd's gateway is itself a client of its member, and says so (code 14,
+// Unavailable) while that one stops or starts, or the leader changes.
 func remade(err error) bool {
-	if strings.Contains(err.Error(), `{"code":14, "message":"connection error`) {
+	if errors.Is(err, errNotReady) || strings.Contains(err.Error(), `{"code":14,`) {
 		return true
 	}
 	var timeout interface{ Timeout() bool }
@@ -138,8 +142,31 @@ func (l *load) once(ctx context.Context, kind target, n int) error {
 	if err != nil {
 		return err
 	}
-	url := fmt.Sprintf("https://192.0.2.%d:%d%s", 11+n, kind.port, kind.path)
-	r, err := http.NewRequestWithContext(ctx, kind.method, url, strings.NewReader(kind.body))
+	server := fmt.Sprintf("https://192.0.2.%d:%d", 11+n, kind.port)
+	if kind.ready != "" {
+		if err := ask(ctx, client, http.MethodGet, server+kind.ready, ""); err != nil {
+			var answer *answerError
+			if errors.As(err, &answer) {
+				err = fmt.Errorf("%w: %w", errNotReady, err)
+			}
+			return err
+		}
+	}
+	return ask(ctx, client, kind.method, server+kind.path, kind.body)
+}
+
+// errNotReady is the error of a server that another one is to be asked for.
+var errNotReady = errors.New("not ready")
+
+// answerError is an answer that is an error.
+type answerError struct {
+	status, body string
+}
+
+func (e *answerError) Error() string { return e.status + ": " + e.body }
+
+func ask(ctx context.Context, client *http.Client, method, url, body string) error {
+	r, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -148,9 +175,13 @@ func (l *load) once(ctx context.Context, kind target, n int) error {
 		return err
 	}
 	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", answer.Status, bytes.TrimSpace(body))
+	content, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode == http.StatusOK {
+		return err
+	}
+	err = &answerError{answer.Status, string(bytes.TrimSpace(content))}
+	if answer.Header.Get("Retry-After") != "" {
+		err = fmt.Errorf("%w: %w", errNotReady, err)
 	}
 	return err
 }
