@@ -154,6 +154,9 @@ func (f *follower) tell(err error) {
 	if err != nil {
 		now = firstLine(err.Error())
 	}
+	if err := noteIssuer(f.host.root, now, time.Now()); err != nil {
+		f.log.Warn("status cannot tell when the issuer last answered", "error", err)
+	}
 	switch {
 	case now == f.failed:
 	case now == "":

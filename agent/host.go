@@ -43,6 +43,8 @@ type Host struct {
 	mades sync.Mutex
 	// login is the issuer where that is Vault.
 	login login
+	// clock knows whether the clock was set.
+	clock clockWatch
 	// looks makes the daemon ask its issuer at once; see lookNow.
 	looks chan struct{}
 	// locked are the locks that the caller holds all the time; see Holds.
@@ -116,7 +118,11 @@ func (h *Host) pkiDomain() Domain {
 		whole: true,
 		want:  func(context.Context) (pki.State, error) { return pki.Want(h.Spec()), nil },
 		observe: func(ctx context.Context, _ pki.State) (pki.State, error) {
-			return pki.Observe(ctx, h.root)
+			have, err := h.observePKI(ctx)
+			if !h.heed {
+				have = have.AskAgain()
+			}
+			return have, err
 		},
 		diff: func(have, want pki.State) []plan.Change { return pki.Diff(have, want, time.Now()) },
 		apply: func(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
@@ -201,7 +207,7 @@ func (h *Host) markEtcd(ctx context.Context) error {
 // after the longest pause.
 func (h *Host) certificatesDue(ctx context.Context, now time.Time) Due {
 	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}, Why: CauseRenewal}
-	have, err := pki.Observe(ctx, h.root)
+	have, err := h.observePKI(ctx)
 	if err != nil {
 		return due
 	}
@@ -226,6 +232,10 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 	}
 	services := Event{Source: "systemd", Domains: []string{DomainUnits}}
 	if err := watchSignals(ctx, h.log, h.systemd.Watch, events, services); err != nil {
+		return err
+	}
+	clock := Event{Source: "the clock, which was set", Domains: []string{DomainPKI, DomainProof}}
+	if err := watchSignals(ctx, h.log, watchClock, events, clock); err != nil {
 		return err
 	}
 	for dir, domains := range map[string][]string{

@@ -169,6 +169,7 @@ func (h *Host) Warnings(ctx context.Context, p plan.Plan, domains []Domain, sess
 	}
 	if slices.ContainsFunc(domains, func(d Domain) bool { return d.Name() == DomainPKI }) {
 		list = append(list, h.loginProblems()...)
+		list = append(list, h.certificateWarnings(ctx)...)
 	}
 	return list
 }

@@ -40,6 +40,7 @@ type Status struct {
 	Domains      []DomainStatus       `json:"domains"`
 	Components   []ComponentStatus    `json:"components"`
 	Certificates []pki.Status         `json:"certificates"`
+	Issuer       *IssuerStatus        `json:"issuer,omitempty"`
 	Etcd         *EtcdStatus          `json:"etcd,omitempty"`
 	Nodes        []cluster.NodeStatus `json:"nodes"`
 	Snapshots    *SnapshotStatus      `json:"snapshots,omitempty"`
@@ -104,11 +105,12 @@ func (h *Host) Status(ctx context.Context) Status {
 	spec := h.Spec()
 	s := Status{Host: spec.Name, Cluster: spec.Cluster, Spec: spec.Digest, Time: time.Now().UTC(), Nodes: []cluster.NodeStatus{}, Problems: []string{}}
 	var nodesErr, serviceErr error
+	var alarms []pki.Alarm
 	var parts sync.WaitGroup
 	parts.Go(func() { serviceErr = h.systemd.Check(ctx, units.Unit{Name: Service}) })
 	parts.Go(func() { s.Domains = h.domainStatus(ctx) })
 	parts.Go(func() { s.Components = h.componentStatus(ctx) })
-	parts.Go(func() { s.Certificates = h.certificateStatus(ctx) })
+	parts.Go(func() { s.Certificates, s.Issuer, alarms = h.certificateStatus(ctx) })
 	if spec.Has(hosts.RoleEtcd) {
 		parts.Go(func() { s.Etcd = h.etcdStatus(ctx) })
 		parts.Go(func() { s.Snapshots = h.snapshotStatus() })
@@ -130,8 +132,10 @@ func (h *Host) Status(ctx context.Context) Status {
 	s.Confirm = h.confirmStatus()
 	s.Problems = append(s.Problems, s.Confirm.problems()...)
 	s.Problems = append(s.Problems, h.loginProblems()...)
+	problems, warnings := s.certificateTrouble(alarms)
+	s.Problems = append(s.Problems, problems...)
 	s.Healthy = len(s.Problems) == 0
-	s.Warnings = slices.Concat(s.warnings(serviceErr), s.driftWarnings(), h.NetworkWarnings(ctx))
+	s.Warnings = slices.Concat(s.warnings(serviceErr), warnings, s.driftWarnings(), h.NetworkWarnings(ctx))
 	return s
 }
 
@@ -191,9 +195,9 @@ func componentOf(unit string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(unit, layout.UnitPrefix), ".service")
 }
 
-func (h *Host) certificateStatus(ctx context.Context) []pki.Status {
+func (h *Host) certificateStatus(ctx context.Context) ([]pki.Status, *IssuerStatus, []pki.Alarm) {
 	// What could not be read is damaged or missing in the list itself.
-	have, err := pki.Observe(ctx, h.root)
+	have, err := h.observePKI(ctx)
 	want, now := pki.Want(h.Spec()), time.Now()
 	list := append(pki.List(have, want, now), pki.Authorities(have, want, now)...)
 	if err != nil {
@@ -203,7 +207,38 @@ func (h *Host) certificateStatus(ctx context.Context) []pki.Status {
 			}
 		}
 	}
-	return list
+	return list, h.issuerStatus(have, want, now), pki.Alarms(have, want, now)
+}
+
+// certificateTrouble is what certificates, their CAs and their issuer are about
+// to be: problems where renewing fails already.
+func (s Status) certificateTrouble(alarms []pki.Alarm) (problems, warnings []string) {
+	for _, c := range s.Certificates {
+		if waits(c, s.Time) {
+			warnings = append(warnings, fmt.Sprintf("certificate %s waits to be renewed: %s", c.Name, c.Reason))
+		}
+	}
+	for _, a := range alarms {
+		if a.Now {
+			problems = append(problems, a.Text)
+		} else {
+			warnings = append(warnings, a.Text)
+		}
+	}
+	problem, warning := s.Issuer.judge(s.Certificates)
+	if problem != "" {
+		problems = append(problems, problem)
+	}
+	if warning != "" {
+		warnings = append(warnings, warning)
+	}
+	return problems, warnings
+}
+
+// waits tells whether a certificate that is valid is only held back for the
+// clock.
+func waits(c pki.Status, now time.Time) bool {
+	return c.State == pki.StateHeld && !c.RenewAt.IsZero() && now.Before(c.NotAfter)
 }
 
 func (h *Host) etcdStatus(ctx context.Context) *EtcdStatus {
@@ -253,7 +288,7 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 		}
 	}
 	for _, c := range s.Certificates {
-		if c.State != pki.StateOK && c.State != pki.StateDue {
+		if c.State != pki.StateOK && c.State != pki.StateDue && !waits(c, s.Time) {
 			add("certificate %s is %s: %s", c.Name, c.State, c.Reason)
 		}
 	}

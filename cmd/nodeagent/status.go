@@ -65,6 +65,7 @@ func printStatus(out screen, s agent.Status) error {
 		out.section("domain", domainRows(out, s)),
 		out.section("component", componentRows(out, s)),
 		out.section("certificate", certificateRows(out, s)),
+		out.section("issuer", issuerRows(out, s)),
 		out.section("cluster", clusterRows(out, s)),
 	)
 }
@@ -127,6 +128,29 @@ func certificateRows(out screen, s agent.Status) [][]string {
 		rows = append(rows, []string{name, ends, renews, state})
 	}
 	return rows
+}
+
+func issuerRows(out screen, s agent.Status) [][]string {
+	i := s.Issuer
+	if i == nil {
+		return nil
+	}
+	name, answer := i.Kind, ""
+	if i.SurvivesDays != nil {
+		name += " at " + i.Address
+		answer = "no answer heard since the boot"
+		if !i.LastAnswer.IsZero() {
+			answer = "last answered " + age(s.Time.Sub(i.LastAnswer)) + " ago"
+		}
+		if i.Problem != "" {
+			answer = out.bad(answer + "; " + i.Problem)
+		}
+	}
+	row := []string{name, i.Span()}
+	if answer != "" {
+		row = append(row, answer)
+	}
+	return [][]string{row}
 }
 
 func clusterRows(out screen, s agent.Status) [][]string {

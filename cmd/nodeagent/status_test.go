@@ -15,6 +15,7 @@ import (
 
 func sampleStatus() agent.Status {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	days := 89
 	return agent.Status{
 		Host: "mercury", Cluster: "mercury", Spec: "sha256:ab", Time: now,
 		Problems: []string{"kubelet is not ready: it failed"},
@@ -27,6 +28,7 @@ func sampleStatus() agent.Status {
 			{Name: "kubelet", State: "failed", Restarts: 3},
 		},
 		Certificates: []pki.Status{{Name: "etcd-server", CA: "etcd-server", CommonName: "mercury", NotAfter: now.Add(89 * 24 * time.Hour), RenewAt: now.Add(59 * 24 * time.Hour), State: pki.StateOK}},
+		Issuer:       &agent.IssuerStatus{Kind: "vault", Address: "https://vault.example:8200", SurvivesUntil: now.Add(89 * 24 * time.Hour), SurvivesDays: &days, FirstToEnd: "etcd-server", LastAnswer: now.Add(-2 * time.Minute)},
 		Etcd:         &agent.EtcdStatus{Health: etcdops.Health{Healthy: true, Leader: "mercury", Members: []etcdops.MemberHealth{{Name: "mercury", Endpoint: "x", Version: "3.7.3", Revision: 7, DBSize: 1 << 20}}}},
 	}
 }
@@ -48,6 +50,7 @@ domain		create address 192.0.2.1/24 on eth0: the host lacks it
 component	etcd	active	1m 30s	40.0 MiB	0 restarts	ready
 component	kubelet	failed	-	-	3 restarts	not ready
 certificate	etcd-server	ends in 89d 0h	renews in 59d 0h	ok
+issuer	vault at https://vault.example:8200	this host lives without it for 89 days, until etcd-server ends on 2026-07-29 12:00 UTC	last answered 2m 0s ago
 cluster	etcd	healthy, 3.7.3, revision 7, database 1.0 MiB, leader mercury, 1 member
 `},
 		{"terminal", screen{table: true}, `mercury of cluster mercury: not converged, not healthy
@@ -65,6 +68,9 @@ COMPONENT
 
 CERTIFICATE
   etcd-server  ends in 89d 0h  renews in 59d 0h  ok
+
+ISSUER
+  vault at https://vault.example:8200  this host lives without it for 89 days, until etcd-server ends on 2026-07-29 12:00 UTC  last answered 2m 0s ago
 
 CLUSTER
   etcd  healthy, 3.7.3, revision 7, database 1.0 MiB, leader mercury, 1 member
