@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -35,6 +36,9 @@ func (h *Host) Report(ctx context.Context) (pki.Report, error) {
 	}
 	p, err := Plan(ctx, domains)
 	r.Problem = outstanding(p, err)
+	if r.Problem == "" {
+		r.Problem = h.encryptionInUse(ctx, r.Keys[pki.KeyEncryption])
+	}
 	r.Proven = r.Problem == ""
 	return r, nil
 }
@@ -117,7 +121,11 @@ func (f *follower) look(ctx context.Context) (changing bool, err error) {
 		if len(changed) > 0 {
 			f.log.Info("the issuer has other authorities than before", "of", changed)
 		}
-		return err
+		keys, keysErr := applier.RefreshKeys(ctx, want)
+		if len(keys) > 0 {
+			f.log.Info("the issuer has other keys than before", "of", keys)
+		}
+		return errors.Join(err, keysErr)
 	})
 	if err != nil {
 		return false, err

@@ -159,7 +159,7 @@ func (l LocalChanges) Load(_ context.Context, ca string) (*Change, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for a change of CA %q: %w", ca, err)
+		return nil, fmt.Errorf("look for a change of %q: %w", ca, err)
 	}
 	c := &Change{}
 	if err := json.Unmarshal(content, c); err != nil {
@@ -175,10 +175,10 @@ func (l LocalChanges) Save(_ context.Context, c Change) error {
 		return err
 	}
 	if err := atomicfile.MkdirAll(l.Root.Operations(), 0o700); err != nil {
-		return fmt.Errorf("remember the change of CA %q: %w", c.CA, err)
+		return fmt.Errorf("remember the change of %q: %w", c.CA, err)
 	}
 	if err := atomicfile.Write(l.path(c.CA), content, 0o600); err != nil {
-		return fmt.Errorf("remember the change of CA %q: %w", c.CA, err)
+		return fmt.Errorf("remember the change of %q: %w", c.CA, err)
 	}
 	return nil
 }

@@ -177,7 +177,7 @@ func (c *Changer) Save(ctx context.Context, change pki.Change) error {
 func (c *Changer) Remove(ctx context.Context, ca string) error {
 	path := strings.Replace(c.place.change(ca), "/data/", "/metadata/", 1)
 	if err := erase(ctx, c.client, path); err != nil {
-		return fmt.Errorf("forget the change of CA %q: %w", ca, err)
+		return fmt.Errorf("forget the change of %q: %w", ca, err)
 	}
 	return nil
 }

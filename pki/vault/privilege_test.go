@@ -296,7 +296,7 @@ func TestAdministrator(t *testing.T) {
 			t.Errorf("check: %+v, %v; want nothing", findings, err)
 		}
 		converge(t, admin, wantOf(t, fleetOf(t, "", "w2")))
-		for _, path := range []string{"nodeagent/mercury/secrets/data/encryption", "sys/policies/acl/other", "sys/mounts/other", "nodeagent/venus/k8s-client/roles/x", "auth/token/create"} {
+		for _, path := range []string{"nodeagent/venus/secrets/data/encryption", "nodeagent/mercury/secrets/data/other", "sys/policies/acl/other", "sys/mounts/other", "nodeagent/venus/k8s-client/roles/x", "auth/token/create"} {
 			if _, err := admin.Logical().WriteWithContext(t.Context(), path, map[string]any{"type": "kv", "policy": ""}); err == nil || !strings.Contains(err.Error(), "permission denied") {
 				t.Errorf("the administrator of one cluster may write %s: %v", path, err)
 			}
