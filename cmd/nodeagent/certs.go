@@ -13,7 +13,7 @@ due; nothing here needs to be run for that.`,
   nodeagent certs show kube-apiserver
   nodeagent certs report
   nodeagent certs renew --revoke admin
-  nodeagent certs rotate-ca etcd-peer
+  nodeagent certs rotate-ca etcd-peer`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
