@@ -30,13 +30,14 @@ var (
 // domain's laws against the API server.
 func TestRealControlPlane(t *testing.T) {
 	plane := startControlPlane(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	t.Run("anonymous", func(t *testing.T) { testAnonymous(t, plane) })
 	t.Run("converge", func(t *testing.T) { testConverge(ctx, t, plane) })
 	t.Run("drift", func(t *testing.T) { testDrift(ctx, t, plane) })
 	t.Run("nodes", func(t *testing.T) { testNodes(ctx, t, plane) })
 	t.Run("secrets", func(t *testing.T) { testSecrets(ctx, t, plane) })
+	t.Run("rewrite", func(t *testing.T) { testRewrite(ctx, t, plane) })
 }
 
 // testAnonymous: who has no certificate may ask for health, and nothing else.

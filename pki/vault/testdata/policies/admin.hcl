@@ -93,6 +93,19 @@ path "nodeagent/mercury/secrets/metadata/changes/+" {
   capabilities = ["delete"]
 }
 
+# changing a key: `nodeagent certs rotate-key`
+path "nodeagent/mercury/secrets/data/encryption" {
+  capabilities = ["read", "update"]
+}
+
+path "nodeagent/mercury/secrets/data/service-account" {
+  capabilities = ["read", "update"]
+}
+
+path "nodeagent/mercury/secrets/destroy/service-account" {
+  capabilities = ["update"]
+}
+
 path "nodeagent/mercury/secrets/metadata/hosts" {
   capabilities = ["list"]
 }
