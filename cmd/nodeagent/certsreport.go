@@ -3,8 +3,8 @@ package main
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -52,27 +52,39 @@ func sortPowers(list []pki.Power) {
 // printPowers prints a row for each key; on a terminal, where the texts are too
 // long for columns, a paragraph.
 func printPowers(out screen, powers []pki.Power) error {
-	var rows [][]string
 	for _, p := range powers {
-		until := cmp.Or(moment(p.Until), "until it is changed")
-		if !out.table {
-			rows = append(rows, []string{p.Reach, p.Key, p.As, p.Can, p.Signs, p.AcceptedBy, moment(p.Until), p.File})
-			continue
+		rows := [][]string{{p.Reach, p.Key, p.As, p.Can, p.Signs, p.AcceptedBy, moment(p.Until), p.File}}
+		if out.table {
+			fmt.Fprintf(out.w, "\n%s, worth %s\n", out.head(p.Key), worth(out, p))
+			rows = powerLines(p)
 		}
-		if p.Reach == pki.ReachNone {
-			until += " (ended)"
-		}
-		worth := map[string]string{
-			pki.ReachCluster: out.bad("the whole cluster"), pki.ReachHost: "a part of it", pki.ReachNone: out.good("nothing any more"),
-		}[p.Reach]
-		rows = append(rows, []string{strings.ToUpper(p.Key[:1]) + p.Key[1:], "worth " + worth})
-		for _, line := range [][2]string{
-			{"passes for", p.As}, {"may", p.Can}, {"signs", p.Signs}, {"accepted by", p.AcceptedBy}, {"until", until}, {"ended by", p.Ending}, {"file", p.File},
-		} {
-			if line[1] != "" {
-				rows = append(rows, []string{"  " + line[0], line[1]})
-			}
+		if err := out.rows(rows); err != nil {
+			return err
 		}
 	}
-	return out.rows(rows)
+	return nil
+}
+
+func worth(out screen, p pki.Power) string {
+	switch p.Reach {
+	case pki.ReachCluster:
+		return out.bad("the whole cluster")
+	case pki.ReachNone:
+		return out.good("nothing any more")
+	}
+	return "a part of the cluster"
+}
+
+// powerLines are a paragraph's lines, without those that have nothing to say.
+func powerLines(p pki.Power) [][]string {
+	rows := [][]string{
+		{"passes for", p.As},
+		{"may", p.Can},
+		{"signs", p.Signs},
+		{"accepted by", p.AcceptedBy},
+		{"until", cmp.Or(moment(p.Until), "it is changed")},
+		{"ended by", p.Ending},
+		{"file", p.File},
+	}
+	return slices.DeleteFunc(rows, func(row []string) bool { return row[1] == "" })
 }
