@@ -2,8 +2,8 @@ package vault
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/pem"
-	"errors"
 	"fmt"
 
 	"github.com/nodeagent/nodeagent/pki"
@@ -17,10 +17,12 @@ import (
 // Revoking a certificate again does nothing.
 func (i *Issuer) Revoke(ctx context.Context, ca string, chain, key []byte) error {
 	a := i.asked("revoke a certificate of "+ca, ca)
-	leaf, _ := pem.Decode(chain)
-	if leaf == nil {
-		return errors.New("revoke a certificate: it is not PEM")
+	// Vault answers a key of another pair as a failure of its own, which would be
+	// asked again.
+	if _, err := tls.X509KeyPair(chain, key); err != nil {
+		return fmt.Errorf("%s: its key does not serve: %w", a.what, err)
 	}
+	leaf, _ := pem.Decode(chain)
 	return i.do(ctx, a, func(ctx context.Context, c *conn) error {
 		answer, err := c.write(ctx, a.engine+"/revoke-with-key", map[string]any{
 			"certificate": string(pem.EncodeToMemory(leaf)), "private_key": string(key),
