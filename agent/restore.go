@@ -9,6 +9,7 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/units"
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 // RestoreChoices are what a person decides about a restore.
@@ -29,8 +30,8 @@ func (h *Host) PlanRestore(ctx context.Context, choices RestoreChoices) (etcdops
 		return etcdops.RestorePlan{}, errNoEtcd(spec)
 	}
 	opts := etcdops.RestoreOptions{
-		EncryptionKeys: h.encryptionKeys(),
-		Root:           h.root, Snapshot: choices.Snapshot, SkipHash: choices.SkipHash,
+		EncryptionKeys: h.encryptionKeys(), RetiredKeys: h.retiredKeys(), RetiredFile: pki.RetiredFile(h.root),
+		Root: h.root, Snapshot: choices.Snapshot, SkipHash: choices.SkipHash,
 		Cluster: spec.Cluster, OtherCluster: choices.OtherCluster,
 		Host: spec.Name, Members: etcdops.Members(spec), Token: choices.Token,
 		KeepRevision: choices.KeepRevision,

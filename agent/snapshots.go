@@ -47,6 +47,15 @@ func (h *Host) encryptionKeys() []string {
 	return keys
 }
 
+// retiredKeys are the fingerprints of the keys that were dropped.
+func (h *Host) retiredKeys() []string {
+	keys, err := pki.RetiredKeys(h.root)
+	if err != nil {
+		h.log.Warn("the dropped encryption keys are not known", "error", err)
+	}
+	return keys
+}
+
 func first(list []string) string {
 	if len(list) == 0 {
 		return ""

@@ -54,6 +54,9 @@ type RestoreOptions struct {
 	// EncryptionKeys are fingerprints of this host's encryption-at-rest keys, as
 	// SaveOptions.EncryptionKey has them.
 	EncryptionKeys []string
+	// RetiredKeys are those of keys that were dropped and lie in RetiredFile.
+	RetiredKeys []string
+	RetiredFile string
 	// Stop are components stopped before etcd is, in this order: those that
 	// write to etcd. They are started again after it.
 	Stop []string
@@ -168,7 +171,7 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 	}
 	plan.lookAtRunning(ctx)
 	plan.warnOfSnapshot()
-	plan.warnOfEncryption(opts.EncryptionKeys)
+	plan.warnOfEncryption(opts)
 	plan.Steps = plan.steps()
 	return plan, nil
 }
@@ -386,7 +389,8 @@ func (p *RestorePlan) lookAtRunning(ctx context.Context) {
 
 // warnOfEncryption tells when the restored Secrets could not be read: the key is
 // not in the snapshot.
-func (p *RestorePlan) warnOfEncryption(own []string) {
+func (p *RestorePlan) warnOfEncryption(opts RestoreOptions) {
+	own := opts.EncryptionKeys
 	if !p.Snapshot.Encrypted {
 		return
 	}
@@ -400,6 +404,8 @@ func (p *RestorePlan) warnOfEncryption(own []string) {
 		p.Warnings = append(p.Warnings, "Secrets in the snapshot are encrypted, and this host has no key: "+remedy)
 	case key == "":
 		p.Warnings = append(p.Warnings, fmt.Sprintf("Secrets in the snapshot are encrypted with a key that it does not name: if that is not this host's %s, %s", own[0], remedy))
+	case !slices.Contains(own, key) && slices.Contains(opts.RetiredKeys, key):
+		p.Warnings = append(p.Warnings, fmt.Sprintf("Secrets in the snapshot are encrypted with the key %s, which was dropped since: put it from %s into the EncryptionConfiguration as the last key, or they stay unreadable", key, opts.RetiredFile))
 	case !slices.Contains(own, key):
 		p.Warnings = append(p.Warnings, fmt.Sprintf("Secrets in the snapshot are encrypted with the key %s, this host has %s: %s", key, strings.Join(own, ", "), remedy))
 	}

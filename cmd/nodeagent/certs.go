@@ -13,10 +13,11 @@ due; nothing here needs to be run for that.`,
   nodeagent certs show kube-apiserver
   nodeagent certs report
   nodeagent certs renew --revoke admin
-  nodeagent certs rotate-ca etcd-peer`,
+  nodeagent certs rotate-ca etcd-peer
+  nodeagent certs rotate-key encryption`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newCertsList(o), newCertsShow(o), newCertsReport(o), newCertsRenew(o), newRotateCA(o))
+	cmd.AddCommand(newCertsList(o), newCertsShow(o), newCertsReport(o), newCertsRenew(o), newRotateCA(o), newRotateKey(o))
 	return cmd
 }
