@@ -521,10 +521,14 @@ func TestPlanWarnsOfAnotherEncryptionKey(t *testing.T) {
 		"the same key":            {m.Path(opts.Dir), []string{"sha256:bb", "sha256:aa"}, ""},
 		"another key":             {m.Path(opts.Dir), []string{"sha256:bb"}, "with the key sha256:aa, this host has sha256:bb"},
 		"no key":                  {m.Path(opts.Dir), nil, "this host has no key"},
+		"a dropped key":           {m.Path(opts.Dir), []string{"sha256:cc"}, "put it from /retired"},
 		"a key that is not named": {unnamed, []string{"sha256:bb"}, "does not name"},
 	} {
 		opts := h.restoreOptions(tc.snapshot)
 		opts.EncryptionKeys = tc.own
+		if name == "a dropped key" {
+			opts.RetiredKeys, opts.RetiredFile = []string{"sha256:aa"}, "/retired"
+		}
 		plan, err := PlanRestore(t.Context(), opts)
 		if err != nil {
 			t.Fatal(err)
