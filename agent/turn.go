@@ -8,14 +8,17 @@ import (
 	"time"
 
 	"github.com/nodeagent/nodeagent/etcdops"
+	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
 // A member of etcd is restarted in its turn: never while another one is, and
-// never when the cluster would lose its quorum by it.
+// never when the cluster would lose its quorum by it. API servers take turns,
+// too, so that clients that know several always find one.
 const (
-	// restartClaim is the claim in etcd that one host holds meanwhile.
-	restartClaim = "etcd-restart"
+	// restartClaim ends the name of the claim in etcd that one host holds
+	// meanwhile; it begins with the component's.
+	restartClaim = "-restart"
 	// restartTime is for how long it is held at most; a host that dies in its
 	// turn keeps the others waiting for so long.
 	restartTime = 3 * time.Minute
@@ -31,10 +34,44 @@ const (
 // to the next host, once this one is healthy again.
 func (h *Host) takeTurn(ctx context.Context, unit string) (func(), error) {
 	spec := h.Spec()
-	endpoints := etcdEndpoints(spec)
-	if unit != layout.Unit(layout.Etcd) || len(endpoints) < 2 {
+	switch unit {
+	case layout.Unit(layout.Etcd):
+		if endpoints := etcdEndpoints(spec); len(endpoints) > 1 {
+			return h.takeEtcdTurn(ctx, endpoints)
+		}
+	case layout.Unit(layout.APIServer):
+		if slices.ContainsFunc(spec.Peers, func(p hosts.Peer) bool { return p.Has(hosts.RoleControlPlane) }) {
+			return h.takeServerTurn(ctx)
+		}
+	}
+	return func() {}, nil
+}
+
+// takeServerTurn waits until no other API server is restarted. Where etcd does
+// not answer, none of them serves, and none has to wait.
+func (h *Host) takeServerTurn(ctx context.Context) (func(), error) {
+	claims, err := etcdops.OpenClaims(ctx, EtcdTLS(h.root), etcdEndpoints(h.Spec()))
+	if err != nil {
 		return func() {}, nil
 	}
+	claim, err := h.claimTurn(ctx, claims, layout.APIServer)
+	if err != nil {
+		if errors.Is(err, errTurnTaken) || ctx.Err() != nil {
+			return nil, errors.Join(err, claims.Close())
+		}
+		return func() {}, claims.Close()
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), catchUpTime)
+		defer cancel()
+		if err := errors.Join(claims.Release(ctx, claim), claims.Close()); err != nil {
+			h.log.Warn("other hosts' API servers wait before they are restarted", "for", restartTime, "because", err)
+		}
+	}, nil
+}
+
+// takeEtcdTurn waits until this host's member may be restarted.
+func (h *Host) takeEtcdTurn(ctx context.Context, endpoints []string) (func(), error) {
 	if turn, err := h.askTurn(ctx, endpoints); err != nil || turn == turnFree {
 		return func() {}, err
 	}
@@ -42,7 +79,7 @@ func (h *Host) takeTurn(ctx context.Context, unit string) (func(), error) {
 	if err != nil {
 		return nil, err
 	}
-	claim, err := h.claimTurn(ctx, claims)
+	claim, err := h.claimTurn(ctx, claims, layout.Etcd)
 	if err != nil {
 		return nil, errors.Join(err, claims.Close())
 	}
@@ -62,23 +99,26 @@ func (h *Host) askTurn(ctx context.Context, endpoints []string) (permit, error) 
 	return judgeTurn(health, h.Spec().Name)
 }
 
-// claimTurn waits until this host holds the claim.
-func (h *Host) claimTurn(ctx context.Context, claims *etcdops.Claims) (etcdops.Claim, error) {
+// errTurnTaken is the error of a host that has waited too long.
+var errTurnTaken = errors.New("not restarted")
+
+// claimTurn waits until this host holds a component's claim.
+func (h *Host) claimTurn(ctx context.Context, claims *etcdops.Claims, component string) (etcdops.Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, turnPatience)
 	defer cancel()
 	self, waits := h.Spec().Name, ""
 	for {
-		claim, err := claims.Take(ctx, restartClaim, self, restartTime)
+		claim, err := claims.Take(ctx, component+restartClaim, self, restartTime)
 		if err != nil || claim.Holder == self {
 			return claim, err
 		}
 		if claim.Holder != waits {
-			h.log.Info("etcd waits for its turn to be restarted", "because", claim.Holder+" restarts its member")
+			h.log.Info(component+" waits for its turn to be restarted", "because", claim.Holder+" restarts its own")
 		}
 		waits = claim.Holder
 		claims.Changed(ctx, claim)
 		if ctx.Err() != nil {
-			return claim, fmt.Errorf("not restarted: host %s has been restarting its etcd member for %s: look at it there (nodeagent status)", waits, turnPatience)
+			return claim, fmt.Errorf("%w: host %s has been restarting its %s for %s: look at it there (nodeagent status)", errTurnTaken, waits, component, turnPatience)
 		}
 	}
 }

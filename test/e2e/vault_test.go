@@ -76,8 +76,10 @@ func changeCA(t *testing.T, c *trio, ca string) {
 			_, err := h.Exec(c.ctx, "systemctl", "reload", "nodeagent.service")
 			return err
 		})
-		if out := c.on(c.hosts[0], "cat", "/var/lib/nodeagent/pki/trust/"+ca+".crt"); strings.Count(out, "BEGIN") < 2 {
-			return fmt.Errorf("host n1 trusts one authority still")
+		for _, h := range c.hosts {
+			if out := c.on(h, "cat", "/var/lib/nodeagent/pki/trust/"+ca+".crt"); strings.Count(out, "BEGIN") < 2 {
+				return fmt.Errorf("host %s trusts one authority still", h.Name())
+			}
 		}
 		return nil
 	})
