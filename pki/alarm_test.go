@@ -77,7 +77,7 @@ func TestLocalAuthorityAlarm(t *testing.T) {
 // certificate, and not asked in a loop.
 func TestShortLifeIsTold(t *testing.T) {
 	h := newHost(t, spec("n1", "192.0.2.1", hosts.RoleWorker))
-	issuer := counting{&Local{Root: h.root, Now: func() time.Time { return h.now }}, map[string]int{}, func(r *Request) error {
+	issuer := counting{&Local{Root: h.root, Now: func() time.Time { return h.now }}, &tally{}, func(r *Request) error {
 		if r.Name == layout.CertKubeProxy {
 			r.Lifetime = 2 * day
 		}
@@ -93,8 +93,8 @@ func TestShortLifeIsTold(t *testing.T) {
 	if len(list) != 1 || !strings.Contains(list[0].Text, "the issuer gave kube-proxy a life of 2 days, the spec asks for 90 days") {
 		t.Errorf("alarms %v", list)
 	}
-	if issuer.asked[layout.CertKubeProxy] != 1 {
-		t.Errorf("asked %v", issuer.asked)
+	if issuer.asked.of(layout.CertKubeProxy) != 1 {
+		t.Errorf("asked %v", issuer.asked.counts)
 	}
 	next := NextDue(h.observe(), Want(h.spec), h.now)
 	if left := start.Add(2 * day).Sub(next); left < 12*time.Hour || left > 30*time.Hour {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -382,10 +383,13 @@ func TestRefreshKeys(t *testing.T) {
 // sharing is the local issuer with secrets that others may change.
 type sharing struct {
 	Local
+	mu      sync.Mutex
 	secrets map[string][]byte
 }
 
 func (s *sharing) Secret(_ context.Context, name string, fresh func() ([]byte, error)) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if content, there := s.secrets[name]; there {
 		return content, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,12 +16,33 @@ import (
 // something else.
 type counting struct {
 	*Local
-	asked  map[string]int
+	asked  *tally
 	change func(*Request) error
 }
 
+// tally counts by name; several may count at once.
+type tally struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (t *tally) count(name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.counts == nil {
+		t.counts = map[string]int{}
+	}
+	t.counts[name]++
+}
+
+func (t *tally) of(name string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.counts[name]
+}
+
 func (c counting) Sign(ctx context.Context, r Request, csr []byte) ([]byte, error) {
-	c.asked[r.Name]++
+	c.asked.count(r.Name)
 	if c.change == nil {
 		return c.Local.Sign(ctx, r, csr)
 	}
@@ -55,7 +77,7 @@ func TestUnfitIsNotAskedForInALoop(t *testing.T) {
 			h.converge()
 			before := h.observe()
 			h.now = start.Add(65 * day)
-			issuer := counting{&Local{Root: h.root, Now: func() time.Time { return h.now }}, map[string]int{}, tc.change}
+			issuer := counting{&Local{Root: h.root, Now: func() time.Time { return h.now }}, &tally{}, tc.change}
 			h.issuer = issuer
 			look := func() error { // as the daemon does, over and over
 				var last error
@@ -74,8 +96,8 @@ func TestUnfitIsNotAskedForInALoop(t *testing.T) {
 			}
 			err := look()
 			if tc.says == "" { // two clocks differ: no reason to wait
-				if have := h.observe(); err == nil || have.Pair(name).Unfit != nil || issuer.asked[name] != 5 {
-					t.Errorf("asked %d times, error %v", issuer.asked[name], err)
+				if have := h.observe(); err == nil || have.Pair(name).Unfit != nil || issuer.asked.of(name) != 5 {
+					t.Errorf("asked %d times, error %v", issuer.asked.of(name), err)
 				}
 				return
 			}
@@ -83,8 +105,8 @@ func TestUnfitIsNotAskedForInALoop(t *testing.T) {
 				t.Errorf("error %v, want one line with %q", err, tc.says)
 			}
 			have, want := h.observe(), Want(h.spec)
-			if issuer.asked[name] != 1 || have.Pair(name).Serial != before.Pair(name).Serial {
-				t.Errorf("asked %d times, or the pair is another one", issuer.asked[name])
+			if issuer.asked.of(name) != 1 || have.Pair(name).Serial != before.Pair(name).Serial {
+				t.Errorf("asked %d times, or the pair is another one", issuer.asked.of(name))
 			}
 			s := statusOf(have, want, h.now, name)
 			if s.State != StateUnfit || !strings.Contains(s.Reason, tc.says) || !strings.Contains(s.Reason, "asked again in 15 minutes") {
@@ -94,8 +116,8 @@ func TestUnfitIsNotAskedForInALoop(t *testing.T) {
 			_ = look()
 			h.now = h.now.Add(firstUnfitPause)
 			_ = look()
-			if issuer.asked[name] != 2 {
-				t.Errorf("asked %d times within two pauses, want 2", issuer.asked[name])
+			if issuer.asked.of(name) != 2 {
+				t.Errorf("asked %d times within two pauses, want 2", issuer.asked.of(name))
 			}
 			// A person who has mended the issuer does not wait.
 			if c := only(t, Diff(h.observe().AskAgain(), want, h.now), "certificate "+name); c.Action != plan.ActionRenew {
@@ -106,8 +128,8 @@ func TestUnfitIsNotAskedForInALoop(t *testing.T) {
 			issuer.change = nil
 			h.issuer = issuer
 			h.converge()
-			if have := h.observe(); issuer.asked[name] != 3 || have.Pair(name).Unfit != nil {
-				t.Errorf("asked %d times, still remembered: %+v", issuer.asked[name], have.Pair(name).Unfit)
+			if have := h.observe(); issuer.asked.of(name) != 3 || have.Pair(name).Unfit != nil {
+				t.Errorf("asked %d times, still remembered: %+v", issuer.asked.of(name), have.Pair(name).Unfit)
 			}
 		})
 	}
@@ -118,7 +140,7 @@ func TestUnfitIsNotAskedForInALoop(t *testing.T) {
 func TestUnfitOfAMissingCertificate(t *testing.T) {
 	const name = layout.CertKubeProxy
 	h := newHost(t, mercury())
-	issuer := counting{&Local{Root: h.root, Now: func() time.Time { return h.now }}, map[string]int{}, func(r *Request) error {
+	issuer := counting{&Local{Root: h.root, Now: func() time.Time { return h.now }}, &tally{}, func(r *Request) error {
 		if r.Name == name {
 			r.CommonName = "somebody"
 		}
@@ -130,8 +152,8 @@ func TestUnfitOfAMissingCertificate(t *testing.T) {
 			t.Fatalf("error %v", err)
 		}
 	}
-	if issuer.asked[name] != 1 || issuer.asked[layout.CertAdmin] != 1 {
-		t.Errorf("asked %v", issuer.asked)
+	if issuer.asked.of(name) != 1 || issuer.asked.of(layout.CertAdmin) != 1 {
+		t.Errorf("asked %v", issuer.asked.counts)
 	}
 	have := h.observe()
 	if s := statusOf(have, Want(h.spec), h.now, name); s.State != StateUnfit {
@@ -158,14 +180,14 @@ func TestFreshCertificateOfTheWrongSigner(t *testing.T) {
 	if err := makeAuthority(disk{}, elsewhere.root, Authority{Name: layout.CANodeagent, Cluster: "mercury", Lifetime: 3650 * day}, start); err != nil {
 		t.Fatal(err)
 	}
-	issuer := &twoSigners{counting{&Local{Root: elsewhere.root, Now: func() time.Time { return h.now }}, map[string]int{}, nil}, readString(t, elsewhere.root.Trust(layout.CAK8sServer))}
+	issuer := &twoSigners{counting{&Local{Root: elsewhere.root, Now: func() time.Time { return h.now }}, &tally{}, nil}, readString(t, elsewhere.root.Trust(layout.CAK8sServer))}
 	h.issuer = issuer
 	for range 4 {
 		if err := h.apply(h.diff()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := issuer.asked[layout.CertKubeProxy]; n != 1 {
+	if n := issuer.asked.of(layout.CertKubeProxy); n != 1 {
 		t.Errorf("asked %d times", n)
 	}
 	have := h.observe()
@@ -181,7 +203,7 @@ func TestFreshCertificateOfTheWrongSigner(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(h.diff()) > 0 || issuer.asked[layout.CertKubeProxy] != 1 {
+	if len(h.diff()) > 0 || issuer.asked.of(layout.CertKubeProxy) != 1 {
 		t.Errorf("left: %s", printed(h.diff()))
 	}
 }
