@@ -172,7 +172,7 @@ func driftOfNames(h dnsHost) {
 		"echo nameserver " + silentServer + " > /tmp/new && mv /tmp/new " + resolvConf,
 	}
 	if h.resolved {
-		tell := "; systemctl restart systemd-resolved.service"
+		tell := "; systemctl reset-failed systemd-resolved.service; systemctl restart systemd-resolved.service"
 		drifts = []string{
 			"rm " + resolvedFile + tell,
 			"printf '[Resolve]\\nDNS=\\nDNS=" + silentServer + "\\n' > " + resolvedFile + tell,

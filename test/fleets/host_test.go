@@ -2,6 +2,7 @@ package fleets
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -51,10 +52,17 @@ func load(t *testing.T, name string) fleet {
 	for _, spec := range shipped.Hosts {
 		h := &host{place: newPlace(t, spec.Name), root: layout.Root(t.TempDir())}
 		f.hosts[spec.Name] = h
-		public, _, made, err := netcfg.WireGuardKey(t.Context(), h.root, spec.Network.WireGuard.Interface)
-		if err != nil || !made {
-			t.Fatalf("make the key of %s: made %v, %v", spec.Name, made, err)
-		}
+		var public string
+		// In the host's own namespace: where a device of that name is there, its
+		// key is taken over.
+		h.run(t, func() (err error) {
+			var made bool
+			public, _, made, err = netcfg.WireGuardKey(t.Context(), h.root, spec.Network.WireGuard.Interface)
+			if err == nil && !made {
+				err = errors.New("the key was there before")
+			}
+			return err
+		})
 		renamed[spec.Network.WireGuard.PublicKey] = public
 		f.public[spec.Name], err = wgtypes.ParseKey(public)
 		must(t, err)
