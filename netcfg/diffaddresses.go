@@ -241,9 +241,9 @@ func replacement(link string, old, new Address) plan.Change {
 // all routes that prefer it, though it is still there.
 func movingSources(want State) map[netip.Addr]bool {
 	moving := map[netip.Addr]bool{}
-	for _, r := range want.Routes {
-		if r.Source.Is6() {
-			moving[r.Source] = true
+	for i := range want.Routes {
+		if source := want.Routes[i].Source; source.Is6() {
+			moving[source] = true
 		}
 	}
 	return moving

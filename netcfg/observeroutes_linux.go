@@ -87,6 +87,11 @@ func missingRoutes(ours, wanted []Route) routeTargets {
 	at := 0
 	for i := range wanted {
 		w := &wanted[i]
+		// As a rule all are there, one after another.
+		if at < len(ours) && sameSlot(&ours[at], w) {
+			at++
+			continue
+		}
 		for at < len(ours) && compareSlots(&ours[at], w) < 0 {
 			at++
 		}

@@ -1,7 +1,6 @@
 package netcfg
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -189,5 +188,8 @@ func sortAddresses(addresses []Address) {
 
 // comparePrefixes orders IPv4 before IPv6, then by address, then by length.
 func comparePrefixes(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
 }
