@@ -101,7 +101,7 @@ lint: ## Check formatting and run go vet and staticcheck.
 .PHONY: test-unit
 test-unit: ## Run the unit and kernel tests with the race detector.
 	$(call stage,unit and kernel tests,\
-	  go test -race $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(VAULT_PACKAGES) $(LAB_PACKAGES))"))
+	  go test -race -timeout 25m $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(VAULT_PACKAGES) $(LAB_PACKAGES))"))
 
 .PHONY: test-fuzz
 test-fuzz: ## Run each fuzz target over FUZZTIME=1500x inputs.
@@ -129,7 +129,7 @@ test-vm: deps ## Run the tests that take a kernel of their own, in a virtual mac
 
 .PHONY: test-e2e
 test-e2e: deps ## Run the end-to-end tests on lab hosts (root).
-	$(call stage,end to end,go test -count=1 -timeout 30m -v ./test/e2e/...)
+	$(call stage,end to end,go test -count=1 -timeout 45m -v ./test/e2e/...)
 
 .PHONY: bench
 bench: deps ## Measure converges, the idle daemon, and the network beside ip, wg and nft (root).

@@ -76,7 +76,7 @@ const (
 func newTrio(t *testing.T, version, pki string, roles ...string) *trio {
 	t.Helper()
 	l := lab.New(t)
-	ctx, cancel := context.WithTimeout(t.Context(), stepTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	t.Cleanup(cancel)
 	c := &trio{t: t, ctx: ctx, lab: l}
 	if err := l.AddSwitch(ctx, "lan", netip.MustParsePrefix("192.0.2.254/24")); err != nil {
