@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"crypto/x509"
+	"slices"
 )
 
 // Rotator changes a CA of an issuer for another one, in three steps between
@@ -118,14 +119,5 @@ func waiting(hosts []Use, wait, after Do, there func(Use) bool) (Do, []Use) {
 
 // contains tells whether all of the values are in the list.
 func contains(list []string, values ...string) bool {
-	for _, v := range values {
-		found := false
-		for _, have := range list {
-			found = found || have == v
-		}
-		if !found {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(values, func(v string) bool { return !slices.Contains(list, v) })
 }

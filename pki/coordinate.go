@@ -137,12 +137,7 @@ func (c *Coordinator) do(ctx context.Context, step Do, change *Change) error {
 			return fmt.Errorf("follow the change of CA %q: %w; mend that, then run the command again: it goes on from here", change.CA, err)
 		}
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(c.Poll):
-		return nil
-	}
+	return pause(ctx, c.Poll)
 }
 
 // LocalChanges remembers changes in a folder on the host.

@@ -33,6 +33,14 @@ func Observe(ctx context.Context, root layout.Root) (State, error) {
 	return o.state, errors.Join(o.errs...)
 }
 
+// ObservePairs is Observe of the certificates alone, without what signed them:
+// a third of its work, for those who ask only what is in use.
+func ObservePairs(ctx context.Context, root layout.Root) (State, error) {
+	o := newObserver(root)
+	o.certificates(ctx)
+	return o.state, errors.Join(o.errs...)
+}
+
 // observer gathers a state.
 type observer struct {
 	root    layout.Root

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -65,19 +66,7 @@ func NewReport(have, want State, now time.Time) Report {
 // Same tells whether two reports say the same, but for their moment.
 func (r Report) Same(other Report) bool {
 	return r.Proven == other.Proven && r.Problem == other.Problem && r.Host == other.Host &&
-		slices.Equal(r.Certificates, other.Certificates) && sameLists(r.Trust, other.Trust) && sameLists(r.Keys, other.Keys)
-}
-
-func sameLists(a, b map[string][]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for key, list := range a {
-		if !slices.Equal(list, b[key]) {
-			return false
-		}
-	}
-	return true
+		slices.Equal(r.Certificates, other.Certificates) && maps.EqualFunc(r.Trust, other.Trust, slices.Equal) && maps.EqualFunc(r.Keys, other.Keys, slices.Equal)
 }
 
 // Use is what the report says of a CA.
