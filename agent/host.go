@@ -146,7 +146,7 @@ func (h *Host) unitsDomain() Domain {
 // wantUnits renders the units with the digests of the certificates and keys as
 // they lie on disk now.
 func (h *Host) wantUnits() units.State {
-	return kube.Render(h.Spec(), h.root, kube.Facts{Digests: pki.Inputs(h.root)})
+	return kube.Render(h.Spec(), h.root, kube.Facts{Digests: pki.Inputs(h.root, kube.ClientPairs(h.Spec(), h.root)...)})
 }
 
 // guardStart refuses to start etcd on lost data or in the middle of a restore.
@@ -234,7 +234,7 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 	if err := watchSignals(ctx, h.log, h.systemd.Watch, events, services); err != nil {
 		return err
 	}
-	clock := Event{Source: "the clock, which was set", Domains: []string{DomainPKI, DomainProof}}
+	clock := Event{Source: "the clock", Domains: []string{DomainPKI, DomainProof}}
 	if err := watchSignals(ctx, h.log, watchClock, events, clock); err != nil {
 		return err
 	}

@@ -123,6 +123,12 @@ func (d *draft) checkLifetimes() {
 			hours(p.Lifetime), d.origin("pki.lifetime"), hours(p.RenewBefore), d.origin(before))
 		return
 	}
+	if p.RenewBefore < ClientReread {
+		if n := d.nearest(before, "pki.lifetime"); n != nil {
+			d.warn(n.file, n, n.path, "certificates are renewed %s before their end, and Kubernetes' clients look at theirs every five minutes: kubelet, kube-proxy, controller manager and scheduler are restarted at each renewal, and kube-apiserver may show kubelets an expired one; let %s be at least %s",
+				hours(p.RenewBefore), before, hours(ClientReread))
+		}
+	}
 	for _, leaf := range []struct {
 		path     string
 		lifetime time.Duration

@@ -108,6 +108,12 @@ type Module struct {
 	Parameters map[string]string
 }
 
+// ClientReread is within how long a client of the API servers has its new pair
+// in use by itself: client-go looks at the files every five minutes
+// (k8s.io/client-go/transport.CertCallbackRefreshDuration), and up to a minute
+// goes by until a host has noticed, issued and switched.
+const ClientReread = 6 * time.Minute
+
 // PKI is who issues certificates and how long they live.
 type PKI struct {
 	// Issuer is "local" (CAs on this one host) or "vault".

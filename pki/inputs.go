@@ -12,9 +12,14 @@ import (
 // restarted, each with a digest: every trust bundle and the service account
 // key pair. A file that is missing or cannot be read is not in it. No digest is
 // of secret content: the private key stands under the digest of its public
-// half.
-func Inputs(root layout.Root) map[string]string {
+// half. The certificates in the files of more are in it, too.
+func Inputs(root layout.Root, more ...string) map[string]string {
 	digests := map[string]string{}
+	for _, path := range more {
+		if content, err := readFile(path); err == nil {
+			digests[path] = digest(content.content)
+		}
+	}
 	for _, path := range trustPaths(root) {
 		if list, err := readAs(path, parseBundle); err == nil {
 			digests[path] = digestOf(list)

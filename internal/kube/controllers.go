@@ -97,6 +97,6 @@ func controller(spec *hosts.Spec, root layout.Root, name string, port int, clien
 			Timeout: 2 * time.Minute,
 		},
 		effect:  plan.Restart,
-		restart: clientTrust(spec, root),
+		restart: clientFiles(spec, root, clientCert),
 	}
 }

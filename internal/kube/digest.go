@@ -28,14 +28,37 @@ func inputs(content string, files []units.File, restart []string, digests map[st
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
 }
 
-// clientTrust is the restart files of a component that reads the API servers'
-// CA through a kubeconfig. From 1.36 on client-go looks at the file again every
-// few minutes (its feature ClientsAllowCARotation), before that only at start.
-func clientTrust(spec *hosts.Spec, root layout.Root) []string {
-	if minor(spec.Kubernetes.Version) >= 36 {
+// clientFiles is the restart files of a component that is a client of the API
+// servers through a kubeconfig.
+//
+// From 1.36 on client-go looks at the CA's file again every few minutes (its
+// feature ClientsAllowCARotation), before that only at start. It looks at the
+// pair, too, which is too late for one that is renewed shortly before its end.
+func clientFiles(spec *hosts.Spec, root layout.Root, certificate string) []string {
+	var files []string
+	if minor(spec.Kubernetes.Version) < 36 {
+		files = append(files, root.Trust(layout.CAK8sServer))
+	}
+	if spec.PKI.RenewBefore < hosts.ClientReread {
+		files = append(files, root.Certificate(certificate).Cert)
+	}
+	return files
+}
+
+// ClientPairs returns the certificates that are restart files of components,
+// whatever the host's roles. There are some only where certificates are renewed
+// minutes before their end.
+func ClientPairs(spec *hosts.Spec, root layout.Root) []string {
+	if spec.PKI.RenewBefore >= hosts.ClientReread {
 		return nil
 	}
-	return []string{root.Trust(layout.CAK8sServer)}
+	var files []string
+	for _, name := range []string{
+		layout.CertControllerManagerClient, layout.CertSchedulerClient, layout.CertKubeletClient, layout.CertKubeProxy,
+	} {
+		files = append(files, root.Certificate(name).Cert)
+	}
+	return files
 }
 
 // minor is the second number of "1.36.3", 0 where there is none.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/google/go-cmp/cmp"
@@ -204,6 +205,30 @@ func TestOldClientsRestart(t *testing.T) {
 	}
 	if diff := cmp.Diff(unitNames([]string{layout.Etcd, layout.Containerd}), same); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestHastyClientsRestart: who looks at its pair every five minutes is too late
+// for one that is renewed a minute before its end.
+func TestHastyClientsRestart(t *testing.T) {
+	spec, root := single(), layout.Root("")
+	spec.PKI.RenewBefore = time.Minute
+	digests := map[string]string{}
+	for _, path := range ClientPairs(spec, root) {
+		digests[path] = "sha256:1"
+	}
+	old, renewed := Render(spec, root, Facts{}), Render(spec, root, Facts{Digests: digests})
+	var same []string
+	for i, unit := range old.Units {
+		if unit.Inputs == renewed.Units[i].Inputs {
+			same = append(same, unit.Name)
+		}
+	}
+	if diff := cmp.Diff(unitNames([]string{layout.Etcd, layout.Containerd, layout.APIServer}), same); diff != "" {
+		t.Error(diff)
+	}
+	if patient := ClientPairs(single(), root); patient != nil {
+		t.Errorf("certificates that are renewed in time restart somebody: %v", patient)
 	}
 }
 

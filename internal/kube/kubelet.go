@@ -38,7 +38,7 @@ func kubelet(spec *hosts.Spec, root layout.Root) component {
 		needs:   []string{layout.Containerd},
 		ready:   plainProbe(settings["healthzBindAddress"], settings["healthzPort"], "/healthz", 3*time.Minute),
 		effect:  plan.Restart,
-		restart: clientTrust(spec, root),
+		restart: clientFiles(spec, root, layout.CertKubeletClient),
 	}
 }
 

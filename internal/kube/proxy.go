@@ -42,7 +42,7 @@ func kubeProxy(spec *hosts.Spec, root layout.Root) component {
 		ready:    plainProbe(host, port, "/livez", 2*time.Minute),
 		programs: programs,
 		effect:   plan.Restart,
-		restart:  clientTrust(spec, root),
+		restart:  clientFiles(spec, root, layout.CertKubeProxy),
 	}
 }
 
