@@ -3,6 +3,11 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +95,7 @@ func TestCertificateTrouble(t *testing.T) {
 // TestClockWatch: what a time service corrects in passing is no step, an hour
 // is; the moment is kept.
 func TestClockWatch(t *testing.T) {
-	var w clockWatch
+	var note clockNote
 	now := time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC)
 	up := 10 * time.Minute
 	for i, tc := range []struct {
@@ -107,10 +112,45 @@ func TestClockWatch(t *testing.T) {
 	} {
 		up += tc.pass
 		now = now.Add(tc.pass + tc.set)
-		if got := w.look(pki.Clock{Uptime: up}, now); got.Stepped != tc.stepped || got.Uptime != up {
-			t.Errorf("look %d: stepped at %s, want %s", i, got.Stepped, tc.stepped)
+		if note = note.after(up, now); note.Step != tc.stepped {
+			t.Errorf("look %d: stepped at %s, want %s", i, note.Step, tc.stepped)
 		}
 	}
+}
+
+// TestClockNote: what the daemon noticed is known to its next process, which also
+// notices what happened in between, and to other commands, which note nothing.
+func TestClockNote(t *testing.T) {
+	root := layout.Root(t.TempDir())
+	daemon := func() *Host { return &Host{root: root, log: slog.New(slog.DiscardHandler), heed: true} }
+	command := &Host{root: root}
+	now, up := time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC), 10*time.Minute
+	look := func(what string, h *Host, want time.Duration) {
+		t.Helper()
+		if got := h.lookAtClock(pki.Clock{Uptime: up}, now); got.Stepped != want {
+			t.Errorf("%s: set at %s, want %s", what, got.Stepped, want)
+		}
+	}
+	look("a command on a host without the daemon", command, 0)
+	if _, err := os.Stat(root.Runtime()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a command wrote something (%v)", err)
+	}
+	first := daemon()
+	look("the daemon's first look", first, 0)
+	now, up = now.Add(time.Hour+time.Minute), up+time.Minute
+	look("a command after the clock was set, before the daemon has looked", command, 0)
+	look("the daemon after the clock was set", first, 11*time.Minute)
+	look("a command after that", command, 11*time.Minute)
+	now, up = now.Add(time.Minute), up+time.Minute
+	look("the next daemon", daemon(), 11*time.Minute)
+	now, up = now.Add(-time.Hour), up+time.Minute
+	look("a daemon after the clock was set while none ran", daemon(), 13*time.Minute)
+	if err := os.WriteFile(filepath.Join(root.Runtime(), "clock.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	look("a note that nobody can read", command, 0)
+	look("the next daemon with it", daemon(), 0)
+	look("a command with the next note", command, 0)
 }
 
 // The watch of the clock is silent while nobody sets it, and ends.

@@ -28,9 +28,9 @@ type lane struct {
 	name    string
 	domains []string
 	box     *mailbox
-	// busySince is when the converge that runs began, in Unix nanoseconds, 0
-	// when none runs.
-	busySince atomic.Int64
+	// busySince is when the converge that runs began, nil when none runs. With
+	// the monotonic clock: the other one may be set meanwhile.
+	busySince atomic.Pointer[time.Time]
 
 	// The rest is owned by the lane's goroutine.
 	polled time.Time // when the polled domains were last looked at
@@ -68,7 +68,7 @@ func (l *lane) post(ev Event) {
 
 func (l *lane) stuck(now time.Time) bool {
 	since := l.busySince.Load()
-	return since != 0 && now.Sub(time.Unix(0, since)) > stuckAfter
+	return since != nil && now.Sub(*since) > stuckAfter
 }
 
 // run converges until ctx is done; once is closed after the first converge.
@@ -95,8 +95,9 @@ func (l *lane) due(now time.Time) Due {
 // them; none means all of the lane, with the fleet's files read again. It
 // returns the names of the domains that did not converge.
 func (l *lane) converge(ctx context.Context, names []string) []string {
-	l.busySince.Store(time.Now().UnixNano())
-	defer l.busySince.Store(0)
+	began := time.Now()
+	l.busySince.Store(&began)
+	defer l.busySince.Store(nil)
 	if len(names) == 0 {
 		// An invalid fleet is in the status line; what is in force is kept up.
 		_ = l.reload()
