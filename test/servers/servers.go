@@ -104,6 +104,17 @@ var vaults = []server{
 	vaultServer("v1.21.mod", "", "about 6 minutes on 2 cores"),
 }
 
+// vaultAgent is the whole vault command, which has the agent that nodeagent is
+// measured against. Nothing but "make bench" needs it. It is compiled as those
+// who release it do, unlike the servers: its time is what is measured.
+var vaultAgent = server{
+	name:     "vaultagent",
+	module:   "github.com/hashicorp/vault",
+	programs: []program{{pkg: "github.com/hashicorp/vault", names: []string{"vault"}}},
+	compiler: "all=-dwarf=false",
+	expect:   "about 10 minutes on 2 cores",
+}
+
 func vaultServer(modfile, tags, expect string) server {
 	return server{
 		name:     "vault",
@@ -239,15 +250,32 @@ func (b *Builder) FindVault(version string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return b.find(s, "Vault server "+version, "vault")
+}
+
+// find is the first program of a server that was built before. The error says
+// what builds it: the product of test/servers/build.
+func (b *Builder) find(s *server, what, product string) (string, error) {
 	key, err := b.key(s)
 	if err != nil {
 		return "", err
 	}
 	file := filepath.Join(b.Cache, "servers", s.name, key, s.programs[0].names[0])
 	if _, err := os.Stat(file); err != nil {
-		return "", fmt.Errorf("the Vault server %s is not built; build it with: go run ./test/servers/build vault", version)
+		return "", fmt.Errorf("the %s is not built; build it with: go run ./test/servers/build %s", what, product)
 	}
 	return file, nil
+}
+
+// VaultAgent is the executable of the whole vault command, found or built.
+func (b *Builder) VaultAgent(ctx context.Context) (string, error) {
+	dir, err := b.build(ctx, &vaultAgent)
+	return filepath.Join(dir, vaultAgent.programs[0].names[0]), err
+}
+
+// FindVaultAgent is what VaultAgent returns, if it was built before.
+func (b *Builder) FindVaultAgent() (string, error) {
+	return b.find(&vaultAgent, "vault command", "vaultagent")
 }
 
 func (b *Builder) vault(version string) (*server, error) {

@@ -18,7 +18,7 @@ func TestVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range slices.Concat(all, vaults) {
+	for _, s := range slices.Concat(all, vaults, []server{vaultAgent}) {
 		version, err := b.version(&s)
 		if err != nil || strings.Count(version, ".") != 2 {
 			t.Errorf("%s has version %q (%v), want one like v1.2.3", s.name, version, err)
@@ -49,6 +49,9 @@ func TestVaultMissing(t *testing.T) {
 		if _, err := b.FindVault(version); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("find Vault %s in an empty cache: %v, want an error with %q", version, err, want)
 		}
+	}
+	if _, err := b.FindVaultAgent(); err == nil || !strings.Contains(err.Error(), "go run ./test/servers/build vaultagent") {
+		t.Errorf("find the vault command in an empty cache: %v, want an error that says what builds it", err)
 	}
 }
 

@@ -2,7 +2,8 @@
 // programs, the Vault servers, the pod image, the root folder of the hosts and
 // the kernel of the virtual machines, all of them side by side. "make servers"
 // and "make rootfs" run it; so may anyone who wants the long builds out of the
-// way before the first test.
+// way before the first test. vaultagent, the program that "make bench" runs
+// beside nodeagent, is made only when it is named.
 package main
 
 import (
@@ -21,7 +22,7 @@ import (
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [image] [rootfs] [kernel]\n\nWithout arguments it makes all of them. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [image] [rootfs] [kernel] [vaultagent]\n\nWithout arguments it makes all of them but vaultagent, which only \"make bench\" needs. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -38,11 +39,12 @@ func run(ctx context.Context, names []string) error {
 		return err
 	}
 	products := map[string]func(context.Context) (string, error){
-		"servers": builder.Programs,
-		"vault":   builder.Vaults,
-		"image":   builder.PodImage,
-		"rootfs":  builder.RootFS,
-		"kernel":  builder.Kernel,
+		"servers":    builder.Programs,
+		"vault":      builder.Vaults,
+		"vaultagent": builder.VaultAgent,
+		"image":      builder.PodImage,
+		"rootfs":     builder.RootFS,
+		"kernel":     builder.Kernel,
 	}
 	if len(names) == 0 {
 		names = []string{"servers", "vault", "image", "rootfs", "kernel"}
@@ -54,7 +56,7 @@ func run(ctx context.Context, names []string) error {
 	for i, name := range names {
 		product := products[name]
 		if product == nil {
-			return fmt.Errorf("no product %q; there are servers, vault, image, rootfs and kernel", name)
+			return fmt.Errorf("no product %q; there are servers, vault, image, rootfs, kernel and vaultagent", name)
 		}
 		wg.Go(func() { places[i], errs[i] = product(ctx) })
 	}
@@ -63,7 +65,7 @@ func run(ctx context.Context, names []string) error {
 		return err
 	}
 	for i, name := range names {
-		fmt.Printf("%-8s %s\n", name, places[i])
+		fmt.Printf("%-10s %s\n", name, places[i])
 	}
 	fmt.Printf("ready after %s\n", time.Since(start).Round(time.Second))
 	return nil
