@@ -24,7 +24,7 @@ import (
 
 // world is a real Vault with everything of one fleet in it.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	server *servers.Server
 	client *api.Client // of the administrator
 	fleet  *hosts.Fleet
@@ -41,7 +41,7 @@ func eachVault(t *testing.T, fleet map[string]string, test func(t *testing.T, w 
 	}
 }
 
-func newWorld(t *testing.T, version string, files map[string]string) *world {
+func newWorld(t testing.TB, version string, files map[string]string) *world {
 	t.Helper()
 	server := servers.Start(t, version)
 	w := &world{t: t, server: server, client: server.Client()}
@@ -95,7 +95,7 @@ func (w *world) bootstrap() {
 type node struct {
 	*Issuer
 	w    *world
-	t    *testing.T
+	t    testing.TB
 	name string
 	logs *journal
 }
