@@ -78,14 +78,23 @@ func (a *Applier) client(ctx context.Context, want Check) error {
 	if ctx.Err() != nil || have.Down {
 		return errors.Join(ctx.Err(), err)
 	}
-	previous, readErr := pki.Previous(a.Root, want.Certificate)
-	if readErr != nil || askWith(ctx, a.Root, want, previous).Problem != "" {
+	if !a.takesPrevious(ctx, want) {
 		return fmt.Errorf("%w; and no earlier pair that it takes is left: look at what it trusts (nodeagent status on its host)", err)
 	}
 	if err := a.PutBack(ctx, want.Certificate, fmt.Sprintf("%s at %s: %s", want.Component, want.Address, have.Problem)); err != nil {
 		return errors.Join(err, fmt.Errorf("%s refuses %s: %s", want.Component, want.Certificate, have.Problem))
 	}
 	return fmt.Errorf("%s refuses the new pair: %s; the one before is in use again", want.Component, have.Problem)
+}
+
+// takesPrevious tells whether the server takes the pair before the one in use.
+func (a *Applier) takesPrevious(ctx context.Context, want Check) bool {
+	previous, err := pki.Previous(a.Root, want.Certificate)
+	if err != nil {
+		return false
+	}
+	answer, _ := newLook(a.Root).askWith(ctx, want, previous)
+	return answer.Problem == ""
 }
 
 func (a *Applier) retreat(ctx context.Context, want Check, why error) error {
@@ -109,7 +118,7 @@ func (a *Applier) until(ctx context.Context, want Check, limit time.Duration) (C
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		have := ask(context.WithoutCancel(ctx), a.Root, want)
+		have := newLook(a.Root).ask(context.WithoutCancel(ctx), want)
 		if have.Serial == want.Serial && have.Problem == "" {
 			return have, nil
 		}

@@ -3,13 +3,8 @@ package proof
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,200 +17,122 @@ const patience = 5 * time.Second
 
 // Observe asks every live port of want. It changes nothing on the host; what
 // it sends are a TLS handshake and, for client pairs, one request that reads.
+// What a port shows is read from the first client's handshake with it where
+// there is one: it shows it before it knows who asks.
 func Observe(ctx context.Context, root layout.Root, want State) (State, error) {
+	l := newLook(root)
 	have := State{Checks: make([]Check, len(want.Checks))}
 	var asking sync.WaitGroup
-	for i, c := range want.Checks {
-		asking.Go(func() { have.Checks[i] = ask(ctx, root, c) })
+	for _, q := range questions(want.Checks) {
+		asking.Go(func() {
+			switch {
+			case q.server == none:
+				have.Checks[q.client], _ = l.askClient(ctx, want.Checks[q.client])
+			case q.client == none:
+				have.Checks[q.server] = l.askServer(ctx, want.Checks[q.server])
+			default:
+				have.Checks[q.client], have.Checks[q.server] = l.askBoth(ctx, want.Checks[q.client], want.Checks[q.server])
+			}
+		})
 	}
 	asking.Wait()
 	return have, ctx.Err()
 }
 
-// ask makes one check.
-func ask(ctx context.Context, root layout.Root, want Check) Check {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	have := want
-	have.Serial, have.PutBack = "", false
-	if want.Client {
-		return askAsClient(ctx, root, have)
+// question is one conversation with a port and the checks that it answers, by
+// their places, none where it does not.
+type question struct{ client, server int }
+
+const none = -1
+
+// questions are one for each client, and for each server without clients.
+func questions(checks []Check) []question {
+	var list []question
+	for i, c := range checks {
+		if c.Client {
+			list = append(list, question{client: i, server: none})
+		}
 	}
-	return askServer(ctx, root, have)
+	for i, c := range checks {
+		if c.Client {
+			continue
+		}
+		first := slices.IndexFunc(list, func(q question) bool {
+			return q.client != none && q.server == none && checks[q.client].Port == c.Port
+		})
+		if first < 0 {
+			list = append(list, question{client: none, server: i})
+		} else {
+			list[first].server = i
+		}
+	}
+	return list
+}
+
+// ask makes one check.
+func (l *look) ask(ctx context.Context, want Check) Check {
+	if !want.Client {
+		return l.askServer(ctx, want)
+	}
+	client, _ := l.askClient(ctx, want)
+	return client
+}
+
+// askBoth makes a client's check and that of the port which it speaks with.
+func (l *look) askBoth(ctx context.Context, client, server Check) (Check, Check) {
+	client, shown := l.askClient(ctx, client)
+	if shown == nil && !client.Down {
+		return client, l.askServer(ctx, server) // the client could not even begin
+	}
+	return client, shown.answer(server)
 }
 
 // askServer reads the certificate that the port shows. A server that then
 // wants a certificate of the client, and gets none, has shown its own before.
-func askServer(ctx context.Context, root layout.Root, c Check) Check {
-	var leaf *x509.Certificate
-	config := &tls.Config{
-		ServerName: c.Name, MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, // checked below, and told apart from what is served
-		VerifyConnection: func(s tls.ConnectionState) error {
-			leaf = s.PeerCertificates[0]
-			if err := trusted(root, ServerCA(c.Certificate), s.PeerCertificates, c.Name); err != nil {
-				c.Problem = err.Error()
-			}
-			return nil
-		},
-	}
-	if own := greeter(c.Certificate); own != "" {
-		// etcd logs every client that presents nothing.
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			files := root.Certificate(own)
-			pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
-			if err != nil {
-				return &tls.Certificate{}, nil
-			}
-			return &pair, nil
+func (l *look) askServer(ctx context.Context, want Check) Check {
+	var own *tls.Certificate
+	if want.Greeter != "" {
+		if pair, err := l.pair(want.Greeter); err == nil {
+			own = &pair
 		}
 	}
-	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", c.Address)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, shown, err := l.dial(ctx, want.Port, own)
 	if err == nil {
 		conn.Close()
 	}
-	if leaf == nil {
-		c.Down = true
-		return c
-	}
-	c.Serial = leaf.SerialNumber.Text(16)
-	return c
+	return shown.answer(want)
 }
 
-// greeter is the pair with which the port that shows a certificate is asked;
-// empty for none.
-func greeter(certificate string) string {
-	switch certificate {
-	case layout.CertEtcdServer:
-		return layout.CertNodeagentEtcdClient
-	case layout.CertEtcdPeer:
-		return layout.CertEtcdPeer
-	}
-	return ""
-}
-
-// trusted checks a chain that a port showed against the bundle on disk.
-func trusted(root layout.Root, ca string, chain []*x509.Certificate, name string) error {
-	content, err := os.ReadFile(root.Trust(ca))
+// askClient speaks with the pair on disk; shown is nil where nothing was.
+func (l *look) askClient(ctx context.Context, want Check) (Check, *shown) {
+	pair, err := l.pair(want.Certificate)
 	if err != nil {
-		return err
+		want.Serial, want.PutBack, want.Problem = "", false, err.Error()
+		return want, nil
 	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AppendCertsFromPEM(content)
-	for _, c := range chain[1:] {
-		intermediates.AddCert(c)
-	}
-	_, err = chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, DNSName: name})
-	return err
+	return l.askWith(ctx, want, pair)
 }
 
-// ServerCA is the authority that signs what the port with this certificate
-// shows.
-func ServerCA(certificate string) string {
-	switch certificate {
-	case layout.CertEtcdServer:
-		return layout.CAEtcdServer
-	case layout.CertEtcdPeer:
-		return layout.CAEtcdPeer
-	}
-	return layout.CAK8sServer
-}
-
-// serverCAOf is the authority of the port that a client pair is tried at.
-func serverCAOf(c Check) string {
-	switch {
-	case c.Component != layout.Etcd:
-		return layout.CAK8sServer
-	case c.Certificate == layout.CertEtcdPeer:
-		return layout.CAEtcdPeer
-	}
-	return layout.CAEtcdServer
-}
-
-// askAsClient speaks with the pair. etcd refuses a pair in the handshake;
-// Kubernetes' servers let it through and answer 401 to a request, while 403
-// says that they know the user and would not let him.
-func askAsClient(ctx context.Context, root layout.Root, c Check) Check {
-	files := root.Certificate(c.Certificate)
-	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
-	if err != nil {
-		c.Problem = err.Error()
-		return c
-	}
-	return askWith(ctx, root, c, pair)
-}
-
-func askWith(ctx context.Context, root layout.Root, c Check, pair tls.Certificate) Check {
-	status, err := request(ctx, root, c, pair)
+// askWith speaks with a pair. etcd refuses it in the handshake; Kubernetes'
+// servers let it through and answer 401 to a request, while 403 says that they
+// know the user and would not let him.
+func (l *look) askWith(ctx context.Context, want Check, pair tls.Certificate) (Check, *shown) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	have := want
+	have.Serial, have.PutBack = "", false
+	status, shown, err := l.request(ctx, want, pair)
 	switch {
 	case err == nil && status != http.StatusUnauthorized:
-		c.Serial = pair.Leaf.SerialNumber.Text(16)
+		have.Serial = pair.Leaf.SerialNumber.Text(16)
 	case err == nil:
-		c.Problem = "401 Unauthorized"
+		have.Problem = "401 Unauthorized"
 	case refusal(err) != "":
-		c.Problem = refusal(err)
+		have.Problem = refusal(err)
 	default:
-		c.Down = true
+		have.Down = true
 	}
-	return c
-}
-
-// request makes one request that reads, and whose answer depends on who asks.
-func request(ctx context.Context, root layout.Root, c Check, pair tls.Certificate) (int, error) {
-	pool := x509.NewCertPool()
-	content, err := os.ReadFile(root.Trust(serverCAOf(c)))
-	if err != nil {
-		return 0, err
-	}
-	pool.AppendCertsFromPEM(content)
-	transport := &http.Transport{
-		TLSClientConfig: &tls.Config{
-			RootCAs: pool, ServerName: c.Name, MinVersion: tls.VersionTLS12,
-			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil },
-		},
-		DisableKeepAlives: true,
-	}
-	path := "/api"
-	if c.Component == layout.Etcd {
-		path = "/version"
-	}
-	if c.Component == layout.Kubelet {
-		// The kubelet asks whether the user may read nodes/stats, and remembers a
-		// refusal for half a minute: on a new cluster the binding is not there yet,
-		// and what kubectl logs and exec need must not be what was refused.
-		path = "/stats/proof"
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.Address+path, nil)
-	if err != nil {
-		return 0, err
-	}
-	if c.Certificate == layout.CertFrontProxyClient {
-		// A front proxy is believed about its users; this one may do nothing.
-		r.Header.Set("X-Remote-User", "nodeagent:proof")
-	}
-	response, err := transport.RoundTrip(r)
-	if err != nil {
-		return 0, err
-	}
-	return response.StatusCode, response.Body.Close()
-}
-
-// refusal is what a server said against the pair; empty where the error is
-// about something else. TLS alerts of certificates are 42 to 49 (RFC 8446,
-// section 6.2), 116 asks for one.
-func refusal(err error) string {
-	var alert tls.AlertError
-	var op *net.OpError
-	switch {
-	case errors.As(err, &alert):
-	case errors.As(err, &op) && op.Op == "remote error":
-	default:
-		return ""
-	}
-	text := err.Error()
-	for _, word := range []string{"certificate", "unknown ca", "access denied", "handshake failure"} {
-		if strings.Contains(strings.ToLower(text), word) {
-			return fmt.Sprintf("refused in the handshake: %s", strings.TrimPrefix(text, "remote error: "))
-		}
-	}
-	return ""
+	return have, shown
 }

@@ -176,9 +176,25 @@ func (c *component) server() State {
 	found := c.h.observe()
 	f := found.Pair(c.name)
 	return State{Checks: []Check{{
-		Certificate: c.name, Component: layout.APIServer, Address: c.address, Name: "127.0.0.1",
-		Serial: f.Serial, PutBack: time.Now().Before(f.PreviousEnd),
+		Port: c.port(), Certificate: c.name, Serial: f.Serial, PutBack: time.Now().Before(f.PreviousEnd),
 	}}}
+}
+
+// client is the check of a pair at the component.
+func (c *component) client(name string) State {
+	return State{Checks: []Check{{
+		Port: c.port(), Certificate: name, Client: true, Serial: c.h.pair(name).Leaf.SerialNumber.Text(16),
+	}}}
+}
+
+// port is the one of the host with the component's pair, where it listens.
+func (c *component) port() Port {
+	at := apiPort(c.h.spec)
+	if c.name == layout.CertEtcdServer {
+		at = etcdPort(c.h.spec)
+	}
+	at.Address = c.address
+	return at
 }
 
 func (c *component) observe(want State) State {
@@ -313,18 +329,61 @@ func TestClient(t *testing.T) {
 			}
 			c := h.serve(server)
 			tc.prepare(c)
-			want := State{Checks: []Check{{
-				Certificate: client, Component: tc.component, Client: true, Address: c.address, Name: "127.0.0.1",
-				Serial: h.pair(client).Leaf.SerialNumber.Text(16),
-			}}}
-			have := c.observe(want).Checks[0]
+			want := c.client(client)
+			want.Checks = append(want.Checks, c.server().Checks...)
+			both := c.observe(want)
+			have := both.Checks[0]
 			if !strings.Contains(have.Problem, tc.problem) || (have.Problem == "") != (tc.problem == "") || have.Down {
 				t.Errorf("%+v, want the problem %q", have, tc.problem)
 			}
-			if left := Diff(State{Checks: []Check{have}}, want); (len(left) == 0) != (tc.problem == "") {
+			if left := Diff(both, want); (len(left) == 0) != (tc.problem == "") {
 				t.Errorf("changes %v", left)
 			}
+			if shown := both.Checks[1]; shown.Serial != want.Checks[1].Serial || shown.Problem != "" || shown.Down {
+				t.Errorf("the port's own certificate, asked about in the same handshake: %+v", shown)
+			}
 		})
+	}
+}
+
+// TestQuestions: a port that clients speak with is not asked once more for what
+// it shows, and no check is left out or asked twice.
+func TestQuestions(t *testing.T) {
+	h := newHost(t)
+	checks := Want(h.spec, h.observe(), time.Now()).Checks
+	list := questions(checks)
+	if len(checks) != 16 || len(list) != 12 {
+		t.Errorf("%d conversations for %d checks, want 12 for 16", len(list), len(checks))
+	}
+	answered := make([]int, len(checks))
+	for _, q := range list {
+		for _, i := range []int{q.client, q.server} {
+			if i != none {
+				answered[i]++
+			}
+		}
+		if q.client != none && q.server != none && checks[q.client].Port != checks[q.server].Port {
+			t.Errorf("%s is asked at the port of %s", checks[q.server].key(), checks[q.client].key())
+		}
+	}
+	for i, n := range answered {
+		if n != 1 {
+			t.Errorf("%s is answered %d times", checks[i].key(), n)
+		}
+	}
+}
+
+// TestKeyExchange: a server whose flags exclude what is tried first is asked
+// again.
+func TestKeyExchange(t *testing.T) {
+	h := newHost(t)
+	c := h.serve(layout.CertAPIServer)
+	c.config.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768}
+	want := c.client(layout.CertAdmin)
+	want.Checks = append(want.Checks, c.server().Checks...)
+	have := c.observe(want)
+	if left := Diff(have, want); len(left) > 0 || have.Checks[0].Down || have.Checks[1].Down {
+		t.Errorf("%+v", have.Checks)
 	}
 }
 
@@ -344,10 +403,7 @@ func TestClientIsPutBack(t *testing.T) {
 			return &tls.CertificateVerificationError{Err: errors.New("not this one")}
 		}
 		h.renew(name)
-		want := State{Checks: []Check{{
-			Certificate: name, Component: layout.Etcd, Client: true, Address: c.address, Name: "127.0.0.1",
-			Serial: h.pair(name).Leaf.SerialNumber.Text(16),
-		}}}
+		want := c.client(name)
 		err := c.applier().Apply(t.Context(), Diff(c.observe(want), want), plan.Silent{})
 		if err == nil {
 			t.Fatal("no error: somebody must know of it")

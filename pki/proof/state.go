@@ -14,8 +14,6 @@ package proof
 
 import (
 	"net"
-	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/nodeagent/nodeagent/hosts"
@@ -32,20 +30,37 @@ type State struct {
 	Checks []Check
 }
 
+// Port is where a component answers, and how one speaks with it.
+type Port struct {
+	// Component is one of the layout's components.
+	Component string
+	// Address is host:port.
+	Address string
+	// CA is the authority that signs what the port shows, one of the layout.CA…
+	// constants.
+	CA string
+	// Greeter is the pair with which it is asked what it shows; empty for none.
+	Greeter string
+	// Path is what a client asks for: something that is only read, and whose
+	// answer depends on who asks.
+	Path string
+}
+
+// name is what the port's certificate must be valid for.
+func (p Port) name() string {
+	host, _, _ := net.SplitHostPort(p.Address)
+	return host
+}
+
 // Check is one question to one live port.
 type Check struct {
+	Port
 	// Certificate is the pair that is asked about, one of the layout.Cert…
 	// constants.
 	Certificate string
-	// Component serves Address, one of the layout's components.
-	Component string
 	// Client tells that the pair is tried as a client's; else it is the one that
 	// the port must show.
 	Client bool
-	// Address is host:port.
-	Address string
-	// Name is what the port's certificate must be valid for.
-	Name string
 	// Serial number in hexadecimal: wanted, that of the pair on disk; observed,
 	// that of the certificate that the port showed, or of the client pair that
 	// was taken. Empty where nothing was seen.
@@ -62,14 +77,6 @@ type Check struct {
 	Problem string
 }
 
-// Ports of components that are not in the spec; Kubernetes' defaults.
-// See https://kubernetes.io/docs/reference/networking/ports-and-protocols/.
-const (
-	kubeletPort           = 10250
-	controllerManagerPort = 10257
-	schedulerPort         = 10259
-)
-
 // SelfReload is for how long a component may go on with its old pair before it
 // is restarted. Kubernetes' components are told by the file system and look
 // once more each minute (k8s.io/apiserver/pkg/server/dynamiccertificates).
@@ -80,49 +87,47 @@ const SelfReload = 70 * time.Second
 // business of domain pki.
 func Want(spec *hosts.Spec, have pki.State, now time.Time) State {
 	w := wanter{have: have, now: now}
-	api := net.JoinHostPort("127.0.0.1", strconv.Itoa(spec.Kubernetes.APIPort))
-	etcd, peer := local(spec.Etcd.ClientPort), at(spec.Address, spec.Etcd.PeerPort)
 	if spec.Has(hosts.RoleEtcd) {
-		w.server(layout.CertEtcdServer, layout.Etcd, etcd)
-		w.server(layout.CertEtcdPeer, layout.Etcd, peer)
-		w.client(layout.CertEtcdPeer, layout.Etcd, peer)
-		w.client(layout.CertNodeagentEtcdClient, layout.Etcd, etcd)
+		etcd, peer := etcdPort(spec), etcdPeerPort(spec)
+		w.server(layout.CertEtcdServer, etcd)
+		w.server(layout.CertEtcdPeer, peer)
+		w.client(layout.CertEtcdPeer, peer)
+		w.client(layout.CertNodeagentEtcdClient, etcd)
 	}
 	if spec.Has(hosts.RoleControlPlane) {
-		w.server(layout.CertAPIServer, layout.APIServer, api)
-		w.server(layout.CertControllerManagerServer, layout.ControllerManager, local(controllerManagerPort))
-		w.server(layout.CertSchedulerServer, layout.Scheduler, local(schedulerPort))
-		for _, name := range []string{
-			layout.CertControllerManagerClient, layout.CertSchedulerClient, layout.CertAdmin, layout.CertFrontProxyClient,
-		} {
-			w.client(name, layout.APIServer, api)
-		}
-		if spec.Has(hosts.RoleEtcd) {
-			w.client(layout.CertAPIServerEtcdClient, layout.Etcd, etcd)
-		}
+		w.controlPlane(spec)
 	}
 	if spec.Has(hosts.RoleWorker) {
-		w.worker(spec, api)
+		w.worker(spec)
 	}
 	return w.state
 }
 
-func (w *wanter) worker(spec *hosts.Spec, api string) {
-	kubelet := at(spec.Address, kubeletPort)
-	w.server(layout.CertKubeletServer, layout.Kubelet, kubelet)
-	if spec.Has(hosts.RoleControlPlane) {
-		w.client(layout.CertAPIServerKubeletClient, layout.Kubelet, kubelet)
-	} else {
-		api = spec.Kubernetes.Endpoint
+func (w *wanter) controlPlane(spec *hosts.Spec) {
+	api := apiPort(spec)
+	w.server(layout.CertAPIServer, api)
+	w.server(layout.CertControllerManagerServer, controllerManagerPort())
+	w.server(layout.CertSchedulerServer, schedulerPort())
+	for _, name := range []string{
+		layout.CertControllerManagerClient, layout.CertSchedulerClient, layout.CertAdmin, layout.CertFrontProxyClient,
+	} {
+		w.client(name, api)
 	}
-	w.client(layout.CertKubeletClient, layout.APIServer, api)
-	w.client(layout.CertKubeProxy, layout.APIServer, api)
+	if spec.Has(hosts.RoleEtcd) {
+		w.client(layout.CertAPIServerEtcdClient, etcdPort(spec))
+	}
 }
 
-func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-
-func at(address netip.Addr, port int) string {
-	return netip.AddrPortFrom(address.WithZone(""), uint16(port)).String()
+func (w *wanter) worker(spec *hosts.Spec) {
+	api, kubelet := apiPort(spec), kubeletPort(spec)
+	w.server(layout.CertKubeletServer, kubelet)
+	if spec.Has(hosts.RoleControlPlane) {
+		w.client(layout.CertAPIServerKubeletClient, kubelet)
+	} else {
+		api.Address = spec.Kubernetes.Endpoint
+	}
+	w.client(layout.CertKubeletClient, api)
+	w.client(layout.CertKubeProxy, api)
 }
 
 // wanter gathers checks.
@@ -132,22 +137,19 @@ type wanter struct {
 	state State
 }
 
-func (w *wanter) server(certificate, component, address string) {
-	w.add(certificate, component, address, false)
+func (w *wanter) server(certificate string, at Port) {
+	w.add(Check{Port: at, Certificate: certificate})
 }
 
-func (w *wanter) client(certificate, component, address string) {
-	w.add(certificate, component, address, true)
+func (w *wanter) client(certificate string, at Port) {
+	w.add(Check{Port: at, Certificate: certificate, Client: true})
 }
 
-func (w *wanter) add(certificate, component, address string, client bool) {
-	found := w.have.Pair(certificate)
+func (w *wanter) add(c Check) {
+	found := w.have.Pair(c.Certificate)
 	if found.Condition != pki.Sound {
 		return
 	}
-	name, _, _ := net.SplitHostPort(address)
-	w.state.Checks = append(w.state.Checks, Check{
-		Certificate: certificate, Component: component, Client: client, Address: address, Name: name,
-		Serial: found.Serial, PutBack: w.now.Before(found.PreviousEnd),
-	})
+	c.Serial, c.PutBack = found.Serial, w.now.Before(found.PreviousEnd)
+	w.state.Checks = append(w.state.Checks, c)
 }
