@@ -211,9 +211,7 @@ func (d *daemon) watch(ctx context.Context) error {
 			send(ctx, d.events, Event{Source: "SIGHUP"})
 		}
 	}()
-	if err := watchTrees(ctx, d.Log, d.events, Event{Source: "the fleet's files"}, d.Fleet); err != nil {
-		return err
-	}
+	watchTrees(ctx, d.Log, d.events, Event{Source: "the fleet's files"}, d.Fleet)
 	return d.host.watch(ctx, d.events)
 }
 

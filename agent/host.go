@@ -244,9 +244,7 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 		if err := atomicfile.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		if err := watchTrees(ctx, h.log, events, Event{Source: "the files in " + dir, Domains: domains}, dir); err != nil {
-			return err
-		}
+		watchTrees(ctx, h.log, events, Event{Source: "the files in " + dir, Domains: domains}, dir)
 	}
 	return nil
 }

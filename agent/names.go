@@ -36,7 +36,8 @@ func (h *Host) watchNames(ctx context.Context, events chan<- Event) error {
 	if err := watchSignals(ctx, h.log, system.Watch, events, ev); err != nil {
 		return err
 	}
-	return watchTrees(ctx, h.log, events, ev, system.Files()...)
+	watchTrees(ctx, h.log, events, ev, system.Files()...)
+	return nil
 }
 
 // nameWarnings says what the spec's names cannot overrule.

@@ -25,28 +25,34 @@ import (
 // Links on the way to a folder are followed. A folder that is replaced, as by a
 // link that is switched to another release of a fleet, is a change, and what
 // stands in its place is watched from then on.
-func watchTrees(ctx context.Context, log *slog.Logger, out chan<- Event, ev Event, dirs ...string) error {
+//
+// Where the kernel has no watch left to give, an event comes every watchAgain
+// instead, until it has: a host that cannot be told looks.
+func watchTrees(ctx context.Context, log *slog.Logger, out chan<- Event, ev Event, dirs ...string) {
 	t, err := openTrees(dirs)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, t.close())
-	}
 	go func() {
+		blind := false
 		for ctx.Err() == nil {
-			t.forward(ctx, log, out, ev)
-			_ = t.close() // only a second call fails
-			for ctx.Err() == nil {
-				if t, err = openTrees(dirs); err == nil || errors.Is(err, fs.ErrNotExist) {
-					break // one that is missing is waited for where it was
+			switch {
+			case err == nil || errors.Is(err, fs.ErrNotExist): // what is missing is waited for where it was
+				if blind {
+					log.Info("files are watched again", "of", ev.Source)
 				}
-				log.Warn("files are not watched", "error", err)
-				_ = t.close()
+				blind = false
+				t.forward(ctx, log, out, ev)
+			default:
+				if !blind {
+					log.Warn("files cannot be watched and are looked at every few seconds; if it says too many open files, raise sysctl fs.inotify.max_user_instances", "of", ev.Source, "error", err)
+				}
+				blind = true
 				sleepUntil(ctx, time.Now().Add(watchAgain))
 			}
+			_ = t.close() // only a second call fails
+			t, err = openTrees(dirs)
 			send(ctx, out, ev)
 		}
 		_ = t.close()
 	}()
-	return nil
 }
 
 // trees watches folders, those below them, and the way that leads to them.
@@ -195,8 +201,9 @@ func watchNewFolder(log *slog.Logger, w *fsnotify.Watcher, path string) {
 	}
 }
 
-// watchAgain is the pause before a watch that broke is made again.
-const watchAgain = 5 * time.Second
+// watchAgain is the pause before a watch that broke is made again. What cannot
+// be watched is noticed within ten seconds, as what the kernel does not announce.
+const watchAgain = 9 * time.Second
 
 // watchSignals turns the change signals of a domain into events until ctx is
 // done. A watch that breaks is made again, and counts as a change, since some

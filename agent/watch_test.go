@@ -36,9 +36,7 @@ func TestWatchTrees(t *testing.T) {
 		t.Fatal(err)
 	}
 	events := make(chan Event)
-	if err := watchTrees(t.Context(), slog.New(slog.DiscardHandler), events, Event{Source: "files"}, dir); err != nil {
-		t.Fatal(err)
-	}
+	watchTrees(t.Context(), slog.New(slog.DiscardHandler), events, Event{Source: "files"}, dir)
 	file := filepath.Join(deep, "tls.crt")
 	if err := atomicfile.Write(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
@@ -87,9 +85,7 @@ func TestWatchTreesFollowsReplacedFolders(t *testing.T) {
 	link("releases/1", filepath.Join(base, "current"))
 	dir := filepath.Join(base, "current", "fleet")
 	events := make(chan Event)
-	if err := watchTrees(t.Context(), slog.New(slog.DiscardHandler), events, Event{Source: "files"}, dir); err != nil {
-		t.Fatal(err)
-	}
+	watchTrees(t.Context(), slog.New(slog.DiscardHandler), events, Event{Source: "files"}, dir)
 	write(dir, "host.toml")
 	expectEvent(t, events, "a file behind a link")
 
@@ -150,9 +146,7 @@ func TestBrokenWatchIsMadeAgain(t *testing.T) {
 func TestWatchTreesWaitsForAMissingFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "not", "yet")
 	events := make(chan Event)
-	if err := watchTrees(t.Context(), slog.New(slog.DiscardHandler), events, Event{}, dir); err != nil {
-		t.Fatal(err)
-	}
+	watchTrees(t.Context(), slog.New(slog.DiscardHandler), events, Event{}, dir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

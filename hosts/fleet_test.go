@@ -272,6 +272,7 @@ func TestJoinAndDerive(t *testing.T) {
 	check("modules of c", c.Kernel.Modules, []Module{{Name: "br_netfilter"}, {Name: "dummy"}, {Name: "nf_conntrack", Parameters: map[string]string{"hashsize": "65536"}}, {Name: "overlay"}})
 	sysctls := maps.Clone(workerSysctls)
 	sysctls["net.core.somaxconn"], sysctls["kernel.panic"] = "4096", "30"
+	sysctls["fs.inotify.max_user_instances"] = inotifyInstances
 	check("sysctls of a", a.Kernel.Sysctls, sysctls)
 	sysctls["kernel.panic"] = "5"
 	delete(sysctls, "kernel.panic_on_oops")

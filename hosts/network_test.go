@@ -408,7 +408,7 @@ func TestEveryNetworkKey(t *testing.T) {
 			{Name: "pods", From: []netip.Prefix{prefix("10.244.0.0/16")}, Except: []netip.Prefix{prefix("10.9.0.0/24"), prefix("10.244.0.0/16"), prefix("192.0.2.1/32")}},
 		},
 	}, a.Firewall)
-	check("b's sysctl", map[string]string{"net.ipv6.conf.all.forwarding": "1"}, b.Kernel.Sysctls)
+	check("b's sysctl", map[string]string{"fs.inotify.max_user_instances": "8192", "net.ipv6.conf.all.forwarding": "1"}, b.Kernel.Sysctls)
 }
 
 // The masquerade of pods is replaced by one of its name, and is there for
