@@ -27,6 +27,9 @@ GO_DIRS := agent cmd etcdops hosts internal netcfg pki test
 # By count, not by time: a fuzz run whose time ends while it minimises an input
 # fails with "context deadline exceeded" (Go 1.26).
 FUZZTIME ?= 1500x
+# "make test-e2e TESTFLAGS=-v" shows what passes, too: figures, and what the
+# commands say. Without it the failures stand alone, last.
+TESTFLAGS ?=
 comma := ,
 
 # Debian packages by what they are for; "make deps" installs what is missing.
@@ -129,7 +132,7 @@ test-vm: deps ## Run the tests that take a kernel of their own, in a virtual mac
 
 .PHONY: test-e2e
 test-e2e: deps ## Run the end-to-end tests on lab hosts (root).
-	$(call stage,end to end,go test -count=1 -timeout 45m -v ./test/e2e/...)
+	$(call stage,end to end,go test -count=1 -timeout 45m $(TESTFLAGS) ./test/e2e/...)
 
 .PHONY: bench
 bench: deps ## Measure converges, the idle daemon, and the network beside ip, wg and nft (root).

@@ -30,7 +30,7 @@ const (
 // others stopped. When an apply is done before it is killed, a bare host takes
 // the place of this one, so that every kill hits a first apply.
 func TestKilledApply(t *testing.T) {
-	t.Parallel() // each test has a lab of its own, and waits more than it works
+	sideBySide(t)
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("NODEAGENT_SEED"); text != "" {
 		var err error

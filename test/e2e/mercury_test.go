@@ -17,7 +17,7 @@ import (
 // pods, through faults that nodeagent repairs, to a cluster restored from a
 // snapshot. The steps build on each other, so a step that fails ends the test.
 func TestMercury(t *testing.T) {
-	t.Parallel() // each test has a lab of its own, and waits more than it works
+	sideBySide(t)
 	l := lab.New(t)
 	h := newHost(t, l)
 	steps := []struct {

@@ -19,7 +19,7 @@ const newestVault = "v1.21.0"
 // Vault: prepared by an administrator, three hosts enrolled, one cluster, every
 // certificate proven; a CA changed under load; Vault gone and back.
 func TestVaultCluster(t *testing.T) {
-	t.Parallel() // it has a lab of its own, and waits more than it works
+	sideBySide(t)
 	c := newTrio(t, newestVault, "", "control-plane", "etcd", "worker")
 
 	t.Logf("bootstrap:\n%s", c.mustAdmin("pki", "bootstrap"))
