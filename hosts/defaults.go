@@ -62,14 +62,14 @@ var (
 	}
 )
 
-// set fills in a default where nothing is set. The zero value never is a valid
-// setting of the fields that it is used for.
 // inotifyInstances is fs.inotify.max_user_instances of a host that runs
 // components. They all count as root's, as do most pods: the kernel's 128 are
 // used up by two dozen components and a few pods, and then kubelets do not start
 // and rotated certificates are not noticed ("too many open files").
 const inotifyInstances = "8192"
 
+// set fills in a default where nothing is set. The zero value never is a valid
+// setting of the fields that it is used for.
 func set[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {
@@ -222,6 +222,9 @@ func (d *draft) defaultKernel() {
 			d.spec.Kernel.Sysctls[name] = value
 		}
 	}
+	if len(d.spec.Roles) > 0 {
+		add("fs.inotify.max_user_instances", inotifyInstances)
+	}
 	if d.spec.Has(RoleWorker) {
 		parameters := d.tree.get("kernel.parameters")
 		for _, name := range workerModules {
@@ -230,9 +233,6 @@ func (d *draft) defaultKernel() {
 		for name, value := range workerSysctls {
 			add(name, value)
 		}
-	if len(d.spec.Roles) > 0 {
-		add("fs.inotify.max_user_instances", inotifyInstances)
-	}
 		if d.spec.Kubernetes.PodRange.Addr().Is6() {
 			add(forwardingIPv6, "1")
 		}
