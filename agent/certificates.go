@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/nodeagent/nodeagent/internal/plan"
 	"github.com/nodeagent/nodeagent/pki"
@@ -61,6 +62,28 @@ func ProveCertificate(ctx context.Context, h *Host, name string) ([]Proof, error
 	return list, nil
 }
 
+// proven fails unless every live port that the certificates are for was asked
+// and uses them. That nothing is left to do is not enough here: a component that
+// does not answer leaves nothing to do, and proves nothing.
+func (h *Host) proven(ctx context.Context, names []string) error {
+	var failed []error
+	for _, name := range names {
+		list, err := ProveCertificate(ctx, h, name)
+		if err != nil {
+			failed = append(failed, err)
+		}
+		for _, p := range list {
+			switch p.State {
+			case ProofDown:
+				failed = append(failed, fmt.Errorf("certificate %s is not proven: %s does not answer at %s (nodeagent status says more)", name, p.Component, p.Address))
+			case ProofNot:
+				failed = append(failed, fmt.Errorf("certificate %s is not proven: %s at %s: %s", name, p.Component, p.Address, p.Problem))
+			}
+		}
+	}
+	return errors.Join(failed...)
+}
+
 // RenewCertificates issues certificates anew although they are not due, has the
 // host use them, and with revoke revokes the pairs before them. The caller holds
 // the lock of FollowDomains.
@@ -69,7 +92,7 @@ func (h *Host) RenewCertificates(ctx context.Context, names []string, revoke boo
 		Applier: &pki.Applier{Root: h.root, Issuer: h.issuer}, Want: pki.Want(h.Spec()),
 		Prove: func(ctx context.Context) error {
 			result, err := h.Converge(ctx, FollowDomains(), rep)
-			return errors.Join(err, result.Err())
+			return errors.Join(err, result.Err(), h.proven(ctx, names))
 		},
 	}
 	if h.Spec().PKI.Issuer == pki.IssuerVault {

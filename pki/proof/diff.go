@@ -41,7 +41,10 @@ func change(have, want Check) plan.Change {
 	}
 	if !want.Client {
 		c.Reason = "the port still serves another certificate than the one on disk"
-		if have.Serial == want.Serial {
+		switch have.Serial {
+		case "":
+			c.Reason = have.Problem
+		case want.Serial:
 			c.Reason = "what the port serves is not trusted: " + have.Problem
 		}
 		return c

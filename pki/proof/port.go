@@ -84,7 +84,10 @@ func readPool(bundle string) (*x509.CertPool, error) {
 
 // shown is what a port showed of itself in a handshake.
 type shown struct {
-	leaf *x509.Certificate
+	// leaf is nil where the server ended the handshake with an alert instead:
+	// it runs and has no pair that it can use.
+	leaf  *x509.Certificate
+	alert string
 	// distrust is why it cannot be trusted, nil where it can.
 	distrust error
 }
@@ -96,6 +99,9 @@ func (s *shown) answer(want Check) Check {
 	switch {
 	case s == nil:
 		have.Down = true
+		return have
+	case s.leaf == nil:
+		have.Problem = "the port shows no certificate: " + s.alert
 		return have
 	case s.distrust != nil:
 		have.Problem = s.distrust.Error()
@@ -115,7 +121,10 @@ func (s *shown) answer(want Check) Check {
 func (l *look) dial(ctx context.Context, at Port, own *tls.Certificate) (*tls.Conn, *shown, error) {
 	conn, seen, err := l.handshake(ctx, at, own, []tls.CurveID{tls.CurveP256})
 	if seen == nil && alert(err) != "" {
-		return l.handshake(ctx, at, own, nil)
+		conn, seen, err = l.handshake(ctx, at, own, nil)
+	}
+	if said := alert(err); seen == nil && said != "" {
+		seen = &shown{alert: said}
 	}
 	return conn, seen, err
 }

@@ -119,6 +119,7 @@ type component struct {
 	h       *host
 	name    string // of its pair
 	sees    bool
+	fails   string // the serial of a pair that it sees, and cannot use
 	refuses string // the serial of a pair with which it does not start
 
 	mu       sync.Mutex
@@ -141,6 +142,9 @@ func (h *host) serve(name string) *component {
 		}
 		if c.sees {
 			c.pair = h.pair(name)
+		}
+		if c.fails != "" && h.pair(name).Leaf.SerialNumber.Text(16) == c.fails {
+			return nil, errors.New("it cannot read its key")
 		}
 		return &c.pair, nil
 	}}
@@ -227,6 +231,7 @@ func TestServer(t *testing.T) {
 		{"sees the new pair by itself", func(c *component) { c.sees = true }, 0, "", false},
 		{"needs a restart", func(*component) {}, 1, "", false},
 		{"does not start with the new pair", func(c *component) { c.refuses = c.h.pair(c.name).Leaf.SerialNumber.Text(16) }, 2, "refuses its new certificate", true},
+		{"sees the new pair and cannot use it", func(c *component) { c.sees, c.fails = true, c.h.pair(c.name).Leaf.SerialNumber.Text(16) }, 2, "refuses its new certificate", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := newHost(t)
