@@ -134,6 +134,10 @@ test-vm: deps ## Run the tests that take a kernel of their own, in a virtual mac
 test-e2e: deps ## Run the end-to-end tests on lab hosts (root).
 	$(call stage,end to end,go test -count=1 -timeout 45m $(TESTFLAGS) ./test/e2e/...)
 
+.PHONY: soak
+soak: deps ## Renew every certificate of three hosts for a quarter of an hour, then take Vault away for one (root; 40 minutes).
+	@NODEAGENT_SOAK=15m go test -count=1 -timeout 90m -v -run TestRotation ./test/e2e
+
 .PHONY: bench
 bench: deps ## Measure converges, the idle daemon, and the network beside ip, wg and nft (root).
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/e2e/...

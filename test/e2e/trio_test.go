@@ -76,7 +76,7 @@ const (
 func newTrio(t *testing.T, version, pki string, roles ...string) *trio {
 	t.Helper()
 	l := lab.New(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute+3*soak(t))
 	t.Cleanup(cancel)
 	c := &trio{t: t, ctx: ctx, lab: l}
 	if err := l.AddSwitch(ctx, "lan", netip.MustParsePrefix("192.0.2.254/24")); err != nil {
@@ -131,8 +131,7 @@ func (c *trio) startVault(version string) (ca string) {
 		c.t.Fatal(err)
 	}
 	c.address(c.vault, 5)
-	c.on(c.vault, "systemd-run", "--quiet", "--unit=vault", "--property=StandardOutput=truncate:/run/vault.json", "--property=StandardError=journal",
-		vaultPath, "-dir", vaultState, "-listen", "192.0.2.5:8200", "-san", "192.0.2.5")
+	c.runVault()
 	var said struct {
 		CAFile    string `json:"ca_file"`
 		RootToken string `json:"root_token"`
@@ -146,6 +145,18 @@ func (c *trio) startVault(version string) (ca string) {
 	})
 	c.token = said.RootToken
 	return c.on(c.vault, "cat", said.CAFile)
+}
+
+// runVault starts the Vault over what it has kept, and stopVault stops it.
+func (c *trio) runVault() {
+	c.t.Helper()
+	c.on(c.vault, "systemd-run", "--quiet", "--unit=vault", "--property=StandardOutput=truncate:/run/vault.json", "--property=StandardError=journal",
+		vaultPath, "-dir", vaultState, "-listen", "192.0.2.5:8200", "-san", "192.0.2.5")
+}
+
+func (c *trio) stopVault() {
+	c.t.Helper()
+	c.on(c.vault, "systemctl", "stop", "vault.service")
 }
 
 // address gives a host the address by which it is first reached, as the
