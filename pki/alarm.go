@@ -20,7 +20,7 @@ const alarmMargin = 28 * 24 * time.Hour
 
 // Alarms are what is coming for a host's certificates: CAs that end before the
 // next certificates would, an issuer that gives shorter lives than the spec asks
-// for, a clock by which things are issued though it is wrong. They are in the
+// for, a new pair that was not taken, a clock by which things are issued though it is wrong. They are in the
 // order of the CAs, the certificates' names, the clock.
 func Alarms(have, want State, now time.Time) []Alarm {
 	d := differ{have: have, want: want, now: now}
@@ -33,6 +33,9 @@ func Alarms(have, want State, now time.Time) []Alarm {
 	for _, w := range want.Certificates {
 		if text := d.shortLife(w.Request); text != "" {
 			list = append(list, Alarm{Text: text})
+		}
+		if text := d.notTaken(w.Request); text != "" {
+			list = append(list, Alarm{Text: text, Now: true})
 		}
 	}
 	if text := have.Clock.warning(now, have.newest()); text != "" {
@@ -134,6 +137,17 @@ func (d *differ) shortLife(want Request) string {
 		return "" // it is of another spec, and is issued again
 	}
 	return fmt.Sprintf("the issuer gave %s a life of %s, the spec asks for %s: nodeagent pki check tells why", want.Name, span(life), span(want.Lifetime))
+}
+
+// notTaken says that the last new pair of a certificate was refused and that the
+// one before it is in use.
+func (d *differ) notTaken(want Request) string {
+	f := d.have.Pair(want.Name)
+	if r := f.Refused; f.Condition == Sound && r != nil && r.NotBefore.After(f.NotBefore) {
+		return fmt.Sprintf("the new pair of %s was not taken on %s (%s); the one before is in use and ends on %s: see to who refuses it, then nodeagent certs renew %s",
+			want.Name, date(r.At), r.Reason, date(f.NotAfter), want.Name)
+	}
+	return ""
 }
 
 // Survival is until when a host's components can go on if nothing is issued any

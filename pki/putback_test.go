@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,6 +50,9 @@ func TestPutBack(t *testing.T) {
 	if s := statusOf(have, want, h.now, name); s.State != StateRefused || s.Reason == "" {
 		t.Errorf("status %+v", s)
 	}
+	if a := Alarms(have, want, h.now); len(a) != 1 || !a[0].Now || !strings.Contains(a[0].Text, "refused by the test") {
+		t.Errorf("alarms %+v, want one that says who refused it", a)
+	}
 	if next, at := NextDue(have, want, h.now), h.now.Add(firstRefusalPause); !next.Equal(at) {
 		t.Errorf("next due %s, want %s", next, at)
 	}
@@ -62,6 +66,9 @@ func TestPutBack(t *testing.T) {
 	have = h.observe()
 	if third := have.Pair(name); third.Serial == first.Serial || third.Serial == second.Serial {
 		t.Error("it was not issued again after the pause")
+	}
+	if a := Alarms(have, want, h.now); len(a) > 0 {
+		t.Errorf("alarms of a pair that is in use: %+v", a)
 	}
 	if err := back(); err != nil {
 		t.Fatal(err)
