@@ -127,7 +127,7 @@ func (i *Issuer) renew(ctx context.Context, s *session) (bool, error) {
 	answer, err := s.write(ctx, "auth/token/renew-self", nil)
 	if err != nil {
 		a := i.loginAsked(s.method)
-		if a.what = "renew the token"; passing(err) || ctx.Err() != nil {
+		if a.what = "renew the token"; passing(err) && !ended(err) || ctx.Err() != nil {
 			return false, refuse(a, err)
 		}
 		return false, nil
@@ -145,7 +145,14 @@ func (i *Issuer) renew(ctx context.Context, s *session) (bool, error) {
 // Where it cannot be asked, the token is not to blame.
 func (i *Issuer) alive(ctx context.Context, s *session) bool {
 	_, err := s.write(ctx, "auth/token/renew-self", nil)
-	return status(err) != http.StatusForbidden
+	return !ended(err)
+}
+
+// ended tells whether the answer to a token's renewal is that it is none any
+// more. 500 is the one about a token that is past the longest life that its
+// role gives it now, and not yet gone.
+func ended(err error) bool {
+	return status(err) == http.StatusForbidden || status(err) == http.StatusInternalServerError
 }
 
 // drop forgets a session whose token is none any more, unless somebody else has
