@@ -4,28 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/test/apart"
 )
-
-// fullDisk marks the process in which TestDiskFull has a mount namespace of its
-// own.
-const fullDisk = "PKI_TEST_FULL_DISK"
 
 // TestDiskFull renews on a real file system that is full after the nth page, and
 // after the nth inode, for each n until the renewal succeeds. Whatever fails, one
 // whole, matching pair is in use of each certificate, and with room again one
 // apply completes.
 func TestDiskFull(t *testing.T) {
-	if os.Getenv(fullDisk) == "" {
-		inMountNamespace(t)
+	if !apart.Run(t, unix.CLONE_NEWNS) {
 		return
 	}
 	for _, tc := range []struct {
@@ -52,35 +46,6 @@ func TestDiskFull(t *testing.T) {
 			t.Logf("%d renewals met a full disk", failed)
 		})
 	}
-}
-
-// inMountNamespace runs the test once more, where its mounts are its own.
-func inMountNamespace(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), fullDisk+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	}
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, syscall.EPERM) {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("no mount namespace: %v", err)
-		}
-		t.Skipf("no mount namespace, as this user may not have one: %v", err)
-	}
-	if err != nil || !strings.Contains(string(out), "renewals met a full disk") {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	t.Logf("%s", out)
 }
 
 // renewsWithin renews a host's certificates on a file system of its own with

@@ -3,7 +3,6 @@ package kernel
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,38 +13,12 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/test/apart"
 )
-
-// inOwnNamespace runs the calling test again in a process with a network
-// namespace of its own, and a user namespace where it is not root already. It
-// returns true in that process.
-func inOwnNamespace(t *testing.T) bool {
-	t.Helper()
-	const mark = "NODEAGENT_TEST_NAMESPACE"
-	if os.Getenv(mark) == t.Name() {
-		return true
-	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), mark+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
-	}
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, syscall.EPERM) && os.Getenv("CI") != "true" {
-		t.Skipf("this user may not make namespaces: %v", err)
-	}
-	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Fatalf("in an own namespace: %v\n%s", err, out)
-	}
-	return false
-}
 
 // The sysctls of a network namespace are the kernel's own, and the test's.
 func TestRealSysctls(t *testing.T) {
-	if !inOwnNamespace(t) {
+	if !apart.Run(t, unix.CLONE_NEWNET) {
 		return
 	}
 	sys, err := Open(layout.Root(t.TempDir()))
