@@ -35,7 +35,7 @@ func TestOverdue(t *testing.T) {
 func TestStatusTellsOverdueSnapshots(t *testing.T) {
 	root := layout.Root(t.TempDir())
 	spec := &hosts.Spec{Name: "h", Cluster: "c", Roles: []hosts.Role{hosts.RoleEtcd}}
-	spec.Snapshots = hosts.Snapshots{Schedule: "*-*-* 00/6:00:00", Keep: 1, Destination: t.TempDir()}
+	spec.Snapshots = hosts.Snapshots{Schedule: "*-*-* 00/6:00:00", Keep: hosts.Retention{Last: 1}, Destination: t.TempDir()}
 	h := &Host{root: root}
 	h.spec.Store(spec)
 	if s := h.snapshotStatus(); s.Overdue {

@@ -200,7 +200,7 @@ func takeSnapshot(ctx context.Context, h *Host, spec *hosts.Spec, version string
 		return err
 	}
 	h.log.Info("snapshot taken", "file", manifest.Path(dir), "revision", manifest.Revision, "bytes", manifest.Size)
-	dropped, err := etcdops.Prune(ctx, dir, spec.Snapshots.Keep, time.Now())
+	_, dropped, err := etcdops.Prune(ctx, dir, spec.Snapshots.Keep, time.Now())
 	for _, d := range dropped {
 		h.log.Info("snapshot deleted", "file", d.Entry.Path, "because", d.Reason)
 	}

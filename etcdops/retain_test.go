@@ -34,19 +34,19 @@ func TestRetain(t *testing.T) {
 	newBroken, oldBroken := entry("a", time.Minute, "cut"), entry("a", 8*time.Hour, "cut")
 	for name, tc := range map[string]struct {
 		entries      []Entry
-		keep         int
+		keep         hosts.Retention
 		kept, drop   []Entry
 		reasonOfDrop string
 	}{
-		"none":                       {keep: 3},
-		"fewer than kept":            {entries: []Entry{one}, keep: 3, kept: []Entry{one}},
-		"oldest go":                  {entries: []Entry{three, one, two}, keep: 2, kept: []Entry{one, two}, drop: []Entry{three}, reasonOfDrop: "there are 2 newer ones"},
-		"keep nothing keeps one":     {entries: []Entry{one, two}, keep: 0, kept: []Entry{one}, drop: []Entry{two}},
-		"each host for itself":       {entries: []Entry{one, two, other}, keep: 1, kept: []Entry{one, other}, drop: []Entry{two}},
-		"somebody else's stay":       {entries: []Entry{foreign, one, two}, keep: 1, kept: []Entry{foreign, one}, drop: []Entry{two}},
-		"the future does not count":  {entries: []Entry{future, one, two}, keep: 1, kept: []Entry{future, one}, drop: []Entry{two}},
-		"damaged do not count":       {entries: []Entry{newBroken, one, oldBroken, two}, keep: 1, kept: []Entry{newBroken, one}, drop: []Entry{two, oldBroken}},
-		"only damaged ones all stay": {entries: []Entry{newBroken, oldBroken}, keep: 1, kept: []Entry{newBroken, oldBroken}},
+		"none":                       {keep: hosts.Retention{Last: 3}},
+		"fewer than kept":            {entries: []Entry{one}, keep: hosts.Retention{Last: 3}, kept: []Entry{one}},
+		"oldest go":                  {entries: []Entry{three, one, two}, keep: hosts.Retention{Last: 2}, kept: []Entry{one, two}, drop: []Entry{three}, reasonOfDrop: "no rule keeps it; newer ones: 2"},
+		"keep nothing keeps one":     {entries: []Entry{one, two}, keep: hosts.Retention{Last: 0}, kept: []Entry{one}, drop: []Entry{two}},
+		"each host for itself":       {entries: []Entry{one, two, other}, keep: hosts.Retention{Last: 1}, kept: []Entry{one, other}, drop: []Entry{two}},
+		"somebody else's stay":       {entries: []Entry{foreign, one, two}, keep: hosts.Retention{Last: 1}, kept: []Entry{foreign, one}, drop: []Entry{two}},
+		"the future does not count":  {entries: []Entry{future, one, two}, keep: hosts.Retention{Last: 1}, kept: []Entry{future, one}, drop: []Entry{two}},
+		"damaged do not count":       {entries: []Entry{newBroken, one, oldBroken, two}, keep: hosts.Retention{Last: 1}, kept: []Entry{newBroken, one}, drop: []Entry{two, oldBroken}},
+		"only damaged ones all stay": {entries: []Entry{newBroken, oldBroken}, keep: hosts.Retention{Last: 1}, kept: []Entry{newBroken, oldBroken}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept, dropped := Retain(tc.entries, tc.keep, noon)
@@ -84,12 +84,16 @@ func TestRetainLaws(t *testing.T) {
 			if random.IntN(4) == 0 {
 				e.Damage = "cut"
 			}
+			e.Manifest.ClusterID = string(rune('1' + random.IntN(3)))
 			if random.IntN(5) == 0 {
 				e.Manifest = nil
 			}
 			entries = append(entries, e)
 		}
-		keep := random.IntN(5)
+		keep := hosts.Retention{
+			Last: random.IntN(5), Hourly: random.IntN(4), Daily: random.IntN(3), Weekly: random.IntN(2), Monthly: random.IntN(2),
+			Within: time.Duration(random.IntN(3)*20) * time.Hour, Longest: time.Duration(random.IntN(3)*40) * time.Hour,
+		}
 		kept, dropped := Retain(entries, keep, noon)
 		if len(kept)+len(dropped) != len(entries) {
 			t.Fatalf("seed %d: %d and %d of %d", seed, len(kept), len(dropped), len(entries))
@@ -142,20 +146,20 @@ func TestPrune(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Prune(t.Context(), dir, 2, now); !errors.Is(err, ErrBusy) {
+	if _, _, err := Prune(t.Context(), dir, hosts.Retention{Last: 2}, now); !errors.Is(err, ErrBusy) {
 		t.Errorf("while a save runs: %v, want %v", err, ErrBusy)
 	}
 	if err := release(); err != nil {
 		t.Fatal(err)
 	}
-	deleted, err := Prune(t.Context(), dir, 2, now)
-	if err != nil || len(deleted) != 2 {
-		t.Fatalf("deleted %v, %v", deleted, err)
+	kept, deleted, err := Prune(t.Context(), dir, hosts.Retention{Last: 2}, now)
+	if err != nil || len(kept) != 3 || len(deleted) != 2 {
+		t.Fatalf("kept %v, deleted %v, %v", kept, deleted, err)
 	}
 	if files := leftovers(t, dir); len(files) != 5 {
 		t.Errorf("left %v; want two snapshots with manifests and mine.db", files)
 	}
-	if deleted, err := Prune(t.Context(), filepath.Join(dir, "none"), 2, now); err != nil || deleted != nil {
+	if _, deleted, err := Prune(t.Context(), filepath.Join(dir, "none"), hosts.Retention{Last: 2}, now); err != nil || deleted != nil {
 		t.Errorf("no folder: %v, %v", deleted, err)
 	}
 }

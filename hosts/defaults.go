@@ -262,7 +262,7 @@ func forwardingOf(p netip.Prefix) string {
 func (d *draft) defaultSnapshots() {
 	s := &d.spec.Snapshots
 	set(&s.Schedule, defaultSchedule)
-	set(&s.Keep, defaultKeep)
+	set(&s.Keep.Last, defaultKeep)
 	set(&s.Destination, defaultDestination)
 	if s.Schedule == never || !d.spec.Has(RoleEtcd) {
 		s.Schedule = ""

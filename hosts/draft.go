@@ -119,8 +119,16 @@ func (d *draft) read() {
 		Existing:          value[bool](d, "etcd.existing"),
 	}
 	s.Snapshots = Snapshots{
-		Schedule:    value[string](d, "snapshots.schedule"),
-		Keep:        value[int](d, "snapshots.keep"),
+		Schedule: value[string](d, "snapshots.schedule"),
+		Keep: Retention{
+			Last:    value[int](d, "snapshots.keep"),
+			Hourly:  value[int](d, "snapshots.keep_hourly"),
+			Daily:   value[int](d, "snapshots.keep_daily"),
+			Weekly:  value[int](d, "snapshots.keep_weekly"),
+			Monthly: value[int](d, "snapshots.keep_monthly"),
+			Within:  value[time.Duration](d, "snapshots.keep_within"),
+			Longest: value[time.Duration](d, "snapshots.keep_longest"),
+		},
 		Destination: value[string](d, "snapshots.destination"),
 	}
 	d.readNames()

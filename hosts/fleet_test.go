@@ -150,7 +150,7 @@ func checkInvariants(t testing.TB, s *Spec) {
 	must(s.PKI.RenewBefore > 0 && s.PKI.RenewBefore < s.PKI.Lifetime && s.PKI.Lifetime <= s.PKI.CALifetime && s.PKI.AdminLifetime <= s.PKI.CALifetime, "lifetimes")
 	must((s.PKI.Issuer == "vault") == (s.PKI.Vault != nil) || len(s.Roles) == 0, "vault")
 	must(s.Etcd.QuotaBytes > 0 && s.Etcd.QuotaBytes <= 8<<30 && s.Etcd.ElectionTimeout >= 5*s.Etcd.HeartbeatInterval && s.Etcd.HeartbeatInterval > 0, "etcd")
-	must(s.Snapshots.Keep >= 1 && filepath.IsAbs(s.Snapshots.Destination), "snapshots")
+	must(s.Snapshots.Keep.Last >= 1 && filepath.IsAbs(s.Snapshots.Destination), "snapshots")
 	k := s.Kubernetes
 	must(filepath.IsAbs(k.Binaries) && filepath.IsAbs(k.CNIBinaries) && k.PauseImage != "" && k.PodMTU >= 1280, "kubernetes")
 	if s.Has(RoleWorker) || s.Has(RoleControlPlane) {

@@ -128,7 +128,13 @@ func TestReferenceDefaults(t *testing.T) {
 		"etcd.heartbeat_interval":         s.Etcd.HeartbeatInterval,
 		"etcd.election_timeout":           s.Etcd.ElectionTimeout,
 		"snapshots.schedule":              s.Snapshots.Schedule,
-		"snapshots.keep":                  s.Snapshots.Keep,
+		"snapshots.keep":                  s.Snapshots.Keep.Last,
+		"snapshots.keep_hourly":           s.Snapshots.Keep.Hourly,
+		"snapshots.keep_daily":            s.Snapshots.Keep.Daily,
+		"snapshots.keep_weekly":           s.Snapshots.Keep.Weekly,
+		"snapshots.keep_monthly":          s.Snapshots.Keep.Monthly,
+		"snapshots.keep_within":           s.Snapshots.Keep.Within,
+		"snapshots.keep_longest":          s.Snapshots.Keep.Longest,
 		"snapshots.destination":           s.Snapshots.Destination,
 	} {
 		i := slices.IndexFunc(row.FindAllStringSubmatch(string(text), -1), func(m []string) bool {

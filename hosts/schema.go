@@ -112,8 +112,15 @@ var schema = sync.OnceValue(func() *rule {
 		}),
 		"snapshots": table(keys{
 			"schedule":    one(text("calendar expression", parseSchedule)),
-			"keep":        one(integer("integer", 1, 100000)),
 			"destination": one(text("path", parseDestinationFolder)),
+
+			"keep":         one(integer("integer", 1, 100000)),
+			"keep_hourly":  one(integer("integer", 0, 100000)),
+			"keep_daily":   one(integer("integer", 0, 100000)),
+			"keep_weekly":  one(integer("integer", 0, 100000)),
+			"keep_monthly": one(integer("integer", 0, 100000)),
+			"keep_within":  one(duration(time.Minute)),
+			"keep_longest": one(duration(time.Hour)),
 		}),
 		"drift": driftSchema(),
 	})

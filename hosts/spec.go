@@ -205,8 +205,25 @@ type Snapshots struct {
 	// Schedule is a calendar expression as systemd.time(7) has them, for
 	// example "*-*-* 00/6:00:00"; empty where none are taken by schedule.
 	Schedule string
-	// Keep is how many snapshots stay; at least 1.
-	Keep int
+	// Keep says which of them stay.
+	Keep Retention
 	// Destination is a folder on the host.
 	Destination string
+}
+
+// Retention says which snapshots stay, of each cluster and host by itself:
+// those that at least one rule wants. A rule that is zero wants none.
+type Retention struct {
+	// Last is how many of the newest stay; at least 1 in a spec.
+	Last int
+	// Hourly, Daily, Weekly and Monthly are for how many hours, days, weeks (from
+	// Monday) and months the newest snapshot of each stays, all in UTC. Hours
+	// without a snapshot do not count, so that a host that was off for a month
+	// does not lose what it has.
+	Hourly, Daily, Weekly, Monthly int
+	// Within is how long each snapshot stays.
+	Within time.Duration
+	// Longest is after which time a snapshot goes, whatever the other rules say;
+	// zero is never. The newest good one stays all the same.
+	Longest time.Duration
 }

@@ -28,7 +28,7 @@ A snapshot is one file <cluster>-<host>-<time>.db with a manifest <…>.json bes
 		RunE: save.RunE,
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
-	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o))
+	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o))
 	return cmd
 }
 
