@@ -14,12 +14,11 @@ import (
 
 // RestoreChoices are what a person decides about a restore.
 type RestoreChoices struct {
-	Snapshot     string
-	SkipHash     bool
+	Snapshot string
+	etcdops.VerifyOptions
 	OtherCluster bool
 	KeepRevision bool
 	Token        string
-	Progress     func(done, total int64)
 }
 
 // PlanRestore reads and checks everything that a restore on this host depends
@@ -36,8 +35,11 @@ func (h *Host) PlanRestore(ctx context.Context, choices RestoreChoices) (etcdops
 		Host: spec.Name, Members: etcdops.Members(spec), Token: choices.Token,
 		KeepRevision: choices.KeepRevision,
 		TLS:          EtcdTLS(h.root), Endpoint: localEtcd(spec),
-		EtcdBinary: filepath.Join(spec.Kubernetes.Binaries, layout.Etcd),
-		Progress:   choices.Progress,
+		EtcdBinary:  filepath.Join(spec.Kubernetes.Binaries, layout.Etcd),
+		OpenOptions: choices.OpenOptions,
+	}
+	if opts.Scratch == "" {
+		opts.Scratch = h.root.Scratch()
 	}
 	opts.Stop, opts.Restart = aroundRestore(spec)
 	return etcdops.PlanRestore(ctx, opts)

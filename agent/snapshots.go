@@ -29,7 +29,13 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 	if !spec.Has(hosts.RoleEtcd) {
 		return etcdops.Manifest{}, errNoEtcd(spec)
 	}
+	recipients, err := etcdops.ParseRecipients(spec.Snapshots.Recipients)
+	if err != nil {
+		return etcdops.Manifest{}, err
+	}
 	return etcdops.Save(ctx, etcdops.SaveOptions{
+		Sealing:       etcdops.Sealing{Compress: spec.Snapshots.Compression == hosts.CompressionZstd, Recipients: recipients},
+		Scratch:       h.root.Scratch(),
 		EncryptionKey: first(h.encryptionKeys()),
 		Dir:           dir, Cluster: spec.Cluster, Host: spec.Name,
 		Endpoints: []string{localEtcd(spec)}, TLS: EtcdTLS(h.root),

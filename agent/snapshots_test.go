@@ -20,7 +20,7 @@ func TestSnapshotDatedInTheFutureIsNotTheNewest(t *testing.T) {
 	spec := &hosts.Spec{Name: "h", Cluster: "c", Snapshots: hosts.Snapshots{Destination: dir}}
 	now := time.Date(2026, 5, 1, 9, 0, 0, 0, time.UTC)
 	for name, taken := range map[string]time.Time{"old": now.Add(-9 * time.Hour), "real": now.Add(-3 * time.Hour), "wrong": now.AddDate(10, 0, 0)} {
-		m := etcdops.Manifest{Format: etcdops.ManifestFormat, Cluster: "c", Host: "h", Taken: taken, Size: 1}
+		m := etcdops.Manifest{Format: etcdops.ManifestFormat, Cluster: "c", Host: "h", Taken: taken, Size: 1, Stored: etcdops.Stored{Size: 1}}
 		text, err := json.Marshal(m)
 		if err != nil {
 			t.Fatal(err)

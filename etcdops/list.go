@@ -57,8 +57,9 @@ func List(dir string) ([]Entry, error) {
 			continue
 		}
 		path := filepath.Join(dir, file.Name())
-		switch filepath.Ext(path) {
-		case snapshotSuffix:
+		_, snapshot := splitName(path)
+		switch {
+		case snapshot:
 			entry, err := entryOf(path)
 			if errors.Is(err, os.ErrNotExist) {
 				continue // deleted since the folder was read
@@ -67,7 +68,7 @@ func List(dir string) ([]Entry, error) {
 				return nil, fmt.Errorf("list snapshots: %w", err)
 			}
 			entries = append(entries, entry)
-		case manifestSuffix:
+		case filepath.Ext(path) == manifestSuffix:
 			if entry, ok := orphan(path); ok {
 				entries = append(entries, entry)
 			}
@@ -91,9 +92,12 @@ func entryOf(path string) (Entry, error) {
 	case err != nil:
 		entry.Damage = err.Error()
 	default:
+		if stem, _ := splitName(path); path[len(stem):] != m.Stored.suffix() {
+			break // somebody has unpacked it: the manifest is that of the other file
+		}
 		entry.Manifest, entry.Taken = &m, m.Taken
-		if m.Size != info.Size() {
-			entry.Damage = fmt.Sprintf("it has %d bytes, its manifest says %d", info.Size(), m.Size)
+		if m.Stored.Size != info.Size() {
+			entry.Damage = fmt.Sprintf("it has %d bytes, its manifest says %d", info.Size(), m.Stored.Size)
 		}
 	}
 	return entry, nil
@@ -101,12 +105,12 @@ func entryOf(path string) (Entry, error) {
 
 // orphan is the entry of a manifest whose snapshot is missing.
 func orphan(path string) (Entry, bool) {
-	snapshot := strings.TrimSuffix(path, manifestSuffix) + snapshotSuffix
-	if _, err := os.Lstat(snapshot); err == nil {
+	m, err := readManifestFile(path)
+	if err != nil || m.Cluster == "" {
 		return Entry{}, false
 	}
-	m, err := readManifest(snapshot)
-	if err != nil || m.Cluster == "" {
+	snapshot := m.Path(filepath.Dir(path))
+	if _, err := os.Lstat(snapshot); err == nil {
 		return Entry{}, false
 	}
 	return Entry{Path: snapshot, Taken: m.Taken, Manifest: &m, Damage: "its manifest is there, the snapshot is not"}, true

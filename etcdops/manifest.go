@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
@@ -14,7 +13,7 @@ import (
 
 // ManifestFormat is the format number of manifests written today. Readers
 // refuse a higher one.
-const ManifestFormat = 1
+const ManifestFormat = 2
 
 // Manifest describes one snapshot; it lies beside it as JSON.
 type Manifest struct {
@@ -40,8 +39,10 @@ type Manifest struct {
 	Revision  int64  `json:"revision"`
 	RaftTerm  uint64 `json:"raftTerm"`
 	RaftIndex uint64 `json:"raftIndex"`
-	// Keys is how many keys are alive in it.
-	Keys int64 `json:"keys"`
+	// Keys is how many keys are alive in it; Objects counts those of Kubernetes
+	// by resource, as [Contents] has them.
+	Keys    int64            `json:"keys"`
+	Objects map[string]int64 `json:"objects,omitempty"`
 	// EncryptionKey is the fingerprint of the key with which kube-apiserver
 	// encrypts Secrets at rest, empty where the host has none.
 	EncryptionKey string `json:"encryptionKey,omitempty"`
@@ -49,12 +50,13 @@ type Manifest struct {
 	// the snapshot.
 	Alarms []string `json:"alarms,omitempty"`
 
-	// Size of the file in bytes, the trailer included. SHA256 is of the whole
-	// file, as sha256sum prints it; Trailer is the SHA-256 of the database, the
-	// file's last 32 bytes.
+	// Size in bytes of what etcd sent, the trailer included. SHA256 is of all of
+	// it; Trailer is the SHA-256 of the database, its last 32 bytes.
 	Size    int64  `json:"size"`
 	SHA256  string `json:"sha256"`
 	Trailer string `json:"trailer"`
+	// Stored is the file in which it lies.
+	Stored Stored `json:"stored"`
 
 	// NodeagentVersion is the version that took the snapshot.
 	NodeagentVersion string `json:"nodeagentVersion"`
@@ -66,14 +68,30 @@ const (
 	timeInName     = "20060102T150405Z"
 )
 
-// snapshotName is the file name of a snapshot; names of one host sort by time.
-func snapshotName(cluster, host string, taken time.Time) string {
-	return fmt.Sprintf("%s-%s-%s%s", cluster, host, taken.UTC().Format(timeInName), snapshotSuffix)
+// Stored is a snapshot's file as it lies there. Size in bytes and SHA256 are what
+// ls and sha256sum print; for a plain one they are those of what etcd sent.
+type Stored struct {
+	Form
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// stem is the name that the snapshot and its manifest have in common; those of
+// one host sort by time.
+func (m Manifest) stem() string {
+	return fmt.Sprintf("%s-%s-%s", m.Cluster, m.Host, m.Taken.UTC().Format(timeInName))
+}
+
+// Path is where the snapshot of the manifest lies in the folder that it was
+// saved to.
+func (m Manifest) Path(dir string) string {
+	return filepath.Join(dir, m.stem()+m.Stored.suffix())
 }
 
 // manifestPath is where the manifest of a snapshot lies.
 func manifestPath(snapshot string) string {
-	return strings.TrimSuffix(snapshot, snapshotSuffix) + manifestSuffix
+	stem, _ := splitName(snapshot)
+	return stem + manifestSuffix
 }
 
 // ErrNoManifest is the error of a snapshot that has no manifest beside it.
@@ -83,10 +101,14 @@ var ErrNoManifest = errors.New("no manifest beside it")
 // ErrNoManifest where there is none.
 func readManifest(snapshot string) (Manifest, error) {
 	// A snapshot of another name has no place for a manifest of ours.
-	if filepath.Ext(snapshot) != snapshotSuffix {
+	if _, ok := splitName(snapshot); !ok {
 		return Manifest{}, ErrNoManifest
 	}
-	path := manifestPath(snapshot)
+	return readManifestFile(manifestPath(snapshot))
+}
+
+// readManifestFile reads the manifest that lies there.
+func readManifestFile(path string) (Manifest, error) {
 	content, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return Manifest{}, ErrNoManifest
@@ -100,6 +122,9 @@ func readManifest(snapshot string) (Manifest, error) {
 	}
 	if m.Format < 1 || m.Format > ManifestFormat {
 		return Manifest{}, fmt.Errorf("read manifest %q: format %d is not known to this nodeagent, which reads up to %d", path, m.Format, ManifestFormat)
+	}
+	if m.Format == 1 { // every snapshot was plain
+		m.Stored = Stored{Size: m.Size, SHA256: m.SHA256}
 	}
 	return m, nil
 }

@@ -108,7 +108,7 @@ func (r *restorer) recheck() error {
 	if err != nil {
 		return err
 	}
-	if info.Size() != r.plan.Snapshot.Size || !info.ModTime().Equal(r.plan.Modified) {
+	if info.Size() != r.plan.Snapshot.Stored.Size || !info.ModTime().Equal(r.plan.Modified) {
 		return fmt.Errorf("snapshot %q was changed after it was verified: plan again", r.plan.Snapshot.Path)
 	}
 	data, err := hasData(r.plan.DataDir)

@@ -68,8 +68,7 @@ type RestoreOptions struct {
 	HealthTimeout time.Duration
 	// Now is the clock's time by default.
 	Now time.Time
-	// Progress, if set, is called with the bytes verified and in all.
-	Progress func(done, total int64)
+	OpenOptions
 }
 
 // RestorePlan is what a restore will do; it was made from a snapshot that
@@ -105,6 +104,9 @@ type RestorePlan struct {
 	Stop          []string      `json:"stop"`
 	Restart       []string      `json:"restart"`
 	HealthTimeout time.Duration `json:"healthTimeout"`
+
+	// open is how the snapshot is opened once more, in the process that planned.
+	open OpenOptions
 
 	// Steps say in words what happens, in order; Warnings what to know before.
 	Steps    []Step   `json:"steps"`
@@ -143,7 +145,7 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 	if err != nil {
 		return RestorePlan{}, err
 	}
-	report, err := Verify(ctx, snapshot, VerifyOptions{SkipHash: opts.SkipHash, Progress: opts.Progress})
+	report, err := Verify(ctx, snapshot, VerifyOptions{OpenOptions: opts.OpenOptions, SkipHash: opts.SkipHash})
 	if err != nil {
 		return RestorePlan{}, err
 	}
@@ -152,7 +154,7 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 		ID: id, Planned: now.UTC().Truncate(time.Second), Snapshot: report, SkipHash: opts.SkipHash, Modified: before.ModTime(),
 		Host: opts.Host, Members: opts.Members, Token: opts.Token,
 		TLS: opts.TLS, Endpoint: opts.Endpoint, Stop: opts.Stop, Restart: opts.Restart, HealthTimeout: opts.HealthTimeout,
-		Warnings: []string{},
+		Warnings: []string{}, open: opts.OpenOptions,
 	}
 	if !opts.KeepRevision {
 		plan.RevisionBump = DefaultRevisionBump

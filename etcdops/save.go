@@ -12,6 +12,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 )
@@ -31,6 +32,11 @@ type SaveOptions struct {
 	// EncryptionKey is the fingerprint of the host's encryption-at-rest key, for
 	// the manifest; empty where there is none.
 	EncryptionKey string
+	// Sealing is the form of the file; the zero one is plain.
+	Sealing Sealing
+	// Scratch is the folder for what lies unsealed on disk, without a name, while
+	// the snapshot is checked; Dir by default.
+	Scratch string
 	// Stall is how long the stream may bring no byte; 30 s by default.
 	Stall time.Duration
 	// Now is the time for name and manifest; the clock's by default.
@@ -42,6 +48,9 @@ type SaveOptions struct {
 func (o SaveOptions) withDefaults() SaveOptions {
 	if o.Stall == 0 {
 		o.Stall = 30 * time.Second
+	}
+	if o.Scratch == "" {
+		o.Scratch = o.Dir
 	}
 	if o.Now.IsZero() {
 		o.Now = time.Now()
@@ -89,16 +98,10 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 		return Manifest{}, err
 	}
 	defer func() { err = errors.Join(err, closeClient(client)) }()
-	if err := roomFor(opts.Dir, source.status.DbSize); err != nil {
+	if err := roomFor(opts.Dir, opts.Sealing.form().atMost(source.status.DbSize)); err != nil {
 		return Manifest{}, err
 	}
 	return saveFrom(ctx, opts, client, source)
-}
-
-// Path is where the snapshot of the manifest lies in the folder that it was
-// saved to.
-func (m Manifest) Path(dir string) string {
-	return filepath.Join(dir, snapshotName(m.Cluster, m.Host, m.Taken))
 }
 
 func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, source member) (_ Manifest, err error) {
@@ -116,23 +119,73 @@ func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, so
 		return Manifest{}, err
 	}
 	m := source.manifest(opts)
-	if err := stream(ctx, opts, client, f, &m); err != nil {
-		return Manifest{}, fmt.Errorf("stream from %s: %w", source.endpoint, err)
+	if m.Stored.plain() {
+		err = savePlain(ctx, opts, client, f, &m)
+	} else {
+		err = saveSealed(ctx, opts, client, f, &m)
 	}
-	// The trailer proves that we have what etcd read; this proves that what
-	// etcd read is a database that etcd can open.
-	contents, err := inspect(ctx, f.Name(), m.Size-trailerSize, nil)
 	if err != nil {
-		return Manifest{}, fmt.Errorf("check what %s sent: %w", source.endpoint, err)
-	}
-	m.Revision, m.Keys = contents.Revision, contents.Keys
-	m.RaftTerm, m.RaftIndex = contents.RaftTerm, contents.RaftIndex
-	m.StorageVersion = contents.StorageVersion
-	if err := f.Sync(); err != nil {
 		return Manifest{}, err
 	}
 	err = publish(opts.Dir, f.Name(), &m)
 	return m, err
+}
+
+// savePlain fills f with what etcd sends.
+func savePlain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) error {
+	if err := stream(ctx, opts, client, f, m); err != nil {
+		return err
+	}
+	m.Stored.Size, m.Stored.SHA256 = m.Size, m.SHA256
+	if err := m.inspect(ctx, f.Name()); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// saveSealed fills f with what etcd sends, compressed or encrypted. What is
+// checked lies beside it for as long, where the host keeps its own data: the
+// destination sees nothing that is not sealed.
+func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) (err error) {
+	raw, path, err := scratch(opts.Scratch)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, raw.Close()) }()
+	if err := roomFor(opts.Scratch, m.Size); err != nil {
+		return err
+	}
+	stored := newCountingHash()
+	sealed, err := opts.Sealing.seal(io.MultiWriter(f, stored))
+	if err != nil {
+		return err
+	}
+	if err := stream(ctx, opts, client, io.MultiWriter(raw, sealed), m); err != nil {
+		return errors.Join(err, sealed.Close())
+	}
+	if err := sealed.Close(); err != nil {
+		return err
+	}
+	m.Stored.Size, m.Stored.SHA256 = stored.n, stored.sum()
+	// The disk takes the sealed file while the processor checks the other.
+	var group errgroup.Group
+	group.Go(f.Sync)
+	group.Go(func() error { return m.inspect(ctx, path) })
+	return group.Wait()
+}
+
+// inspect reads the saved database at the path in full, and notes what is in it.
+// The trailer has proved that we have what etcd read; this proves that what
+// etcd read is a database that etcd can open.
+func (m *Manifest) inspect(ctx context.Context, path string) error {
+	contents, err := inspect(ctx, path, m.Size-trailerSize, map[string]int64{})
+	if err != nil {
+		return fmt.Errorf("check what %s sent: %w", m.Endpoint, err)
+	}
+	m.Revision, m.Keys, m.Objects = contents.Revision, contents.Keys, contents.Objects
+	m.RaftTerm, m.RaftIndex = contents.RaftTerm, contents.RaftIndex
+	m.StorageVersion = contents.StorageVersion
+	return nil
 }
 
 // publish gives the finished file its name. The manifest goes first: the rename
@@ -140,11 +193,12 @@ func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, so
 // snapshot is plainly a save that was interrupted there.
 func publish(dir, temp string, m *Manifest) error {
 	for { // two saves in one second: names stay distinct and in order
-		_, err := os.Lstat(m.Path(dir))
-		if errors.Is(err, os.ErrNotExist) {
+		_, snapshot := os.Lstat(m.Path(dir))
+		_, manifest := os.Lstat(manifestPath(m.Path(dir))) // of one in another form
+		if errors.Is(snapshot, os.ErrNotExist) && errors.Is(manifest, os.ErrNotExist) {
 			break
 		}
-		if err != nil {
+		if err := errors.Join(ignoreMissing(snapshot), ignoreMissing(manifest)); err != nil {
 			return err
 		}
 		m.Taken = m.Taken.Add(time.Second)
@@ -160,7 +214,12 @@ func publish(dir, temp string, m *Manifest) error {
 }
 
 // stream receives the snapshot into f and fills in what it learns on the way.
-func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io.Writer, m *Manifest) error {
+func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io.Writer, m *Manifest) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("stream from %s: %w", m.Endpoint, err)
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The raw stream rather than the client's reader: it tells how many bytes
@@ -205,6 +264,8 @@ func (s member) manifest(opts SaveOptions) Manifest {
 		EtcdVersion:      s.status.Version,
 		Alarms:           s.alarms,
 		EncryptionKey:    opts.EncryptionKey,
+		Size:             s.status.DbSize,
+		Stored:           Stored{Form: opts.Sealing.form()},
 		NodeagentVersion: opts.Version,
 	}
 }
@@ -282,10 +343,10 @@ func clean(dir string) error {
 		path := filepath.Join(dir, name.Name())
 		leftover := strings.HasPrefix(name.Name(), atomicfile.TempPrefix)
 		if filepath.Ext(path) == manifestSuffix {
-			snapshot := strings.TrimSuffix(path, manifestSuffix) + snapshotSuffix
-			_, missing := os.Lstat(snapshot)
-			_, err := readManifest(snapshot)
-			leftover = errors.Is(missing, os.ErrNotExist) && err == nil // ours, not any JSON file
+			if m, err := readManifestFile(path); err == nil { // ours, not any JSON file
+				_, missing := os.Lstat(m.Path(dir))
+				leftover = errors.Is(missing, os.ErrNotExist)
+			}
 		}
 		if leftover && name.Type().IsRegular() {
 			if err := ignoreMissing(os.Remove(path)); err != nil {

@@ -60,11 +60,13 @@ func TestSaveIsWhatEtcdHolds(t *testing.T) {
 	whole := sha256.Sum256(content)
 	trailer := sha256.Sum256(content[:len(content)-trailerSize])
 	want := Manifest{
-		Format: 1, Cluster: "mercury", Host: "m1", Taken: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
+		Format: 2, Cluster: "mercury", Host: "m1", Taken: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
 		ClusterID: idText(status.Header.ClusterId), MemberID: idText(status.Header.MemberId), MemberName: "m1", Endpoint: h.endpoint(),
 		EtcdVersion: status.Version, StorageVersion: m.StorageVersion,
 		Revision: status.Header.Revision, RaftTerm: status.RaftTerm, RaftIndex: m.RaftIndex, Keys: 5,
 		Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:]), Trailer: hex.EncodeToString(trailer[:]), NodeagentVersion: "test",
+		Objects: map[string]int64{"pods": 2, "services/specs": 1, "example.com/widgets": 1},
+		Stored:  Stored{Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:])},
 	}
 	if diff := cmp.Diff(want, m); diff != "" {
 		t.Errorf("manifest (-want +got):\n%s", diff)

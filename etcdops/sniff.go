@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 )
 
 // The reasons for which a file is refused. Errors of Verify wrap one of them
@@ -25,59 +23,26 @@ var (
 // page is a multiple of 512 bytes.
 func sizeHasTrailer(n int64) bool { return n > trailerSize && n%512 == trailerSize }
 
-// openSnapshot opens a file that is, as far as its beginning and its size tell,
-// a bbolt database, and returns it with its size and with whether a trailer
-// follows the database.
-func openSnapshot(path string, skipHash bool) (f *os.File, size int64, trailer bool, err error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, 0, false, err
-	}
-	if info.IsDir() {
-		hint := ""
-		if inside := filepath.Join(path, "member", "snap", "db"); regular(inside) {
-			hint = fmt.Sprintf("; it is a data folder of etcd, whose database is %q", inside)
-		}
-		return nil, 0, false, fmt.Errorf("%w: %q is a folder%s", ErrNotSnapshot, path, hint)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, 0, false, fmt.Errorf("%w: %q is no regular file", ErrNotSnapshot, path)
-	}
-	f, err = os.Open(path)
-	if err != nil {
-		return nil, 0, false, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close())
-			f = nil
-		}
-	}()
-	size = info.Size()
+// looksLikeSnapshot refuses what is, as its beginning and its size tell, no
+// bbolt database, and tells whether a trailer follows the database. The name is
+// for the error.
+func looksLikeSnapshot(f io.ReaderAt, name string, size int64, skipHash bool) (trailer bool, err error) {
 	head := make([]byte, 512)
-	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return f, 0, false, err
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
 	}
-	if err := sniff(path, head[:n]); err != nil {
-		return f, 0, false, err
+	if err := sniff(name, head[:n]); err != nil {
+		return false, err
 	}
-	trailer, err = checkSize(f, path, size, skipHash)
-	return f, size, trailer, err
-}
-
-func regular(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular()
+	return checkSize(f, name, size, skipHash)
 }
 
 // notSnapshots are beginnings of what is given by mistake most often.
 var notSnapshots = []struct{ magic, what string }{
 	{"\x1f\x8b", "a gzip file: unpack it first"},
-	{"\x28\xb5\x2f\xfd", "a zstd file: unpack it first"},
 	{"\xfd7zXZ\x00", "an xz file: unpack it first"},
 	{"PK\x03\x04", "a zip file: unpack it first"},
-	{"age-encryption.org/", "a file encrypted with age: decrypt it first"},
 	{"{", "JSON text, perhaps a manifest: give the .db file beside it"},
 }
 

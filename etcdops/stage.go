@@ -47,7 +47,21 @@ func stage(ctx context.Context, p RestorePlan, progress func(done, total int64))
 
 // makeStaged runs etcd's restore, which knows no context, and follows its
 // progress by the size of the database that grows.
-func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total int64)) error {
+func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total int64)) (err error) {
+	path := p.Snapshot.Path
+	if !p.Snapshot.Stored.plain() {
+		opts := p.open
+		opts.Progress = nil
+		o, err := openPlain(ctx, path, opts)
+		if err != nil {
+			return fmt.Errorf("unseal %q: %w", path, err)
+		}
+		defer func() { err = errors.Join(err, o.Close()) }()
+		if ok, _, whole := o.sum.sums(); whole != p.Snapshot.SHA256 || p.Snapshot.Trailer && !ok {
+			return fmt.Errorf("%q is no longer the snapshot that was planned with: its SHA-256 is %s, not %s", path, whole, p.Snapshot.SHA256)
+		}
+		path = o.plain
+	}
 	var self Member
 	for _, m := range p.Members {
 		if m.Name == p.Host {
@@ -58,7 +72,7 @@ func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total in
 	go func() {
 		done <- guarded(func() error {
 			return snapshot.NewV3(quiet()).Restore(snapshot.RestoreConfig{
-				SnapshotPath:        p.Snapshot.Path,
+				SnapshotPath:        path,
 				Name:                p.Host,
 				OutputDataDir:       p.StagedDir,
 				PeerURLs:            []string{self.PeerURL},

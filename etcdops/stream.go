@@ -61,6 +61,22 @@ func (t *trailerHash) sums() (ok bool, trailer, whole string) {
 	return ok, trailer, hex.EncodeToString(t.h.Sum(nil))
 }
 
+// countingHash hashes and counts what is written to it.
+type countingHash struct {
+	h hash.Hash
+	n int64
+}
+
+func newCountingHash() *countingHash { return &countingHash{h: sha256.New()} }
+
+func (c *countingHash) Write(p []byte) (int, error) {
+	c.n += int64(len(p))
+	return c.h.Write(p)
+}
+
+// sum is the SHA-256, hexadecimal.
+func (c *countingHash) sum() string { return hex.EncodeToString(c.h.Sum(nil)) }
+
 // receiver is the part of the snapshot stream that is read.
 type receiver interface {
 	Recv() (*pb.SnapshotResponse, error)

@@ -4,26 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 )
 
-// VerifyOptions says how a snapshot is verified.
+// VerifyOptions says how a snapshot is opened and verified.
 type VerifyOptions struct {
+	OpenOptions
 	// SkipHash accepts a database without a trailer, as it lies in a data
 	// folder (member/snap/db). A trailer that is there is checked all the same.
 	SkipHash bool
 	// Objects asks for the count of Kubernetes objects by resource.
 	Objects bool
-	// Progress, if set, is called with the bytes hashed and in all.
-	Progress func(done, total int64)
 }
 
 // Report is what Verify found in a snapshot that passed.
 type Report struct {
 	Path string `json:"path"`
-	Size int64  `json:"size"`
-	// SHA256 is of the whole file, hexadecimal.
+	// Size and SHA256 (hexadecimal) are of what etcd sent; Stored is the file.
+	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
+	Stored Stored `json:"stored"`
 	// Trailer tells whether the SHA-256 that etcd put at the end was there; it
 	// matched.
 	Trailer bool `json:"trailer"`
@@ -47,20 +46,25 @@ func Verify(ctx context.Context, path string, opts VerifyOptions) (Report, error
 }
 
 func verifyFile(ctx context.Context, path string, opts VerifyOptions) (_ Report, err error) {
-	f, size, trailer, err := openSnapshot(path, opts.SkipHash)
+	o, err := openPlain(ctx, path, opts.OpenOptions)
 	if err != nil {
 		return Report{}, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	report := Report{Path: path, Size: size, Trailer: trailer}
-	sum := newTrailerHash()
-	if err := copyWithProgress(ctx, sum, io.NewSectionReader(f, 0, size), size, opts.Progress); err != nil {
+	defer func() { err = errors.Join(err, o.Close()) }()
+	return o.verify(ctx, path, opts)
+}
+
+// verify checks an opened snapshot, whose file is at the path.
+func (o *opened) verify(ctx context.Context, path string, opts VerifyOptions) (Report, error) {
+	report := Report{Path: path, Size: o.size, Stored: o.stored}
+	var err error
+	if report.Trailer, err = looksLikeSnapshot(o, path, o.size, opts.SkipHash); err != nil {
 		return Report{}, err
 	}
-	ok, _, whole := sum.sums()
+	ok, _, whole := o.sum.sums()
 	report.SHA256 = whole
-	dbSize := size
-	if trailer {
+	dbSize := o.size
+	if report.Trailer {
 		if !ok {
 			return Report{}, fmt.Errorf("%w: take another one", ErrHashMismatch)
 		}
@@ -73,7 +77,7 @@ func verifyFile(ctx context.Context, path string, opts VerifyOptions) (_ Report,
 	if opts.Objects {
 		objects = map[string]int64{}
 	}
-	if report.Contents, err = inspect(ctx, path, dbSize, objects); err != nil {
+	if report.Contents, err = inspect(ctx, o.plain, dbSize, objects); err != nil {
 		return Report{}, err
 	}
 	return report, report.compareContents()
@@ -108,36 +112,11 @@ func (r *Report) checkManifest(path string) error {
 	if m.SHA256 != r.SHA256 {
 		return fmt.Errorf("%w: its SHA-256 is %s, the manifest says %s", ErrManifestMismatch, r.SHA256, m.SHA256)
 	}
+	// Whoever has unpacked the file, or packed it otherwise, has the same snapshot.
+	if m.Stored.Form == r.Stored.Form && m.Stored != r.Stored {
+		return fmt.Errorf("%w: the file has %d bytes with the SHA-256 %s, the manifest says %d and %s",
+			ErrManifestMismatch, r.Stored.Size, r.Stored.SHA256, m.Stored.Size, m.Stored.SHA256)
+	}
 	r.Manifest = &m
 	return nil
-}
-
-// copyWithProgress copies all of r and stops when ctx is done.
-func copyWithProgress(ctx context.Context, w io.Writer, r io.Reader, total int64, progress func(done, total int64)) error {
-	buffer := make([]byte, 256<<10)
-	var done int64
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := r.Read(buffer)
-		if n > 0 {
-			if _, err := w.Write(buffer[:n]); err != nil {
-				return err
-			}
-			done += int64(n)
-			if progress != nil {
-				progress(done, total)
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			if done != total {
-				return fmt.Errorf("%w: it became shorter while it was read", ErrTruncated)
-			}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
 }

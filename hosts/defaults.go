@@ -264,6 +264,7 @@ func (d *draft) defaultSnapshots() {
 	set(&s.Schedule, defaultSchedule)
 	set(&s.Keep.Last, defaultKeep)
 	set(&s.Destination, defaultDestination)
+	set(&s.Compression, CompressionZstd)
 	if s.Schedule == never || !d.spec.Has(RoleEtcd) {
 		s.Schedule = ""
 	}

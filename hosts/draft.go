@@ -130,6 +130,10 @@ func (d *draft) read() {
 			Longest: value[time.Duration](d, "snapshots.keep_longest"),
 		},
 		Destination: value[string](d, "snapshots.destination"),
+
+		Compression:  value[string](d, "snapshots.compression"),
+		Recipients:   values[string](d.tree.get("snapshots.recipients")),
+		IdentityFile: value[string](d, "snapshots.identity_file"),
 	}
 	d.readNames()
 	for _, domain := range d.tree.get("drift").names() {

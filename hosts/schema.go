@@ -114,6 +114,10 @@ var schema = sync.OnceValue(func() *rule {
 			"schedule":    one(text("calendar expression", parseSchedule)),
 			"destination": one(text("path", parseDestinationFolder)),
 
+			"compression":   one(word(CompressionZstd, CompressionNone)),
+			"recipients":    listOf(one(text("age recipient", parseRecipient))),
+			"identity_file": one(text("path", parsePath)),
+
 			"keep":         one(integer("integer", 1, 100000)),
 			"keep_hourly":  one(integer("integer", 0, 100000)),
 			"keep_daily":   one(integer("integer", 0, 100000)),

@@ -255,6 +255,12 @@ func parseWireGuardKey(s string) (string, error) {
 	return s, nil
 }
 
+// What Snapshots.Compression may be.
+const (
+	CompressionZstd = "zstd"
+	CompressionNone = "none"
+)
+
 // never is the schedule that takes no snapshots.
 const never = "never"
 

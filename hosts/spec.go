@@ -209,6 +209,14 @@ type Snapshots struct {
 	Keep Retention
 	// Destination is a folder on the host.
 	Destination string
+	// Compression is CompressionZstd or CompressionNone.
+	Compression string
+	// Recipients are the age public keys of those who can open snapshots; without
+	// any, snapshots are not encrypted.
+	Recipients []string
+	// IdentityFile is a file of age identities on the host, with which nodeagent
+	// opens encrypted snapshots; empty where people bring one along.
+	IdentityFile string
 }
 
 // Retention says which snapshots stay, of each cluster and host by itself:

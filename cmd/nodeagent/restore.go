@@ -30,7 +30,7 @@ that no watch or cache of a client takes the past for the present.
 A restore that was interrupted is ended by the next 'nodeagent run', or by
 'nodeagent snapshot restore --resume'.`,
 		Example: `  nodeagent snapshot list
-  nodeagent snapshot restore /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db
+  nodeagent snapshot restore /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst
   nodeagent snapshot restore backup.db --dry-run
   nodeagent snapshot restore backup.db --yes -o json`,
 	}
@@ -39,10 +39,10 @@ A restore that was interrupted is ended by the next 'nodeagent run', or by
 	yes := flags.Bool("yes", false, "do not ask")
 	dryRun := flags.Bool("dry-run", false, "print the steps and change nothing")
 	resume := flags.Bool("resume", false, "end a restore that was interrupted")
-	flags.BoolVar(&choices.SkipHash, "skip-hash", false, "accept a database without a trailer, as copied from a data folder")
 	flags.BoolVar(&choices.OtherCluster, "other-cluster", false, "accept a snapshot of a cluster of another name")
 	flags.BoolVar(&choices.KeepRevision, "keep-revision", false, "do not raise the revision: clients that have seen later ones are confused")
 	flags.StringVar(&choices.Token, "token", "", "the new cluster's `token`; all members need the same (default: a fresh one)")
+	opening := openingFlags(cmd)
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if *resume && len(args) == 0 {
 			return nil
@@ -59,6 +59,9 @@ A restore that was interrupted is ended by the next 'nodeagent run', or by
 			return resumeRestore(cmd, o, host)
 		}
 		choices.Snapshot = args[0]
+		if choices.VerifyOptions, err = opening.options(o); err != nil {
+			return err
+		}
 		bar := newBar(o, "verifying")
 		choices.Progress = bar.set
 		plan, err := host.PlanRestore(cmd.Context(), choices)

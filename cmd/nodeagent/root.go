@@ -158,12 +158,19 @@ func (o *options) json() bool { return o.output == "json" }
 
 // spec loads the fleet and picks this host's spec, printing warnings.
 func (o *options) spec() (*hosts.Spec, error) {
+	return o.specOf(func(w string) { fmt.Fprintf(o.stderr, "warning: %s\n", w) })
+}
+
+// quietSpec is spec for a command that works without a fleet as well.
+func (o *options) quietSpec() (*hosts.Spec, error) { return o.specOf(func(string) {}) }
+
+func (o *options) specOf(warn func(string)) (*hosts.Spec, error) {
 	fleet, err := hosts.Load(o.fleet)
 	if err != nil {
 		return nil, err
 	}
 	for _, w := range fleet.Warnings {
-		fmt.Fprintf(o.stderr, "warning: %s\n", w)
+		warn(w.String())
 	}
 	name, err := o.hostName()
 	if err != nil {

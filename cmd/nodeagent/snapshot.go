@@ -19,16 +19,18 @@ func newSnapshot(o *options) *cobra.Command {
 		Use:   "snapshot",
 		Short: "Take, list, verify and restore etcd snapshots",
 		Long: `snapshot takes a snapshot of this host's etcd; that is short for 'snapshot save'.
-A snapshot is one file <cluster>-<host>-<time>.db with a manifest <…>.json beside it.`,
+A snapshot is one file <cluster>-<host>-<time>.db, compressed (.db.zst) and encrypted
+(.db.zst.age) as the spec says, with a manifest <…>.json beside it.`,
 		Example: `  nodeagent snapshot
   nodeagent snapshot list
-  nodeagent snapshot verify /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db
-  nodeagent snapshot restore /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db`,
+  nodeagent snapshot verify /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst
+  nodeagent snapshot restore /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst`,
 		Args: noArgs,
 		RunE: save.RunE,
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
-	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o))
+	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o),
+		newSnapshotCat(o), newSnapshotExport(o))
 	return cmd
 }
 
@@ -65,7 +67,7 @@ ones.`,
 			}{manifest.Path(dir), manifest})
 		}
 		fmt.Fprintf(o.stdout, "Saved %s: %s, revision %d, %d keys, sha256 %s.\n",
-			manifest.Path(dir), bytes(manifest.Size), manifest.Revision, manifest.Keys, manifest.SHA256)
+			manifest.Path(dir), sizeOf(manifest.Stored, manifest.Size), manifest.Revision, manifest.Keys, manifest.Stored.SHA256)
 		return nil
 	}
 	return cmd
@@ -135,13 +137,18 @@ func newSnapshotVerify(o *options) *cobra.Command {
 		Long: `verify reads the whole file: its sha256 trailer and its manifest, every page of the
 database, and every key through etcd's own storage code. It changes nothing and needs
 neither a fleet nor a running etcd.`,
-		Example: `  nodeagent snapshot verify mercury-mercury-20260101T000000Z.db`,
+		Example: `  nodeagent snapshot verify mercury-mercury-20260101T000000Z.db.zst`,
 		Args:    exactlyOne("FILE"),
 	}
-	skip := cmd.Flags().Bool("skip-hash", false, "accept a database without a trailer, as copied from a data folder")
+	flags := openingFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		opts, err := flags.options(o)
+		if err != nil {
+			return err
+		}
 		bar := newBar(o, "verifying")
-		report, err := etcdops.Verify(cmd.Context(), args[0], etcdops.VerifyOptions{SkipHash: *skip, Objects: true, Progress: bar.set})
+		opts.Objects, opts.Progress = true, bar.set
+		report, err := etcdops.Verify(cmd.Context(), args[0], opts)
 		bar.close()
 		if err != nil {
 			return err
@@ -166,10 +173,21 @@ func printReport(o *options, r etcdops.Report) {
 	}
 	fmt.Fprintf(o.stdout, "%s is sound: %s, %s, etcd can open it.\n", r.Path, trailer, manifest)
 	fmt.Fprintf(o.stdout, "%s, revision %d, %d keys, storage version %s, members %s.\n",
-		bytes(r.Size), r.Revision, r.Keys, cmp.Or(r.StorageVersion, "before 3.6"), cmp.Or(strings.Join(r.Members, ", "), "none"))
+		sizeOf(r.Stored, r.Size), r.Revision, r.Keys, cmp.Or(r.StorageVersion, "before 3.6"), cmp.Or(strings.Join(r.Members, ", "), "none"))
 	if len(r.Alarms) > 0 {
 		fmt.Fprintf(o.stdout, "Alarms that a restore would bring back: %s.\n", strings.Join(r.Alarms, ", "))
 	}
+}
+
+// sizeOf prints how large a snapshot is, and what for a file it lies in:
+// "38.1 MiB (zstd, age; 120.0 MiB unpacked)".
+func sizeOf(stored etcdops.Stored, size int64) string {
+	text := bytes(stored.Size)
+	form := strings.Trim(stored.Compression+", "+stored.Encryption, ", ")
+	if form == "" {
+		return text
+	}
+	return fmt.Sprintf("%s (%s; %s unpacked)", text, form, bytes(size))
 }
 
 // exactlyOne is a cobra argument check whose error names the argument.

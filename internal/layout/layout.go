@@ -49,6 +49,10 @@ func (r Root) EtcdMarker() string { return r.join("var/lib/nodeagent/etcd/initia
 // Snapshots is the default folder of etcd snapshots.
 func (r Root) Snapshots() string { return filepath.Join(r.State(), "snapshots") }
 
+// Scratch is the folder for what lies unsealed on disk for as long as a command
+// needs it, in files without a name; mode 0700.
+func (r Root) Scratch() string { return filepath.Join(r.State(), "scratch") }
+
 // Confirm is the folder of what is remembered of network changes that await
 // confirmation, or were undone; mode 0700.
 func (r Root) Confirm() string { return filepath.Join(r.State(), "confirm") }

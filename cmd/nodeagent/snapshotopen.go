@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodeagent/nodeagent/etcdops"
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// opening are the flags of the commands that open a snapshot.
+type opening struct {
+	skipHash   *bool
+	identities *[]string
+	scratch    *string
+}
+
+func openingFlags(cmd *cobra.Command) opening {
+	flags := cmd.Flags()
+	o := opening{
+		skipHash:   flags.Bool("skip-hash", false, "accept a database without a trailer, as copied from a data folder"),
+		identities: flags.StringArrayP("identity", "i", nil, "a `file` of age identities that open an encrypted snapshot (default: snapshots.identity_file of the spec)"),
+		scratch:    flags.String("scratch", "", "the `folder` where a compressed or encrypted snapshot lies unpacked, without a name, for as long as it takes (default: one of nodeagent's own, elsewhere than on a host the snapshot's)"),
+	}
+	must(cmd.MarkFlagFilename("identity"))
+	must(cmd.MarkFlagDirname("scratch"))
+	return o
+}
+
+// options reads the identities. Where none are named it takes those of the
+// spec, if this machine has one: to verify a snapshot needs no fleet.
+func (f opening) options(o *options) (etcdops.VerifyOptions, error) {
+	paths := *f.identities
+	if len(paths) == 0 {
+		if spec, err := o.quietSpec(); err == nil && spec.Snapshots.IdentityFile != "" {
+			paths = []string{spec.Snapshots.IdentityFile}
+		}
+	}
+	identities, err := etcdops.ReadIdentities(paths...)
+	if err != nil {
+		return etcdops.VerifyOptions{}, err
+	}
+	scratch := *f.scratch
+	if own := layout.Root(""); scratch == "" && exists(own.State()) {
+		scratch = own.Scratch() // the snapshot's folder may be somebody else's disk
+	}
+	return etcdops.VerifyOptions{
+		OpenOptions: etcdops.OpenOptions{Identities: identities, Scratch: scratch}, SkipHash: *f.skipHash,
+	}, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func newSnapshotCat(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cat FILE",
+		Short: "Print a snapshot as etcd sent it",
+		Long: `cat verifies the snapshot and then writes it to standard output as etcd sent it: the
+plain database with its sha256 trailer, which etcdutl restores. Nothing is written of a
+snapshot that is not whole.`,
+		Example: `  nodeagent snapshot cat mercury-mercury-20260101T000000Z.db.zst >plain.db`,
+		Args:    exactlyOne("FILE"),
+	}
+	flags := openingFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if terminal(o.stdout) {
+			return usageError{withHint(errors.New("the snapshot is binary, and standard output is a terminal"), "redirect it to a file, or use `nodeagent snapshot export`")}
+		}
+		return o.export(flags, args[0], func(opts etcdops.VerifyOptions) (etcdops.Report, error) {
+			return etcdops.Export(cmd.Context(), args[0], opts, o.stdout)
+		}, io.Discard)
+	}
+	return cmd
+}
+
+func newSnapshotExport(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "export FILE TO",
+		Short: "Write a snapshot as etcd sent it into another file",
+		Long: `export verifies the snapshot and then writes it as etcd sent it into the file TO: the
+plain database with its sha256 trailer, which etcdutl restores. TO appears whole or not
+at all, readable for its owner alone; one that is there is not written over.`,
+		Example: `  nodeagent snapshot export mercury-mercury-20260101T000000Z.db.zst.age plain.db --identity key.txt
+  etcdutl snapshot restore plain.db --data-dir restored`,
+	}
+	flags := openingFlags(cmd)
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) != 2 {
+			return usageError{withHint(fmt.Errorf("%s takes FILE and TO, %d given", cmd.CommandPath(), len(args)), fmt.Sprintf("see '%s --help'", cmd.CommandPath()))}
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return o.export(flags, args[0], func(opts etcdops.VerifyOptions) (etcdops.Report, error) {
+			return etcdops.ExportFile(cmd.Context(), args[0], opts, args[1])
+		}, o.stdout)
+	}
+	return cmd
+}
+
+func (o *options) export(flags opening, file string, do func(etcdops.VerifyOptions) (etcdops.Report, error), out io.Writer) error {
+	opts, err := flags.options(o)
+	if err != nil {
+		return err
+	}
+	bar := newBar(o, "verifying")
+	opts.Progress = bar.set
+	report, err := do(opts)
+	bar.close()
+	if err != nil {
+		return err
+	}
+	if o.json() && out != io.Discard {
+		return printJSON(o, report)
+	}
+	fmt.Fprintf(out, "Exported %s: %s, revision %d, %d keys, sha256 %s.\n", file, bytes(report.Size), report.Revision, report.Keys, report.SHA256)
+	return nil
+}

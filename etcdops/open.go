@@ -1,0 +1,149 @@
+package etcdops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+)
+
+// OpenOptions says how the bytes that etcd sent are got out of a snapshot.
+type OpenOptions struct {
+	// Identities open an encrypted one.
+	Identities []age.Identity
+	// Scratch is the folder where a sealed snapshot lies unsealed, without a
+	// name, while it is in use; the snapshot's own by default.
+	Scratch string
+	// Progress, if set, is called with the bytes of the file read and in all.
+	Progress func(done, total int64)
+}
+
+// opened is a snapshot whose plain bytes are in a file.
+type opened struct {
+	*os.File
+	// plain is a path by which the plain bytes can be opened while it is open.
+	plain  string
+	size   int64 // of the plain bytes
+	sum    *trailerHash
+	stored Stored
+}
+
+// openPlain opens a snapshot of whatever form, and reads all of it once: its
+// hashes are known then, and a sealed one lies unsealed in the scratch folder.
+func openPlain(ctx context.Context, path string, opts OpenOptions) (_ *opened, err error) {
+	in, size, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	keep := false
+	defer func() {
+		if !keep {
+			err = errors.Join(err, in.Close())
+		}
+	}()
+	o := &opened{File: in, plain: path, sum: newTrailerHash()}
+	stored := newCountingHash()
+	read := io.TeeReader(&following{ctx: ctx, r: io.NewSectionReader(in, 0, size), total: size, progress: opts.Progress}, stored)
+	head := make([]byte, 512)
+	n, err := in.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if isSealed(head[:n]) {
+		err = o.unseal(path, read, opts)
+	} else if err = sniff(path, head[:n]); err == nil { // before all of something else is read
+		_, err = io.CopyBuffer(o.sum, read, make([]byte, 256<<10))
+	}
+	if err == nil && stored.n != size {
+		err = fmt.Errorf("%w: it became shorter while it was read", ErrTruncated)
+	}
+	if err != nil {
+		return nil, errors.Join(err, o.closeScratch(in))
+	}
+	keep = o.File == in
+	o.size, o.stored.Size, o.stored.SHA256 = o.sum.n, stored.n, stored.sum()
+	return o, nil
+}
+
+// closeScratch closes the scratch file after a failure, if there is one.
+func (o *opened) closeScratch(in *os.File) error {
+	if o.File == in || o.File == nil {
+		return nil
+	}
+	return o.Close()
+}
+
+// unseal puts the plain bytes of what r reads into a scratch file.
+func (o *opened) unseal(path string, r io.Reader, opts OpenOptions) error {
+	plain, form, err := unseal(r, opts.Identities)
+	if err != nil {
+		return err
+	}
+	o.stored.Form = form
+	dir := opts.Scratch
+	if dir == "" {
+		dir = filepath.Dir(path)
+	}
+	f, at, err := scratch(dir)
+	if err != nil {
+		return errors.Join(fmt.Errorf("unseal: %w", err), plain.Close())
+	}
+	o.File, o.plain = f, at
+	_, err = io.CopyBuffer(io.MultiWriter(f, o.sum), plain, make([]byte, 256<<10))
+	return errors.Join(err, plain.Close())
+}
+
+// openRegular opens a snapshot's file.
+func openRegular(path string) (*os.File, int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	if info.IsDir() {
+		hint := ""
+		if inside := filepath.Join(path, "member", "snap", "db"); regular(inside) {
+			hint = fmt.Sprintf("; it is a data folder of etcd, whose database is %q", inside)
+		}
+		return nil, 0, fmt.Errorf("%w: %q is a folder%s", ErrNotSnapshot, path, hint)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%w: %q is no regular file", ErrNotSnapshot, path)
+	}
+	f, err := os.Open(path)
+	return f, info.Size(), err
+}
+
+func regular(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// isSealed tells whether a file with that beginning is of a sealed form.
+func isSealed(head []byte) bool {
+	return strings.HasPrefix(string(head), magicAge) || strings.HasPrefix(string(head), magicZstd)
+}
+
+// following is a reader that stops when ctx is done, and tells how far it has
+// come.
+type following struct {
+	ctx         context.Context
+	r           io.Reader
+	done, total int64
+	progress    func(done, total int64)
+}
+
+func (f *following) Read(p []byte) (int, error) {
+	if err := f.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := f.r.Read(p)
+	if f.done += int64(n); n > 0 && f.progress != nil {
+		f.progress(f.done, f.total)
+	}
+	return n, err
+}
