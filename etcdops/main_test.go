@@ -63,6 +63,10 @@ type server struct {
 	ClientPort, PeerPort  int
 	Cert, Key, CA         string
 	InitialCluster, Token string
+	// State is "new" or "existing", "new" unless set; Quota is in bytes, 0 for
+	// etcd's own.
+	State string
+	Quota int64
 }
 
 func runEtcd(config []byte) error {
@@ -80,6 +84,10 @@ func runEtcd(config []byte) error {
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = urls(s.ClientPort), urls(s.ClientPort)
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = urls(s.PeerPort), urls(s.PeerPort)
 	cfg.InitialCluster, cfg.InitialClusterToken = s.InitialCluster, s.Token
+	if s.State != "" {
+		cfg.ClusterState = s.State
+	}
+	cfg.QuotaBackendBytes = s.Quota
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
 	cfg.UnsafeNoFsync = true // the machine's power stays on
