@@ -48,6 +48,7 @@ func newRing(t testing.TB, n int) *ring {
 			Server: server{
 				Name: name, Data: root.EtcdData(), ClientPort: client, PeerPort: peer,
 				Cert: r.Files.Cert, Key: r.Files.Key, CA: r.Files.CA, Token: "ring",
+				Election: 600, // a busy machine must not lose its leader all the time
 			},
 		})
 	}

@@ -146,12 +146,19 @@ func defragAll(ctx context.Context, site Site, plan DefragPlan, told Told) (done
 // leadElsewhere hands the lead over before the leader's turn, to a member that
 // had its turn already where there is one.
 func leadElsewhere(ctx context.Context, site Site, v View, finished []string, told Told) error {
-	leader, _ := v.member(v.Leader)
-	next, err := bestFollower(v, finished)
-	if err != nil {
-		return err
+	member := v.Leader
+	for try := 1; v.Leader == member; try++ {
+		leader, _ := v.member(v.Leader)
+		next, err := bestFollower(v, finished)
+		if err != nil {
+			return err
+		}
+		if err = moveLeader(ctx, site, leader, next, told); err == nil || !lostLead(err) || try == moveTries {
+			return err
+		}
+		v = Look(ctx, site, false)
 	}
-	return moveLeader(ctx, site, leader, next, told)
+	return nil
 }
 
 func defragOne(ctx context.Context, files TLS, endpoint string) (err error) {

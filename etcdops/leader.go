@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 // PlanMoveLeader picks who leads now and who shall lead: the named member, or
@@ -68,11 +70,24 @@ func MoveLeader(ctx context.Context, site Site, to string, told Told) (from, tar
 		return "", "", err
 	}
 	defer func() { err = errors.Join(causeOf(ctx, err), release()) }()
-	leader, next, err := PlanMoveLeader(Look(ctx, site, false), to)
-	if err != nil {
-		return "", "", err
+	for try := 1; ; try++ {
+		leader, next, err := PlanMoveLeader(Look(ctx, site, false), to)
+		if err != nil {
+			return "", "", err
+		}
+		if err = moveLeader(ctx, site, leader, next, told); err == nil || !lostLead(err) || try == moveTries {
+			return leader.Name, next.Name, err
+		}
 	}
-	return leader.Name, next.Name, moveLeader(ctx, site, leader, next, told)
+}
+
+// moveTries is how often the lead is handed over when meanwhile another member
+// was elected.
+const moveTries = 5
+
+// lostLead tells whether the member that was to hand over did not lead any more.
+func lostLead(err error) bool {
+	return errors.Is(err, rpctypes.ErrNotLeader) || errors.Is(err, rpctypes.ErrLeaderChanged)
 }
 
 // moveTime bounds how long the new leader may take to lead.

@@ -1,6 +1,7 @@
 package etcdops
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -67,6 +68,9 @@ type server struct {
 	// etcd's own.
 	State string
 	Quota int64
+	// Election is etcd's election timeout in ms, 100 unless set; a heartbeat is a
+	// tenth of it.
+	Election uint
 }
 
 func runEtcd(config []byte) error {
@@ -88,7 +92,8 @@ func runEtcd(config []byte) error {
 		cfg.ClusterState = s.State
 	}
 	cfg.QuotaBackendBytes = s.Quota
-	cfg.TickMs, cfg.ElectionMs = 10, 100
+	election := cmp.Or(s.Election, 100)
+	cfg.TickMs, cfg.ElectionMs = election/10, election
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
 	cfg.UnsafeNoFsync = true // the machine's power stays on
 	e, err := embed.StartEtcd(cfg)
