@@ -26,12 +26,13 @@ type ring struct {
 
 // node is one host of a ring.
 type node struct {
-	t      testing.TB
-	Root   layout.Root
-	Member Member
-	Server server
-	cmd    *exec.Cmd
-	ended  chan struct{}
+	t       testing.TB
+	Root    layout.Root
+	Member  Member
+	Server  server
+	starter *Starter
+	cmd     *exec.Cmd
+	ended   chan struct{}
 }
 
 // newRing makes n hosts, m1 and so on, without starting their members.

@@ -37,12 +37,15 @@ import (
 const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
+	envReplace = "ETCDOPS_TEST_REPLACE"
 )
 
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
+	case os.Getenv(envReplace) != "":
+		exit(runReplace([]byte(os.Getenv(envReplace))))
 	case os.Getenv(envRestore) != "":
 		exit(runRestore([]byte(os.Getenv(envRestore))))
 	default:
