@@ -40,10 +40,9 @@ func (s *etcdStart) of(root layout.Root, spec *hosts.Spec) (*etcdops.Starter, er
 			return nil, err
 		}
 	}
-	peer := root.Certificate(layout.CertEtcdPeer)
 	starter := &etcdops.Starter{
 		Root: root, Members: etcdops.Members(spec), Token: spec.Cluster, Existing: spec.Etcd.Existing,
-		Peer: etcdops.TLS{Cert: peer.Cert, Key: peer.Key, CA: root.Trust(layout.CAEtcdPeer)},
+		Peer: etcdPeerTLS(root),
 	}
 	for _, m := range starter.Members {
 		if m.Name == spec.Name {
@@ -90,6 +89,48 @@ func (h *Host) guardStart(ctx context.Context, unit string) error {
 		patience = holdDaemon
 	}
 	return starter.Permit(ctx, patience)
+}
+
+// etcdPeerTLS names the certificate with which etcd's members know each other.
+func etcdPeerTLS(root layout.Root) etcdops.TLS {
+	files := root.Certificate(layout.CertEtcdPeer)
+	return etcdops.TLS{Cert: files.Cert, Key: files.Key, CA: root.Trust(layout.CAEtcdPeer)}
+}
+
+// EtcdPeerTLS is the certificate with which this host may ask etcd's peer ports;
+// the zero value on a host that has none, being no member.
+func (h *Host) EtcdPeerTLS() etcdops.TLS {
+	if !h.Spec().Has(hosts.RoleEtcd) {
+		return etcdops.TLS{}
+	}
+	return etcdPeerTLS(h.root)
+}
+
+// ownStarter is the starter of a host that has a member.
+func (h *Host) ownStarter() (*etcdops.Starter, error) {
+	if spec := h.Spec(); !spec.Has(hosts.RoleEtcd) {
+		return nil, errNoEtcd(spec)
+	}
+	return h.start.of(h.root, h.Spec())
+}
+
+// EtcdOutlook tells whether this host's etcd may be started, and why.
+func (h *Host) EtcdOutlook(ctx context.Context) (etcdops.Outlook, error) {
+	starter, err := h.ownStarter()
+	if err != nil {
+		return etcdops.Outlook{}, err
+	}
+	return starter.Outlook(ctx)
+}
+
+// DeclareEtcd notes that a person said that a new cluster begins here. The caller
+// holds the lock.
+func (h *Host) DeclareEtcd(without, again bool) error {
+	starter, err := h.ownStarter()
+	if err != nil {
+		return err
+	}
+	return starter.Declare(time.Now(), without, again)
 }
 
 // watchEtcdStart makes the daemon converge as soon as etcd, which waited for

@@ -331,3 +331,63 @@ func TestDecideBegin(t *testing.T) {
 		t.Error("the initial cluster depends on an order")
 	}
 }
+
+// Where a host is not to be had, a person says so; it joins when it comes.
+func TestDeclare(t *testing.T) {
+	r := newRing(t, 3)
+	m1, m2, m3 := r.Nodes[0], r.Nodes[1], r.Nodes[2]
+	for range 2 {
+		for _, n := range []*node{m1, m2} {
+			if err := r.converge(t.Context(), n); !errors.Is(err, ErrHeld) {
+				t.Fatalf("%s was not held: %v", n.Member.Name, err)
+			}
+		}
+	}
+	starter := r.starter(m1)
+	o, err := starter.Outlook(t.Context())
+	if err != nil || o.Held == "" || len(o.Others) != 2 || o.Others[0].State != PeerEmpty || o.Others[1].State != PeerSilent {
+		t.Fatalf("outlook %+v, %v", o, err)
+	}
+	for without, text := range map[string]string{"m2": "m3 says nothing either", "m2,m3": "m2 waits", "m3,m9": "no other host"} {
+		if err := o.MayDeclare(strings.Split(without, ","), false); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("without %s: %v", without, err)
+		}
+	}
+	if err := errors.Join(o.MayDeclare([]string{"m3"}, false), starter.Declare(time.Now(), true, false)); err != nil {
+		t.Fatal(err)
+	}
+	r.agent(m1)
+	r.agent(m2)
+	r.until("m1 and m2 to be a cluster", func(v View) bool { return v.Quorum && v.Serving == 2 })
+	o, err = r.starter(m3).Outlook(t.Context())
+	if err != nil || o.Begin != BeginJoin {
+		t.Errorf("outlook of m3: %+v, %v", o, err)
+	}
+	if err := o.MayDeclare(nil, true); err == nil || !strings.Contains(err.Error(), "etcd runs on m1") {
+		t.Errorf("a second cluster was declared: %v", err)
+	}
+	r.agent(m3)
+	r.began()
+}
+
+// A host may forget its data on purpose, and only so.
+func TestDeclareAgain(t *testing.T) {
+	r := newRing(t, 1)
+	m1 := r.Nodes[0]
+	stop := r.agent(m1)
+	r.began()
+	o, err := r.starter(m1).Outlook(t.Context())
+	if err != nil || o.MayDeclare(nil, true) == nil {
+		t.Errorf("with its data there: %+v, %v", o, err)
+	}
+	stop()
+	m1.lose(true)
+	if o, err = r.starter(m1).Outlook(t.Context()); err != nil || o.Held == "" || o.MayDeclare(nil, false) == nil {
+		t.Fatalf("outlook %+v, %v", o, err)
+	}
+	if err := errors.Join(o.MayDeclare(nil, true), r.starter(m1).Declare(time.Now(), false, true)); err != nil {
+		t.Fatal(err)
+	}
+	r.agent(m1)
+	r.began()
+}

@@ -17,6 +17,6 @@ nothing while another host does something to etcd.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newEtcdStatus(o), newEtcdMembers(o), newEtcdDefrag(o), newEtcdMoveLeader(o), newEtcdDisarm(o))
+	cmd.AddCommand(newEtcdStatus(o), newEtcdMembers(o), newEtcdDefrag(o), newEtcdMoveLeader(o), newEtcdDisarm(o), newEtcdReplace(o), newEtcdInit(o))
 	return cmd
 }
