@@ -348,10 +348,14 @@ func TestDeclare(t *testing.T) {
 	if err != nil || o.Held == "" || len(o.Others) != 2 || o.Others[0].State != PeerEmpty || o.Others[1].State != PeerSilent {
 		t.Fatalf("outlook %+v, %v", o, err)
 	}
-	for without, text := range map[string]string{"m2": "m3 says nothing either", "m2,m3": "m2 waits", "m3,m9": "no other host"} {
+	for without, text := range map[string]string{"m2": "m2 waits", "m2,m3": "m2 waits", "m3,m9": "no other host"} {
 		if err := o.MayDeclare(strings.Split(without, ","), false); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("without %s: %v", without, err)
 		}
+	}
+	unheard := Outlook{Host: "m1", Others: []PeerAnswer{{Member: m2.Member, State: PeerSilent}, {Member: m3.Member, State: PeerSilent}}}
+	if err := unheard.MayDeclare([]string{"m2"}, false); err == nil || !strings.Contains(err.Error(), "m3 says nothing either") {
+		t.Errorf("with two that say nothing: %v", err)
 	}
 	if err := errors.Join(o.MayDeclare([]string{"m3"}, false), starter.Declare(time.Now(), true, false)); err != nil {
 		t.Fatal(err)
