@@ -1,6 +1,7 @@
 package etcdops
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -169,16 +170,7 @@ func (n *node) start() {
 	if n.running() {
 		return
 	}
-	config, err := json.Marshal(n.Server)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), envEtcd+"="+string(config), envRestore+"=")
+	cmd := n.command()
 	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		n.t.Fatal(err)
@@ -190,6 +182,42 @@ func (n *node) start() {
 	}
 	n.cmd, n.ended = cmd, make(chan struct{})
 	go func(ended chan struct{}) { cmd.Wait(); close(ended) }(n.ended)
+}
+
+// envProgram names an etcd of another version, which the rings of a run of the
+// tests are then made of.
+const envProgram = "NODEAGENT_TEST_ETCD"
+
+func (n *node) command() *exec.Cmd {
+	if program := os.Getenv(envProgram); program != "" {
+		return exec.Command(program, n.Server.flags()...)
+	}
+	config, err := json.Marshal(n.Server)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), envEtcd+"="+string(config), envRestore+"=")
+	return cmd
+}
+
+// flags are what runEtcd makes of the settings, for etcd's own program.
+func (s server) flags() []string {
+	client, peer := fmt.Sprintf("https://127.0.0.1:%d", s.ClientPort), fmt.Sprintf("https://127.0.0.1:%d", s.PeerPort)
+	return []string{
+		"--name=" + s.Name, "--data-dir=" + s.Data, "--log-level=error", "--unsafe-no-fsync",
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
+		"--cert-file=" + s.Cert, "--key-file=" + s.Key, "--trusted-ca-file=" + s.CA, "--client-cert-auth",
+		"--peer-cert-file=" + s.Cert, "--peer-key-file=" + s.Key, "--peer-trusted-ca-file=" + s.CA, "--peer-client-cert-auth",
+		"--initial-cluster=" + s.InitialCluster, "--initial-cluster-token=" + s.Token, "--initial-cluster-state=" + cmp.Or(s.State, "new"),
+		fmt.Sprintf("--quota-backend-bytes=%d", s.Quota),
+		fmt.Sprintf("--heartbeat-interval=%d", s.Election/10), fmt.Sprintf("--election-timeout=%d", s.Election),
+	}
 }
 
 func (n *node) logFile() string { return filepath.Join(string(n.Root), "etcd.log") }

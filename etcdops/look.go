@@ -105,6 +105,7 @@ func see(ctx context.Context, files TLS, endpoint string) (s sight) {
 		return s
 	}
 	if s.status.Leader == 0 {
+		s.err = fmt.Errorf("etcd %s has no leader", endpoint)
 		return s // what follows needs one, and would only wait
 	}
 	if _, err := client.Get(ctx, "health", clientv3.WithCountOnly()); err != nil {
