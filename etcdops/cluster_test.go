@@ -158,9 +158,10 @@ func (r *ring) fill(prefix string, n int) {
 		for j := i; j < min(i+100, n); j++ {
 			ops = append(ops, clientv3.OpPut(fmt.Sprintf("%s%06d", prefix, j), value))
 		}
-		if _, err := client.Txn(r.t.Context()).Then(ops...).Commit(); err != nil {
-			r.t.Fatal(err)
-		}
+		eventually(r.t, "values to be written", func() error {
+			_, err := client.Txn(r.t.Context()).Then(ops...).Commit()
+			return err
+		})
 	}
 }
 

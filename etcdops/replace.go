@@ -311,18 +311,33 @@ func (r *replacer) promote(ctx context.Context, m MemberView) error {
 	return nil
 }
 
-// unhealthyTime is how long etcd may refuse to change its members because some
-// have been connected to each other for less than its five seconds.
-const unhealthyTime = 30 * time.Second
+// passingTime is how long what passes may last: etcd refuses to change its
+// members while some have been connected to each other for less than five
+// seconds, and loses what it is asked while the lead changes.
+const passingTime = 30 * time.Second
 
-// ask speaks to a member that serves, again while etcd does not find its members
-// connected for long enough.
+// passing tells whether an error is one of those. Whether what was asked has
+// happened is then not known; asked again, it is an error of its own.
+func passing(err error) bool {
+	for _, known := range []error{
+		rpctypes.ErrUnhealthy, rpctypes.ErrLeaderChanged, rpctypes.ErrNoLeader, rpctypes.ErrTimeout,
+		rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+// ask speaks to a member that serves, again while the reason that it fails for
+// may pass.
 func (r *replacer) ask(ctx context.Context, f func(context.Context, *clientv3.Client) error) error {
 	tick := time.NewTicker(replacePause)
 	defer tick.Stop()
-	for deadline := time.Now().Add(unhealthyTime); ; {
+	for deadline := time.Now().Add(passingTime); ; {
 		err := r.askOnce(ctx, f)
-		if !errors.Is(err, rpctypes.ErrUnhealthy) || time.Now().After(deadline) {
+		if !passing(err) || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
 		select {
@@ -340,7 +355,7 @@ func (r *replacer) askOnce(ctx context.Context, f func(context.Context, *clientv
 		return err
 	}
 	defer func() { err = errors.Join(err, closeClient(client)) }()
-	ctx, cancel := context.WithTimeout(ctx, 2*answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	return f(ctx, client)
 }
