@@ -17,8 +17,9 @@ import (
 // starter is what the host's nodeagent asks before it starts etcd.
 func (r *ring) starter(n *node) *Starter {
 	if n.starter == nil {
-		n.starter = &Starter{Root: n.Root, Self: n.Member, Members: r.members(), Token: "ring", Peer: r.Files}
-		r.t.Cleanup(func() { n.starter.Close() })
+		starter := &Starter{Root: n.Root, Self: n.Member, Members: r.members(), Token: "ring", Peer: r.Files}
+		r.t.Cleanup(func() { starter.Close() })
+		n.starter = starter
 	}
 	return n.starter
 }

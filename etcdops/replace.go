@@ -73,6 +73,10 @@ func NextReplace(v View, host string) (ReplaceStep, MemberView, error) {
 		return ReplaceDone, m, nil
 	case m.Answers:
 		return refuse("%s answers; a member that is ill but there is looked at first (`nodeagent etcd status`)", host)
+	case m.Learner:
+		// One that joined a moment ago and is restarted, most likely: it harms no
+		// quorum, and if it were removed its data would have to be, too.
+		return ReplaceCatchUp, m, nil
 	}
 	return ReplaceRemove, m, nil
 }
@@ -200,6 +204,10 @@ func (r *replacer) take(ctx context.Context, step ReplaceStep, m MemberView) (fi
 	case ReplacePromote:
 		err = r.promote(ctx, m)
 	case ReplaceStart, ReplaceCatchUp:
+		if m.Started && !m.Answers && r.lost(ctx, m) {
+			r.told.say("remove", "%s has lost its data again", m.Name)
+			return false, r.remove(ctx, m)
+		}
 		r.wait(step, m)
 		return false, nil
 	case ReplaceDone:
@@ -225,8 +233,18 @@ func (r *replacer) wait(step ReplaceStep, m MemberView) {
 	r.opts.after(step)
 }
 
+// lost tells whether nodeagent says on the learner's peer port that the host has
+// no data.
+func (r *replacer) lost(ctx context.Context, m MemberView) bool {
+	if r.opts.Peer == (TLS{}) || m.Fleet == nil {
+		return false
+	}
+	a, err := askPeer(ctx, r.opts.Peer, *m.Fleet)
+	return err == nil && (a.State == PeerEmpty || a.State == PeerLost)
+}
+
 func (r *replacer) remove(ctx context.Context, m MemberView) error {
-	if m.Started && !r.removed[m.id] {
+	if m.Started && !m.Learner && !r.removed[m.id] {
 		if err := r.confirmSilence(ctx, m); err != nil {
 			return err
 		}

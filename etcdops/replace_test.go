@@ -27,13 +27,13 @@ func runReplace(config []byte) error {
 	if err := json.Unmarshal(config, &r); err != nil {
 		return err
 	}
-	turnTime = 2 * time.Second
+	turnTime = 6 * time.Second // how long the next one waits for one that was killed
 	r.Options.after = func(step ReplaceStep) {
 		if step == r.KillAfter {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	_, err := Replace(ctx, r.Site, r.Options, nil)
 	return err
@@ -116,9 +116,17 @@ func TestReplaceKilled(t *testing.T) {
 		r.killed(opts, step)
 		r.oneCluster()
 	}
-	// The learner starts, and dies in the middle.
+	// The learner starts, loses its data once more, and dies in the middle.
+	stop = r.agent(m3)
+	joined := r.until("m3 to have joined", func(v View) bool { m, _ := v.member("m3"); return m.Started && m.Learner })
+	stop()
+	m3.lose(false)
 	r.agent(m3)
-	r.until("m3 to have joined", func(v View) bool { m, _ := v.member("m3"); return m.Started && m.Learner })
+	r.killed(opts, ReplaceAdd)
+	again := r.until("m3 to have joined again", func(v View) bool { m, _ := v.member("m3"); return m.Started && m.Learner })
+	if first, _ := joined.member("m3"); first.ID == again.Members[2].ID {
+		t.Error("m3 took its own place with its data lost")
+	}
 	m3.kill()
 	r.killed(opts, ReplacePromote)
 	eventually(t, "the turn to lapse", func() error {
