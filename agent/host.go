@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -45,6 +46,8 @@ type Host struct {
 	login login
 	// clock knows whether the clock was set.
 	clock clockWatch
+	// start decides how etcd begins where it has no data.
+	start etcdStart
 	// looks makes the daemon ask its issuer at once; see lookNow.
 	looks chan struct{}
 	// locked are the locks that the caller holds all the time; see Holds.
@@ -74,7 +77,7 @@ func Open(_ context.Context, root layout.Root, spec *hosts.Spec, log *slog.Logge
 func (h *Host) Close() error {
 	h.closeLogin()
 	h.systemd.Close()
-	return h.network.Close()
+	return errors.Join(h.start.close(), h.network.Close())
 }
 
 // Spec is the spec in force.
@@ -149,21 +152,6 @@ func (h *Host) wantUnits() units.State {
 	return kube.Render(h.Spec(), h.root, kube.Facts{Digests: pki.Inputs(h.root, kube.ClientPairs(h.Spec(), h.root)...)})
 }
 
-// guardStart refuses to start etcd on lost data or in the middle of a restore.
-func (h *Host) guardStart(unit string) error {
-	if unit != layout.Unit(layout.Etcd) {
-		return nil
-	}
-	restoring, err := etcdops.RestoreInProgress(h.root)
-	if err != nil {
-		return err
-	}
-	if restoring {
-		return fmt.Errorf("not started: %w", etcdops.ErrRestoreInterrupted)
-	}
-	return etcdops.BootstrapGuard(h.root)
-}
-
 // Converge converges the named domains (none: all) and remembers that etcd has
 // once been healthy, which is what guards its data from then on. The error is
 // about that; what did not converge is in the result.
@@ -189,7 +177,7 @@ func (h *Host) converge(ctx context.Context, domains []Domain, rep plan.Reporter
 
 // markEtcd writes the marker that etcd runs on this host as soon as it does.
 func (h *Host) markEtcd(ctx context.Context) error {
-	if !h.Spec().Has(hosts.RoleEtcd) || etcdops.Initialised(h.root) {
+	if !h.Spec().Has(hosts.RoleEtcd) || etcdops.Begun(h.root) {
 		return nil
 	}
 	for _, u := range h.wantUnits().Units {
@@ -234,6 +222,7 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 	if err := watchSignals(ctx, h.log, h.systemd.Watch, events, services); err != nil {
 		return err
 	}
+	go h.watchEtcdStart(ctx, events)
 	clock := Event{Source: "the clock", Domains: []string{DomainPKI, DomainProof}}
 	if err := watchSignals(ctx, h.log, watchClock, events, clock); err != nil {
 		return err

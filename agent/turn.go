@@ -16,9 +16,9 @@ import (
 // never when the cluster would lose its quorum by it. API servers take turns,
 // too, so that clients that know several always find one.
 const (
-	// restartClaim ends the name of the claim in etcd that one host holds
-	// meanwhile; it begins with the component's.
-	restartClaim = "-restart"
+	// serverClaim is the claim in etcd that a host holds while it restarts its
+	// API server. etcd's is that of all operations on the cluster.
+	serverClaim = "kube-apiserver-restart"
 	// restartTime is for how long it is held at most; a host that dies in its
 	// turn keeps the others waiting for so long.
 	restartTime = 3 * time.Minute
@@ -54,7 +54,7 @@ func (h *Host) takeServerTurn(ctx context.Context) (func(), error) {
 	if err != nil {
 		return func() {}, nil
 	}
-	claim, err := h.claimTurn(ctx, claims, layout.APIServer)
+	claim, err := h.claimTurn(ctx, claims, serverClaim, layout.APIServer)
 	if err != nil {
 		if errors.Is(err, errTurnTaken) || ctx.Err() != nil {
 			return nil, errors.Join(err, claims.Close())
@@ -79,7 +79,7 @@ func (h *Host) takeEtcdTurn(ctx context.Context, endpoints []string) (func(), er
 	if err != nil {
 		return nil, err
 	}
-	claim, err := h.claimTurn(ctx, claims, layout.Etcd)
+	claim, err := h.claimTurn(ctx, claims, etcdops.TurnClaim, layout.Etcd)
 	if err != nil {
 		return nil, errors.Join(err, claims.Close())
 	}
@@ -103,22 +103,22 @@ func (h *Host) askTurn(ctx context.Context, endpoints []string) (permit, error) 
 var errTurnTaken = errors.New("not restarted")
 
 // claimTurn waits until this host holds a component's claim.
-func (h *Host) claimTurn(ctx context.Context, claims *etcdops.Claims, component string) (etcdops.Claim, error) {
+func (h *Host) claimTurn(ctx context.Context, claims *etcdops.Claims, name, component string) (etcdops.Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, turnPatience)
 	defer cancel()
 	self, waits := h.Spec().Name, ""
 	for {
-		claim, err := claims.Take(ctx, component+restartClaim, self, restartTime)
+		claim, err := claims.Take(ctx, name, self, restartTime)
 		if err != nil || claim.Holder == self {
 			return claim, err
 		}
 		if claim.Holder != waits {
-			h.log.Info(component+" waits for its turn to be restarted", "because", claim.Holder+" restarts its own")
+			h.log.Info(component+" waits for its turn to be restarted", "because", claim.Holder+" has it")
 		}
 		waits = claim.Holder
 		claims.Changed(ctx, claim)
 		if ctx.Err() != nil {
-			return claim, fmt.Errorf("%w: host %s has been restarting its %s for %s: look at it there (nodeagent status)", errTurnTaken, waits, component, turnPatience)
+			return claim, fmt.Errorf("%w: %s has had the turn of %s for %s: look at it there (nodeagent status)", errTurnTaken, waits, component, turnPatience)
 		}
 	}
 }

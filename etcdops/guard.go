@@ -21,9 +21,26 @@ func Initialised(root layout.Root) bool {
 	return err == nil
 }
 
-// MarkInitialised writes the marker if it is not there. Call it once etcd is
-// seen to be healthy.
+// Begun tells whether etcd has been healthy on this host and nothing is left of
+// how it began: then there is nothing for [MarkInitialised] to do.
+func Begun(root layout.Root) bool {
+	_, err := os.Stat(root.EtcdStart())
+	return Initialised(root) && errors.Is(err, os.ErrNotExist)
+}
+
+// MarkInitialised writes the marker if it is not there, and then takes back the
+// permission to start without data. Call it once etcd is seen to be healthy.
 func MarkInitialised(root layout.Root, now time.Time) error {
+	if err := writeMarker(root, now); err != nil {
+		return err
+	}
+	if err := atomicfile.Remove(declaredPath(root)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return removeStart(root)
+}
+
+func writeMarker(root layout.Root, now time.Time) error {
 	path := root.EtcdMarker()
 	if _, err := os.Stat(path); err == nil {
 		return nil

@@ -3,13 +3,9 @@ package etcdops
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // Health is what the asked members say of themselves and of their cluster.
@@ -58,57 +54,11 @@ func AskHealth(ctx context.Context, files TLS, endpoints []string) (Health, erro
 	if len(endpoints) == 0 {
 		return Health{}, errors.New("ask etcd for its health: no endpoint given")
 	}
-	answers := make([]answer, len(endpoints))
-	var wait sync.WaitGroup
-	for i, endpoint := range endpoints {
-		wait.Go(func() { answers[i] = ask(ctx, files, endpoint) })
-	}
-	wait.Wait()
-	return health(answers)
-}
-
-// answer is what one endpoint said.
-type answer struct {
-	endpoint string
-	latency  time.Duration
-	status   *clientv3.StatusResponse
-	members  *clientv3.MemberListResponse
-	alarms   *clientv3.AlarmResponse
-	quorum   bool
-	err      error
-}
-
-func ask(ctx context.Context, files TLS, endpoint string) (a answer) {
-	a.endpoint = endpoint
-	began := time.Now()
-	client, err := dial(ctx, files, endpoint)
-	if err != nil {
-		a.err = err
-		return a
-	}
-	defer func() { a.err = errors.Join(a.err, closeClient(client)) }()
-	if a.status, a.err = memberStatus(ctx, client, endpoint); a.err != nil {
-		return a
-	}
-	a.latency = time.Since(began)
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	if a.members, err = client.MemberList(ctx, clientv3.WithSerializable()); err != nil {
-		a.err = fmt.Errorf("ask etcd %s for its members: %w", endpoint, err)
-	}
-	if a.alarms, err = client.AlarmList(ctx); err != nil {
-		a.err = errors.Join(a.err, fmt.Errorf("ask etcd %s for alarms: %w", endpoint, err))
-	}
-	if _, err := client.Get(ctx, "health", clientv3.WithCountOnly()); err != nil {
-		a.err = errors.Join(a.err, fmt.Errorf("read through the quorum by etcd %s: %w", endpoint, err))
-	} else {
-		a.quorum = true
-	}
-	return a
+	return health(sightAll(ctx, files, endpoints))
 }
 
 // health joins the answers. It is pure.
-func health(answers []answer) (Health, error) {
+func health(answers []sight) (Health, error) {
 	var h Health
 	var failed []error
 	byID := map[uint64]*MemberHealth{}
@@ -152,7 +102,7 @@ func health(answers []answer) (Health, error) {
 	return h, errors.Join(failed...)
 }
 
-func addStatus(byID map[uint64]*MemberHealth, a answer) {
+func addStatus(byID map[uint64]*MemberHealth, a sight) {
 	id := a.status.Header.GetMemberId()
 	m := byID[id]
 	if m == nil {

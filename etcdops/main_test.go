@@ -1,6 +1,7 @@
 package etcdops
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -36,12 +37,15 @@ import (
 const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
+	envReplace = "ETCDOPS_TEST_REPLACE"
 )
 
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
+	case os.Getenv(envReplace) != "":
+		exit(runReplace([]byte(os.Getenv(envReplace))))
 	case os.Getenv(envRestore) != "":
 		exit(runRestore([]byte(os.Getenv(envRestore))))
 	default:
@@ -63,6 +67,13 @@ type server struct {
 	ClientPort, PeerPort  int
 	Cert, Key, CA         string
 	InitialCluster, Token string
+	// State is "new" or "existing", "new" unless set; Quota is in bytes, 0 for
+	// etcd's own.
+	State string
+	Quota int64
+	// Election is etcd's election timeout in ms, 100 unless set; a heartbeat is a
+	// tenth of it.
+	Election uint
 }
 
 func runEtcd(config []byte) error {
@@ -80,7 +91,12 @@ func runEtcd(config []byte) error {
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = urls(s.ClientPort), urls(s.ClientPort)
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = urls(s.PeerPort), urls(s.PeerPort)
 	cfg.InitialCluster, cfg.InitialClusterToken = s.InitialCluster, s.Token
-	cfg.TickMs, cfg.ElectionMs = 10, 100
+	if s.State != "" {
+		cfg.ClusterState = s.State
+	}
+	cfg.QuotaBackendBytes = s.Quota
+	election := cmp.Or(s.Election, 100)
+	cfg.TickMs, cfg.ElectionMs = election/10, election
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
 	cfg.UnsafeNoFsync = true // the machine's power stays on
 	e, err := embed.StartEtcd(cfg)

@@ -14,7 +14,7 @@ import (
 
 // TestMain makes the test binary answer as nodeagent when a script calls it.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"nodeagent": main})
+	testscript.Main(m, map[string]func(){"nodeagent": main, "etcd": etcdServer})
 }
 
 func TestScripts(t *testing.T) {

@@ -34,9 +34,6 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 			{"advertise-client-urls", client},
 			{"listen-peer-urls", peers},
 			{"initial-advertise-peer-urls", peers},
-			{"initial-cluster", initialCluster(spec)},
-			{"initial-cluster-state", clusterState(spec)},
-			{"initial-cluster-token", spec.Cluster},
 			{"cert-file", server.Cert},
 			{"key-file", server.Key},
 			{"client-cert-auth", "true"},
@@ -55,6 +52,9 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 		hardening: hardening{on: true, capabilities: lowPort(spec.Etcd.ClientPort, spec.Etcd.PeerPort)},
 		service: append(stateDirectory(root, filepath.Dir(root.EtcdData())),
 			"Type=notify",
+			// How the member begins where it has no data. With data etcd does not
+			// look at it, so no flag of the unit changes with the fleet's members.
+			"EnvironmentFile=-"+root.EtcdStart(),
 			// Ready means that the member has found its leader. A member that
 			// waits for the others may be started again meanwhile: what it has
 			// agreed on is in its log.
@@ -66,10 +66,11 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 		),
 		// Lost data must not become an empty cluster, whoever starts the unit:
 		// systemd after a kill, at boot, or a person. Of assertions with a bar
-		// one has to hold (systemd.unit(5)).
+		// one has to hold (systemd.unit(5)): there is data, or nodeagent has
+		// decided how the member begins without.
 		unitSettings: []string{
 			"AssertPathExistsGlob=|" + filepath.Join(root.EtcdData(), "member", "wal", "*.wal"),
-			"AssertPathExists=|!" + root.EtcdMarker(),
+			"AssertPathExists=|" + root.EtcdStart(),
 		},
 		effect: plan.Quorum,
 		ready: &units.Probe{
@@ -81,25 +82,6 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 		},
 		restart: []string{serverCA, peerCA},
 	}
-}
-
-// initialCluster is "name=peer URL" of every member, sorted by name.
-func initialCluster(spec *hosts.Spec) string {
-	members := []string{spec.Name + "=" + secureURL(spec.Address, spec.Etcd.PeerPort)}
-	for _, peer := range spec.Peers {
-		if peer.Has(hosts.RoleEtcd) {
-			members = append(members, peer.Name+"="+secureURL(peer.Address, spec.Etcd.PeerPort))
-		}
-	}
-	slices.Sort(members)
-	return strings.Join(members, ",")
-}
-
-func clusterState(spec *hosts.Spec) string {
-	if spec.Etcd.Existing {
-		return "existing"
-	}
-	return "new"
 }
 
 // etcdServers are the client URLs for kube-apiserver: the host's own member

@@ -46,6 +46,11 @@ func (r Root) EtcdData() string { return r.join("var/lib/nodeagent/etcd/data") }
 // is lost data and etcd must not be started.
 func (r Root) EtcdMarker() string { return r.join("var/lib/nodeagent/etcd/initialised") }
 
+// EtcdStart is the environment file that says how etcd begins without data: its
+// initial cluster, and whether that is new or exists. Without it and without
+// data etcd's unit does not start.
+func (r Root) EtcdStart() string { return r.join("var/lib/nodeagent/etcd/start.env") }
+
 // Snapshots is the default folder of etcd snapshots.
 func (r Root) Snapshots() string { return filepath.Join(r.State(), "snapshots") }
 

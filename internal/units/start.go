@@ -88,7 +88,7 @@ func (r *starting) one(ctx context.Context, i int, c plan.Change) error {
 		err = r.await(ctx, i, s)
 	}
 	if err == nil && r.systemd.Guard != nil {
-		err = r.systemd.Guard(s.unit.Name)
+		err = r.systemd.Guard(ctx, s.unit.Name)
 	}
 	if ctx.Err() != nil {
 		return errNotAttempted

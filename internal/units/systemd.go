@@ -20,7 +20,7 @@ import (
 type Systemd struct {
 	// Guard, if set, is asked before Apply starts or restarts a unit; an error
 	// stops it from doing so. Start and Restart do not ask.
-	Guard func(unit string) error
+	Guard func(ctx context.Context, unit string) error
 	// Turn, if set, is asked before a unit is restarted, and waits until it may
 	// be; what it returns is called when the unit is ready again, or has failed.
 	Turn func(ctx context.Context, unit string) (end func(), err error)
