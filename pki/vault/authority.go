@@ -80,13 +80,18 @@ func (a Authority) signer() *IssuerCertificate {
 	return nil
 }
 
-// bundle is all certificates, PEM.
+// bundle is the certificates that what it signs is checked against, PEM. A root
+// that only stands above is not among them, as [Issuer.Bundle] says.
 func (a Authority) bundle() string {
-	var b strings.Builder
+	var all []*x509.Certificate
 	for _, i := range a.Issuers {
-		b.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.Certificate.Raw}))
+		all = append(all, i.Certificate)
 	}
-	return b.String()
+	content, err := encodeBundle(all)
+	if err != nil {
+		return "" // there is none
+	}
+	return string(content)
 }
 
 func (s State) authority(name string) *Authority {
