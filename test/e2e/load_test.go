@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
@@ -75,7 +76,7 @@ var targets = []target{
 	},
 }
 
-// start begins; end stops it and returns what failed.
+// startLoad begins; report ends it.
 func (c *trio) startLoad() *load {
 	ctx, cancel := context.WithCancel(c.ctx)
 	l := &load{cluster: c, stop: cancel}
@@ -94,10 +95,46 @@ func (c *trio) startLoad() *load {
 	return l
 }
 
+// end stops the load and returns what failed.
 func (l *load) end() (requests, moved int64, failures []string) {
 	l.stop()
 	l.done.Wait()
 	return l.count.Load(), l.moved.Load(), l.failures
+}
+
+// report ends the load, logs what was asked meanwhile, and fails the test for
+// each request that failed.
+func (l *load) report(t *testing.T, what string) {
+	t.Helper()
+	requests, moved, failures := l.end()
+	t.Logf("%s; %d requests meanwhile, %d tries at another host, %d failures", what, requests, moved, len(failures))
+	failFor(t, failures)
+}
+
+// failFor fails the test for requests that failed.
+func failFor(t *testing.T, failures []string) {
+	t.Helper()
+	if len(failures) > 0 {
+		t.Errorf("requests that failed, by kind:\n%s", strings.Join(kinds(failures), "\n"))
+	}
+}
+
+// kinds groups failures that say the same at different moments, each with its
+// count and its first moment.
+func kinds(failures []string) []string {
+	count, first := map[string]int{}, map[string]string{}
+	var order []string
+	for _, f := range failures {
+		moment, what, _ := strings.Cut(f, " ")
+		if count[what]++; count[what] == 1 {
+			first[what] = moment
+			order = append(order, what)
+		}
+	}
+	for i, what := range order {
+		order[i] = fmt.Sprintf("%6d times, first %s: %s", count[what], first[what], what)
+	}
+	return order
 }
 
 // request makes one request, at the hosts one after another until one answers.
