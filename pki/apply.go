@@ -20,6 +20,9 @@ type Applier struct {
 	// Issuer is asked for, once, when something must be issued. Planning and
 	// observing need none.
 	Issuer func(context.Context) (Issuer, error)
+	// Keys opens the keys of the local issuer's authorities where they are
+	// encrypted, or are to be; nil elsewhere.
+	Keys *Keyring
 	// Now is time.Now where nil.
 	Now func() time.Time
 	// DataExists tells whether etcd holds data that an encryption key may have
@@ -137,8 +140,8 @@ func (o modeOp) apply(_ context.Context, r *run) error {
 	return atomicfile.SyncDir(filepath.Dir(o.mode.Path))
 }
 
-func (o authorityOp) apply(_ context.Context, r *run) error {
-	return makeAuthority(r.disk, r.Root, o.want, r.now())
+func (o authorityOp) apply(ctx context.Context, r *run) error {
+	return makeAuthority(ctx, r.disk, r.Root, r.Keys, o.want, r.now())
 }
 
 func (o trustOp) apply(ctx context.Context, r *run) error {

@@ -32,6 +32,7 @@ type differ struct {
 
 func (d *differ) diff() []plan.Change {
 	d.modes()
+	d.caKeys()
 	d.authorities()
 	d.trust()
 	d.keys()
@@ -88,7 +89,14 @@ func (d *differ) findAnchor(ca string) anchor {
 		case authorityMake:
 			return anchor{anew: true}
 		case authorityComplete, authorityRenew:
-			return anchor{known: true, keys: []string{have.KeyID}}
+			if have.KeyID != "" {
+				return anchor{known: true, keys: []string{have.KeyID}}
+			}
+			// Only the bundle tells whose key it is that lies there encrypted.
+			if b := d.have.bundle(ca); b != nil && b.Condition == Sound {
+				return anchor{known: true, keys: b.KeyIDs}
+			}
+			return anchor{}
 		case authorityKeep:
 			return anchor{known: true, keys: []string{have.KeyID}, end: have.NotAfter, bundle: have.Bundle}
 		}

@@ -104,7 +104,43 @@ func (o *observer) folders(context.Context) {
 	o.folder(certsFolder(o.root))
 	o.folder(keysFolder(o.root))
 	o.folder(filepath.Dir(o.root.Trust("")))
-	o.folder(filepath.Dir(o.root.LocalCA("x")))
+	if dir := filepath.Dir(o.root.LocalCA("x")); o.folder(dir) {
+		o.temporary(dir)
+		o.keyring()
+	}
+}
+
+// keyring looks at what opens the authorities' keys.
+func (o *observer) keyring() {
+	k := &o.state.CAKeys
+	k.Protection = ProtectPlain
+	content, err := o.file(o.root.LocalKeyring(), 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var held keyringFile
+	if err == nil {
+		held, err = parseKeyring(content)
+	}
+	if err != nil {
+		k.Condition, k.Problem = Damaged, filepath.Base(o.root.LocalKeyring())+" "+problem(err)
+		return
+	}
+	k.Condition, k.Protection = Sound, held.Protection
+}
+
+// authorityFiles looks at the files of one authority, but not into them.
+func (o *observer) authorityFiles(name, dir string) {
+	o.temporary(dir)
+	at := CAKey{
+		Name: name, Dir: dir,
+		Clear:  o.regular(filepath.Join(dir, authorityKey), 0o600),
+		Sealed: o.regular(filepath.Join(dir, authorityKeySealed), 0o600),
+	}
+	o.regular(filepath.Join(dir, authorityCert), 0o644)
+	if at.Clear || at.Sealed {
+		o.state.CAKeys.Files = append(o.state.CAKeys.Files, at)
+	}
 }
 
 func (o *observer) authorities(context.Context) {
@@ -113,9 +149,7 @@ func (o *observer) authorities(context.Context) {
 		if !o.folder(dir) {
 			continue
 		}
-		o.temporary(dir)
-		o.regular(filepath.Join(dir, authorityKey), 0o600)
-		o.regular(filepath.Join(dir, authorityCert), 0o644)
+		o.authorityFiles(name, dir)
 		a, beside := readAuthorities(o.root, name)
 		o.state.Authorities = append(o.state.Authorities, a.Authority)
 		if beside != nil {
@@ -134,19 +168,21 @@ func (o *observer) authorities(context.Context) {
 func (o *observer) beside(name string, a *authorityFiles) {
 	dir := o.root.LocalCABeside(name)
 	o.folder(dir)
-	o.temporary(dir)
-	o.regular(filepath.Join(dir, authorityKey), 0o600)
-	o.regular(filepath.Join(dir, authorityCert), 0o644)
+	o.authorityFiles(name+" beside", dir)
 	if a.certificate != nil {
 		o.anchor(anchorOf(a.certificate))
 	}
 }
 
-// regular checks the mode of a file that is read elsewhere.
-func (o *observer) regular(path string, want fs.FileMode) {
-	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
-		o.mode(path, info.Mode(), want, owner(info))
+// regular checks the mode of a file that is read elsewhere, and tells whether
+// it is there.
+func (o *observer) regular(path string, want fs.FileMode) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
 	}
+	o.mode(path, info.Mode(), want, owner(info))
+	return true
 }
 
 func (o *observer) anchor(a anchorKey) {

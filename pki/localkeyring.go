@@ -1,0 +1,331 @@
+package pki
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime/debug"
+	"sync"
+
+	"filippo.io/age"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// How the keys of the local issuer's authorities lie on disk.
+const (
+	// ProtectPlain: in clear, readable by root alone.
+	ProtectPlain = "plain"
+	// ProtectPassphrase: encrypted with what a person knows.
+	ProtectPassphrase = "passphrase"
+	// ProtectCredential: encrypted with what systemd hands the service.
+	ProtectCredential = "credential"
+)
+
+// SecretAsk says which secret is asked for.
+type SecretAsk struct {
+	// Protection is ProtectPassphrase or ProtectCredential.
+	Protection string
+	// New tells that something is about to be encrypted with it: whoever types
+	// it types it twice.
+	New bool
+}
+
+// Keyring opens the private keys of the local issuer's authorities where they
+// are encrypted at rest.
+//
+// They are encrypted to one key pair (age, X25519), and its private half lies
+// beside them in a file that is encrypted with the passphrase or credential
+// (age, scrypt). So a new authority needs no secret, since its key is encrypted
+// with the public half; several keys are opened for the price of one; and
+// another passphrase means one file written anew, by one rename.
+//
+// Several goroutines may use one. The nil Keyring opens nothing and says so.
+type Keyring struct {
+	Root layout.Root
+	// Secret answers the passphrase or credential. It is asked only when a key
+	// is about to be used, never to plan. What it cannot give it refuses with a
+	// [Refusal] that says what to do.
+	Secret func(context.Context, SecretAsk) (string, error)
+
+	// workFactor is that of scrypt for passphrases, as the base 2 logarithm; 0
+	// for age's own. Tests make it small.
+	workFactor int
+
+	mu       sync.Mutex
+	opened   [sha256.Size]byte // the file that identity was read from
+	identity *age.X25519Identity
+	// right and wrong are digests of the file and a secret that opens it, or
+	// does not: each is found out once, as that takes a second of CPU.
+	right, wrong [sha256.Size]byte
+}
+
+// Forget drops what was opened; the next use asks for the secret again.
+func (k *Keyring) Forget() {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.identity, k.opened = nil, [sha256.Size]byte{}
+}
+
+// Check tells whether the authorities' keys can be opened now, where they are
+// encrypted. It keeps nothing open, and costs nothing while neither the file nor
+// the secret has changed since it was last found out.
+func (k *Keyring) Check(ctx context.Context) error {
+	if k == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	content, err := readKeyringFile(k.Root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	held, err := parseKeyring(content)
+	if err != nil {
+		return damagedKeyring(k.Root, err)
+	}
+	secret, err := k.ask(ctx, SecretAsk{Protection: held.Protection})
+	if err != nil {
+		return err
+	}
+	if k.right == pairing(content, secret) {
+		return nil
+	}
+	_, err = k.unlock(content, held, secret)
+	return err
+}
+
+// open answers the key pair's private half.
+func (k *Keyring) open(ctx context.Context) (*age.X25519Identity, error) {
+	if k == nil {
+		return nil, locked(errors.New("they are encrypted"), "")
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.openLocked(ctx)
+}
+
+func (k *Keyring) openLocked(ctx context.Context) (*age.X25519Identity, error) {
+	content, err := readKeyringFile(k.Root)
+	if err != nil {
+		return nil, locked(fmt.Errorf("%s %s", k.Root.LocalKeyring(), problem(err)), "put it back from a backup")
+	}
+	if k.identity != nil && k.opened == sha256.Sum256(content) {
+		return k.identity, nil
+	}
+	held, err := parseKeyring(content)
+	if err != nil {
+		return nil, damagedKeyring(k.Root, err)
+	}
+	secret, err := k.ask(ctx, SecretAsk{Protection: held.Protection})
+	if err != nil {
+		return nil, err
+	}
+	identity, err := k.unlock(content, held, secret)
+	if err != nil {
+		return nil, err
+	}
+	k.identity, k.opened = identity, sha256.Sum256(content)
+	return identity, nil
+}
+
+// ask asks for the secret, while k.mu is held.
+func (k *Keyring) ask(ctx context.Context, what SecretAsk) (string, error) {
+	if k.Secret == nil {
+		return "", locked(fmt.Errorf("there is no %s", what.Protection), "")
+	}
+	return k.Secret(ctx, what)
+}
+
+// unlock opens what was read, while k.mu is held.
+func (k *Keyring) unlock(content []byte, held keyringFile, secret string) (*age.X25519Identity, error) {
+	tried := pairing(content, secret)
+	if k.wrong == tried {
+		return nil, wrongSecret(held.Protection)
+	}
+	identity, err := held.unlock(secret)
+	var noMatch *age.NoIdentityMatchError
+	if errors.As(err, &noMatch) {
+		k.wrong = tried
+		return nil, wrongSecret(held.Protection)
+	}
+	if err != nil {
+		return nil, damagedKeyring(k.Root, err)
+	}
+	k.right = tried
+	return identity, nil
+}
+
+// pairing is by what the outcome of opening a file with a secret is remembered.
+// It stays in memory.
+func pairing(content []byte, secret string) [sha256.Size]byte {
+	file := sha256.Sum256(content)
+	return sha256.Sum256(append(file[:], secret...))
+}
+
+// make makes a new key pair, encrypted as wanted.
+func (k *Keyring) make(ctx context.Context, d disk, protection string) error {
+	if k == nil {
+		return locked(errors.New("nothing here can ask for a "+protection), "")
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, err := readKeyringFile(k.Root); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make %s: there is one already", k.Root.LocalKeyring())
+	}
+	secret, err := k.ask(ctx, SecretAsk{Protection: protection, New: true})
+	if err != nil {
+		return err
+	}
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		return fmt.Errorf("make the key pair of the authorities' keys: %w", err)
+	}
+	return k.write(d, protection, secret, identity)
+}
+
+// protect encrypts the key pair that is there with another secret. One that is
+// empty is asked for.
+func (k *Keyring) protect(ctx context.Context, d disk, protection, secret string) error {
+	if k == nil {
+		return locked(errors.New("nothing here can ask for a "+protection), "")
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	identity, err := k.openLocked(ctx)
+	if err != nil {
+		return err
+	}
+	if secret == "" {
+		if secret, err = k.ask(ctx, SecretAsk{Protection: protection, New: true}); err != nil {
+			return err
+		}
+	}
+	return k.write(d, protection, secret, identity)
+}
+
+// write puts the file in its place, proven to open with the secret.
+func (k *Keyring) write(d disk, protection, secret string, identity *age.X25519Identity) error {
+	if err := checkSecret(protection, secret); err != nil {
+		return locked(err, "")
+	}
+	held, err := newKeyringFile(protection, secret, k.workFactor, identity)
+	if err != nil {
+		return err
+	}
+	content := held.encode()
+	if err := held.put(d, k.Root, content); err != nil {
+		return err
+	}
+	k.identity, k.opened, k.right = identity, sha256.Sum256(content), pairing(content, secret)
+	return nil
+}
+
+// Change encrypts the authorities' keys with another passphrase, or a credential
+// of another content, of the same kind as before.
+func (k *Keyring) Change(ctx context.Context, secret string) error {
+	content, err := readKeyringFile(k.Root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the keys of the CAs are not encrypted on this host: pki.local.ca_keys says how they are to be, and nodeagent apply makes it so")
+	}
+	if err != nil {
+		return err
+	}
+	held, err := parseKeyring(content)
+	if err != nil {
+		return damagedKeyring(k.Root, err)
+	}
+	if err := checkSecret(held.Protection, secret); err != nil {
+		return err
+	}
+	return k.protect(ctx, disk{}, held.Protection, secret)
+}
+
+// seal encrypts a private key (PEM) for the keyring. It needs no secret.
+func (k *Keyring) seal(key []byte) ([]byte, error) {
+	if k == nil {
+		return nil, locked(errors.New("they are to be encrypted"), "")
+	}
+	held, err := readKeyring(k.Root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, locked(fmt.Errorf("%s is not made yet", k.Root.LocalKeyring()), "")
+	}
+	if err != nil {
+		return nil, damagedKeyring(k.Root, err)
+	}
+	recipient, err := age.ParseX25519Recipient(held.Recipient)
+	if err != nil {
+		return nil, damagedKeyring(k.Root, err)
+	}
+	return encrypt(key, recipient)
+}
+
+// unseal opens a private key: its PEM, and parsed.
+func (k *Keyring) unseal(ctx context.Context, sealed []byte) ([]byte, crypto.Signer, error) {
+	identity, err := k.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	content, err := decrypt(sealed, identity)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s cannot be opened by %s: put the two back from one backup", authorityKeySealed, k.Root.LocalKeyring())
+	}
+	key, err := parseKey(content)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s %w", authorityKeySealed, err)
+	}
+	return content, key, nil
+}
+
+// The least lengths of secrets, in bytes. A passphrase is guarded by scrypt, so
+// that a guess costs a second and 256 MB; still, twelve letters are little. A
+// credential is made by a machine, and tried by one at full speed: 32 letters of
+// any usual coding are 128 bits or more.
+const (
+	minPassphrase = 12
+	minCredential = 32
+)
+
+// checkSecret refuses what guards nothing, before anything relies on it.
+func checkSecret(protection, secret string) error {
+	if protection == ProtectPassphrase && len(secret) < minPassphrase {
+		return fmt.Errorf("the passphrase has %d characters, want %d or more", len(secret), minPassphrase)
+	}
+	if protection == ProtectCredential && len(secret) < minCredential {
+		return fmt.Errorf("the credential has %d characters, want %d or more, made by a machine (openssl rand -base64 32)", len(secret), minCredential)
+	}
+	return nil
+}
+
+// locked is the refusal of an issuer that cannot open its keys.
+func locked(err error, remedy string) *Refusal {
+	return &Refusal{Cause: CauseLocked, What: "use the keys of the CAs", Err: err, Remedy: remedy}
+}
+
+func wrongSecret(protection string) error {
+	return locked(fmt.Errorf("they are encrypted with another %s", protection),
+		fmt.Sprintf("give the %s of before, or change it with nodeagent certs passphrase", protection))
+}
+
+func damagedKeyring(root layout.Root, err error) error {
+	return locked(fmt.Errorf("%s %w", root.LocalKeyring(), err), "put it back from a backup")
+}
+
+// afterScrypt gives back the memory that a passphrase takes, 256 MB, which would
+// stay with a daemon for minutes.
+func afterScrypt() { debug.FreeOSMemory() }
+
+func readKeyringFile(root layout.Root) ([]byte, error) {
+	r, err := readFile(root.LocalKeyring())
+	return bytes.Clone(r.content), err
+}

@@ -1,0 +1,519 @@
+package pki
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/internal/plan"
+)
+
+// What opens the CAs' keys in tests.
+const (
+	testPassphrase = "correct horse battery staple"
+	testCredential = "kM1Yb3zq8Tq0Jm5vJ2m3Xw4r6s9uBvCxDyEzF0gHiJk="
+)
+
+var testSecrets = map[string]string{ProtectPassphrase: testPassphrase, ProtectCredential: testCredential}
+
+// testKeyring has both secrets, and makes little work of the passphrase.
+func testKeyring(root layout.Root) *Keyring {
+	return &Keyring{Root: root, workFactor: 4, Secret: func(_ context.Context, ask SecretAsk) (string, error) {
+		return testSecrets[ask.Protection], nil
+	}}
+}
+
+// protected is a host whose CAs' keys are to lie as said.
+func protected(t testing.TB, how string) *host {
+	h := newHost(t, mercury())
+	h.protect(how)
+	h.keys = testKeyring(h.root)
+	return h
+}
+
+func (h *host) protect(how string) { h.spec.PKI.Local = &hosts.LocalIssuer{CAKeys: how} }
+
+// inClear lists the files below the state folder that hold the private key of an
+// authority in clear.
+func (h *host) inClear() []string {
+	h.t.Helper()
+	var list []string
+	err := filepath.WalkDir(filepath.Dir(h.root.LocalCA("x")), func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if strings.Contains(readString(h.t, path), "PRIVATE KEY") {
+			list = append(list, path)
+		}
+		return nil
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return list
+}
+
+func (h *host) issuerOf() *Local {
+	return &Local{Root: h.root, Keys: h.keys, Now: func() time.Time { return h.now }}
+}
+
+func (h *host) peer() Found {
+	have := h.observe()
+	return have.Pair(layout.CertEtcdPeer)
+}
+
+// keyIDs are the authorities' keys, which no protection changes.
+func (h *host) keyIDs() string {
+	var list []string
+	for _, a := range h.observe().Authorities {
+		list = append(list, a.Name+" "+a.KeyID)
+	}
+	return strings.Join(list, "\n")
+}
+
+// From each way in which the keys can lie to each other one leads one plan, which
+// says what it does; certificates and CAs stay as they are, and can be renewed.
+func TestCAKeysFromEachWayToEach(t *testing.T) {
+	ways := []string{ProtectPlain, ProtectPassphrase, ProtectCredential}
+	for _, from := range ways {
+		for _, to := range ways {
+			t.Run(from+" to "+to, func(t *testing.T) {
+				t.Parallel()
+				h := protected(t, from)
+				h.converge()
+				if clear := len(h.inClear()) > 0; clear != (from == ProtectPlain) {
+					t.Fatalf("with %s in clear: %v", from, h.inClear())
+				}
+				before, serial := h.keyIDs(), h.peer().Serial
+				h.protect(to)
+				h.keys = testKeyring(h.root)
+				changes := h.converge()
+				if from == to && len(changes) > 0 {
+					t.Errorf("changes though nothing differs:\n%s", printed(changes))
+				}
+				for _, c := range changes {
+					if c.Effect != plan.Quiet || !strings.HasPrefix(c.Key, "CA key") {
+						t.Errorf("%s %s has the effect %s", c.Action, c.Key, c.Effect)
+					}
+				}
+				switch {
+				case from == ProtectPlain && to != from:
+					if c := only(t, changes, "CA key etcd-server"); c.String() != "pki: encrypt CA key etcd-server" {
+						t.Errorf("the plan says %s", c)
+					}
+				case to == ProtectPlain && to != from:
+					if c := only(t, changes, "CA key etcd-server"); c.String() != "pki: decrypt CA key etcd-server" {
+						t.Errorf("the plan says %s", c)
+					}
+				case from != to:
+					if len(changes) != 1 || changes[0].String() != "pki: encrypt CA keys" {
+						t.Errorf("changes:\n%s", printed(changes))
+					}
+				}
+				if clear := len(h.inClear()) > 0; clear != (to == ProtectPlain) {
+					t.Errorf("in clear: %v", h.inClear())
+				}
+				if (len(glob(t, h, authorityKeySealed)) == 0) != (to == ProtectPlain) {
+					t.Errorf("encrypted: %v", glob(t, h, authorityKeySealed))
+				}
+				if _, err := os.Lstat(h.root.LocalKeyring()); (err == nil) != (to != ProtectPlain) {
+					t.Errorf("keyring: %v", err)
+				}
+				if h.keyIDs() != before || h.peer().Serial != serial {
+					t.Error("a CA or a certificate is another one")
+				}
+				h.now = h.now.Add(65 * day)
+				h.keys = testKeyring(h.root)
+				h.converge()
+			})
+		}
+	}
+}
+
+func glob(t testing.TB, h *host, name string) []string {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(h.root.LocalCA("*"), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// Planning, and everything else that signs nothing, asks for no secret.
+func TestCAKeysArePlannedWithoutTheSecret(t *testing.T) {
+	h := protected(t, ProtectPassphrase)
+	h.converge()
+	h.keys = &Keyring{Root: h.root, Secret: func(context.Context, SecretAsk) (string, error) {
+		t.Error("the secret was asked for")
+		return "", errors.New("none")
+	}}
+	h.now = h.now.Add(65 * day) // everything is due
+	if len(h.diff()) == 0 {
+		t.Error("nothing is due")
+	}
+	for _, ca := range layout.CAs()[:2] {
+		if _, err := h.issuerOf().Bundle(t.Context(), ca); err != nil {
+			t.Error(err)
+		}
+		if _, err := h.issuerOf().Authorities(t.Context(), ca); err != nil {
+			t.Error(err)
+		}
+	}
+	_ = Powers(h.root, h.spec, h.observe(), h.now)
+}
+
+// One apply asks for the secret once, however much is signed; a wrong one is
+// tried once.
+func TestTheSecretIsAskedForOnce(t *testing.T) {
+	h := protected(t, ProtectPassphrase)
+	asked := 0
+	secret := testPassphrase
+	h.keys.Secret = func(context.Context, SecretAsk) (string, error) { asked++; return secret, nil }
+	h.converge()
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+	h.keys.Forget()
+	h.now = h.now.Add(65 * day)
+	h.converge()
+	if asked != 2 {
+		t.Errorf("asked %d times after it was forgotten", asked)
+	}
+	h.keys.Forget()
+	secret = "another passphrase"
+	h.now = h.now.Add(65 * day)
+	if err := h.apply(h.diff()); CauseOf(err) != CauseLocked {
+		t.Fatal(err)
+	}
+	if h.keys.wrong == ([32]byte{}) {
+		t.Error("that it is wrong was not remembered")
+	}
+	if err := h.keys.Check(t.Context()); CauseOf(err) != CauseLocked {
+		t.Error(err)
+	}
+	secret = testPassphrase
+	if err := h.keys.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	h.converge()
+}
+
+// Without the right secret certificates stay, each refusal is one line that says
+// what to do, the secret is in none, and once it is there all goes on.
+func TestWithoutTheSecret(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		secret func() (string, error)
+		says   string
+	}{
+		{"none", func() (string, error) { return "", locked(errors.New("there is no file"), "put it there") }, "put it there"},
+		{"wrong", func() (string, error) { return "a wrong passphrase", nil }, "nodeagent certs passphrase"},
+		{"empty", func() (string, error) { return "", nil }, "nodeagent certs passphrase"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			h := protected(t, ProtectPassphrase)
+			h.converge()
+			before := h.peer().Serial
+			h.keys = &Keyring{Root: h.root, Secret: func(context.Context, SecretAsk) (string, error) { return tc.secret() }}
+			h.now = h.now.Add(65 * day)
+			if err := os.Remove(h.root.Trust(layout.CAEtcdPeer)); err != nil {
+				t.Fatal(err)
+			}
+			err := h.apply(h.diff())
+			if CauseOf(err) != CauseLocked || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("error %v, want one with %q", err, tc.says)
+			}
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				if !strings.Contains(line, tc.says) || strings.Contains(line, "wrong passphrase") {
+					t.Errorf("line %q", line)
+				}
+			}
+			have := h.observe()
+			if have.certificate(layout.CertEtcdPeer).Found.Serial != before || have.certificate(layout.CertEtcdPeer).Found.Condition != Sound {
+				t.Error("the certificate did not stay")
+			}
+			if b := have.bundle(layout.CAEtcdPeer); b == nil || b.Condition != Sound {
+				t.Error("what needs no key waits")
+			}
+			h.keys = testKeyring(h.root)
+			h.converge()
+		})
+	}
+}
+
+// A secret that guards nothing is refused before anything relies on it.
+func TestWeakSecretsAreRefused(t *testing.T) {
+	for how, secret := range map[string]string{ProtectPassphrase: "hunter2", ProtectCredential: "correct horse battery staple"} {
+		h := protected(t, how)
+		h.keys.Secret = func(context.Context, SecretAsk) (string, error) { return secret, nil }
+		err := h.apply(h.diff())
+		if err == nil || !strings.Contains(err.Error(), "characters, want") || strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: %v", how, err)
+		}
+		if list := h.inClear(); len(list) > 0 {
+			t.Errorf("%s: in clear: %v", how, list)
+		}
+		h.keys = testKeyring(h.root)
+		h.converge()
+	}
+}
+
+// The keys of an authority that is added lie as those of the one that signs, and
+// a change goes all the way; encryption that is turned on while there are two
+// takes both.
+func TestChangeOfACAWithEncryptedKeys(t *testing.T) {
+	const ca = layout.CAEtcdPeer
+	h := protected(t, ProtectCredential)
+	h.converge()
+	old := ids(t, h.issuerOf(), ca)[0]
+	if err := h.issuerOf().Add(t.Context(), ca); err != nil {
+		t.Fatal(err)
+	}
+	if list := h.inClear(); len(list) > 0 {
+		t.Fatalf("in clear: %v", list)
+	}
+	h.converge()
+	h.protect(ProtectPlain)
+	h.converge()
+	if len(h.inClear()) != 6 {
+		t.Fatalf("in clear: %v", h.inClear())
+	}
+	h.protect(ProtectPassphrase)
+	if c := only(t, h.converge(), "CA key "+ca+" beside"); c.Action != plan.ActionEncrypt {
+		t.Errorf("%s", c)
+	}
+	if list := h.inClear(); len(list) > 0 {
+		t.Fatalf("in clear: %v", list)
+	}
+	fresh := ids(t, h.issuerOf(), ca)[1]
+	if err := h.issuerOf().Switch(t.Context(), ca, fresh); err != nil {
+		t.Fatal(err)
+	}
+	h.converge()
+	if got := h.peer().SignedBy; got != fresh {
+		t.Errorf("signed by %s, want %s", got, fresh)
+	}
+	if err := h.issuerOf().Drop(t.Context(), ca, old); err != nil {
+		t.Fatal(err)
+	}
+	h.converge()
+	if list := ids(t, h.issuerOf(), ca); !slices.Equal(list, []string{fresh}) {
+		t.Errorf("authorities %v", list)
+	}
+}
+
+// Another passphrase takes effect at once, and the old one opens nothing more.
+func TestChangeOfThePassphrase(t *testing.T) {
+	h := protected(t, ProtectPassphrase)
+	h.converge()
+	const next = "another horse battery staple"
+	if err := h.keys.Change(t.Context(), "short"); err == nil {
+		t.Error("a short passphrase was taken")
+	}
+	if err := h.keys.Change(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	if left := h.diff(); len(left) > 0 {
+		t.Errorf("left:\n%s", printed(left))
+	}
+	if err := testKeyring(h.root).Check(t.Context()); CauseOf(err) != CauseLocked {
+		t.Errorf("the old passphrase: %v", err)
+	}
+	h.keys = &Keyring{Root: h.root, Secret: func(context.Context, SecretAsk) (string, error) { return next, nil }}
+	h.now = h.now.Add(65 * day)
+	h.converge()
+	plain := protected(t, ProtectPlain)
+	plain.converge()
+	if err := plain.keys.Change(t.Context(), next); err == nil || !strings.Contains(err.Error(), "not encrypted") {
+		t.Error(err)
+	}
+}
+
+// What is lost or damaged is a person's to put back: nothing is made anew over
+// it, and certificates stay.
+func TestDamagedCAKeys(t *testing.T) {
+	sealedOf := func(h *host, ca string) string { return filepath.Join(h.root.LocalCA(ca), authorityKeySealed) }
+	for name, tc := range map[string]struct {
+		hurt func(h *host) error
+		says string
+	}{
+		"keyring lost":      {func(h *host) error { return os.Remove(h.root.LocalKeyring()) }, "keyring.json is missing"},
+		"keyring cut off":   {func(h *host) error { return os.Truncate(h.root.LocalKeyring(), 100) }, "keyring.json is not JSON"},
+		"key lost":          {func(h *host) error { return os.Remove(sealedOf(h, layout.CAEtcdPeer)) }, "ca.key is missing"},
+		"key cut off":       {func(h *host) error { return os.Truncate(sealedOf(h, layout.CAEtcdPeer), 200) }, "ca.key.age is no armored age file"},
+		"key of another CA": {func(h *host) error { return copyFile(sealedOf(h, layout.CAEtcdServer), sealedOf(h, layout.CAEtcdPeer)) }, "do not belong together"},
+		"keyring of another host": {func(h *host) error {
+			other := protected(h.t, ProtectCredential)
+			other.converge()
+			return copyFile(other.root.LocalKeyring(), h.root.LocalKeyring())
+		}, "cannot be opened by"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := protected(t, ProtectCredential)
+			h.converge()
+			before := tree(t, filepath.Join(h.root.PKI(), "certs"))
+			if err := tc.hurt(h); err != nil {
+				t.Fatal(err)
+			}
+			h.keys = testKeyring(h.root)
+			h.now = h.now.Add(65 * day)
+			err := h.apply(h.diff())
+			if err == nil || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), "back from") {
+				t.Errorf("error %v, want one with %q", err, tc.says)
+			}
+			if strings.HasPrefix(name, "keyring") && tree(t, filepath.Join(h.root.PKI(), "certs")) != before {
+				t.Error("certificates changed")
+			}
+			if list := h.inClear(); len(list) > 0 {
+				t.Errorf("in clear: %v", list)
+			}
+		})
+	}
+}
+
+func copyFile(from, to string) error {
+	content, err := os.ReadFile(from)
+	return errors.Join(err, os.WriteFile(to, content, 0o600))
+}
+
+// A certificate of a CA that is lost is made anew for the encrypted key, and
+// nothing that the key signed is issued again.
+func TestLostCertificateOfAnEncryptedCA(t *testing.T) {
+	h := protected(t, ProtectCredential)
+	h.converge()
+	before, serial := h.keyIDs(), h.peer().Serial
+	if err := os.Remove(filepath.Join(h.root.LocalCA(layout.CAEtcdPeer), authorityCert)); err != nil {
+		t.Fatal(err)
+	}
+	h.converge()
+	if h.keyIDs() != before || h.peer().Serial != serial {
+		t.Error("the key, or what it signed, is another one")
+	}
+}
+
+// With another issuer the keys of CAs that were made here are left alone.
+func TestCAKeysOfAnotherIssuersTime(t *testing.T) {
+	h := protected(t, ProtectCredential)
+	h.converge()
+	h.spec.PKI.Issuer, h.spec.PKI.Local, h.spec.PKI.Vault = IssuerVault, nil, nil
+	for _, c := range h.diff() {
+		if strings.HasPrefix(c.Key, "CA key") {
+			t.Errorf("%s: %s", c, c.Reason)
+		}
+	}
+}
+
+// Neither plans nor reports hold a key or a secret, and the files on disk are as
+// private as they must be.
+func TestCAKeysAreNotShown(t *testing.T) {
+	h := protected(t, ProtectPlain)
+	h.converge()
+	key := strings.Split(readString(t, filepath.Join(h.root.LocalCA(layout.CAEtcdPeer), authorityKey)), "\n")[1]
+	h.protect(ProtectPassphrase)
+	changes := h.converge()
+	var shown bytes.Buffer
+	fmt.Fprintf(&shown, "%+v\n%+v\n%+v", changes, h.observe(), Powers(h.root, h.spec, h.observe(), h.now))
+	for _, secret := range []string{testPassphrase, key, "AGE-SECRET-KEY"} {
+		if strings.Contains(shown.String(), secret) {
+			t.Errorf("%q is shown", secret)
+		}
+		if strings.Contains(readString(t, h.root.LocalKeyring()), secret) {
+			t.Errorf("%q lies on disk", secret)
+		}
+	}
+	for _, path := range append(glob(t, h, authorityKeySealed), h.root.LocalKeyring()) {
+		info, err := os.Stat(path)
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
+		if err := os.Chmod(path, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range h.converge() {
+		if !strings.HasPrefix(c.Key, "mode ") {
+			t.Errorf("%s", c)
+		}
+	}
+}
+
+// TestCAKeysKilledAtEveryStep kills each way from one protection to another at
+// each of its steps. After each kill every authority can still sign, with the
+// same key, and one apply completes.
+func TestCAKeysKilledAtEveryStep(t *testing.T) {
+	for _, tc := range []struct {
+		from, to string
+		least    int
+	}{
+		{ProtectPlain, ProtectCredential, 6}, {ProtectCredential, ProtectPlain, 5},
+		{ProtectPassphrase, ProtectCredential, 2}, {"", ProtectCredential, 40},
+	} {
+		t.Run(tc.from+" to "+tc.to, func(t *testing.T) {
+			at := 1
+			for killProtect(t, tc.from, tc.to, at) {
+				at++
+			}
+			if at <= tc.least {
+				t.Errorf("only %d steps were met", at-1)
+			}
+			t.Logf("killed at each of %d steps", at-1)
+		})
+	}
+}
+
+func killProtect(t *testing.T, from, to string, at int) bool {
+	root := layout.Root(folder(t))
+	defer os.RemoveAll(string(root))
+	if from != "" {
+		t.Setenv(crashKeys, from)
+		if err := crashApply(root, start, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv(crashKeys, to)
+	killed := runToCrash(t, root, start, at)
+	seen, err := Observe(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	usable(t, seen, at)
+	l := &Local{Root: root, Keys: testKeyring(root), Now: func() time.Time { return start }}
+	for _, w := range crashWant().Certificates {
+		if a := seen.authority(w.CA); a == nil || a.Condition != Sound {
+			continue // from nothing: not made yet
+		}
+		if err := Try(t.Context(), l, w.Request, start); err != nil {
+			t.Fatalf("killed at step %d: %v", at, err)
+		}
+	}
+	if err := crashApply(root, start, nil); err != nil {
+		t.Fatalf("killed at step %d: apply after it: %v", at, err)
+	}
+	got, err := Observe(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := Diff(got, crashWant(), start); len(left) > 0 {
+		t.Fatalf("killed at step %d: one apply later there is left\n%s", at, printed(left))
+	}
+	sameSecrets(t, seen, got, at)
+	if h := (&host{t: t, root: root}); to != ProtectPlain && len(h.inClear()) > 0 {
+		t.Fatalf("killed at step %d: in clear: %v", at, h.inClear())
+	}
+	return killed
+}
