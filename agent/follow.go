@@ -68,12 +68,19 @@ type follower struct {
 }
 
 // followIssuer does so until ctx is done. With the local issuer there is nothing to
-// follow: its authorities are part of what the host converges to.
+// follow: its authorities are part of what the host converges to. Whether their
+// keys can be opened is looked at, so that it is known before it is needed.
 func (h *Host) followIssuer(ctx context.Context, log *slog.Logger) {
 	f := &follower{host: h, log: log}
 	for wait := followSoon; h.awaitLook(ctx, wait); {
 		wait = followEvery + turnOf(h.Spec().Name, followEvery/4)
-		if h.Spec().PKI.Issuer != pki.IssuerVault || len(h.Spec().Roles) == 0 {
+		if len(h.Spec().Roles) == 0 {
+			continue
+		}
+		if h.Spec().PKI.Issuer == pki.IssuerLocal {
+			f.tellKeys(h.keyring.Check(ctx))
+		}
+		if h.Spec().PKI.Issuer != pki.IssuerVault {
 			continue
 		}
 		changing, err := f.look(ctx)
@@ -155,6 +162,17 @@ func (f *follower) look(ctx context.Context) (changing bool, err error) {
 	}
 	f.told = r
 	return changing, nil
+}
+
+// tellKeys is tell of the local issuer: what there is to tell is that its keys
+// cannot be opened.
+func (f *follower) tellKeys(err error) {
+	if err == nil && f.failed == "" {
+		if note, noteErr := readIssuerNote(f.host.root); noteErr == nil && note.Problem == "" {
+			return
+		}
+	}
+	f.tell(err)
 }
 
 // tell logs a failure once, and that it is over.

@@ -43,6 +43,8 @@ type Host struct {
 	mades sync.Mutex
 	// login is the issuer where that is Vault.
 	login login
+	// keyring opens the local issuer's keys where they are encrypted.
+	keyring *pki.Keyring
 	// clock knows whether the clock was set.
 	clock clockWatch
 	// looks makes the daemon ask its issuer at once; see lookNow.
@@ -58,6 +60,7 @@ type Host struct {
 func Open(_ context.Context, root layout.Root, spec *hosts.Spec, log *slog.Logger) (*Host, error) {
 	h := &Host{root: root, log: log, systemd: units.New(root, log), looks: make(chan struct{}, 1)}
 	h.spec.Store(spec)
+	h.AskBy(nil)
 	h.systemd.Guard, h.systemd.Turn = h.guardStart, h.takeTurn
 	var err error
 	if h.kernel, err = kernel.Open(root); err != nil {
@@ -126,7 +129,10 @@ func (h *Host) pkiDomain() Domain {
 		},
 		diff: func(have, want pki.State) []plan.Change { return pki.Diff(have, want, time.Now()) },
 		apply: func(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
-			applier := pki.Applier{Root: h.root, Issuer: h.issuer}
+			applier := pki.Applier{Root: h.root, Issuer: h.issuer, Keys: h.keyring}
+			if h.heed { // a command keeps open what a person has opened
+				defer h.keyring.Forget()
+			}
 			return applier.Apply(ctx, changes, rep)
 		},
 	}
