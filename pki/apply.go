@@ -40,7 +40,7 @@ type Applier struct {
 // work: each certificate has a folder of its own, which nothing else writes to.
 func (a *Applier) Apply(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
 	r := &run{Applier: a, disk: disk{oneAtATime(a.step)}}
-	return each(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
+	return r.applyUnlocked(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
 		o, ok := c.Payload.(op)
 		if !ok {
 			return fmt.Errorf("change of domain %q was not made by Diff of package pki", c.Domain)

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
@@ -83,14 +85,40 @@ func (a *authorityFiles) signer(ctx context.Context, keys *Keyring) (crypto.Sign
 	if a.sealed == nil {
 		return a.key, nil
 	}
-	_, key, err := keys.unseal(ctx, a.sealed)
+	identity, err := keys.open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("authority %q: %w", a.Name, err)
+	}
+	return a.unseal(keys.Root, identity)
+}
+
+// unseal opens a key that lies encrypted and holds it against the certificate.
+func (a *authorityFiles) unseal(root layout.Root, identity *age.X25519Identity) (crypto.Signer, error) {
+	content, err := unseal(root, identity, a.sealed)
+	if err != nil {
+		return nil, fmt.Errorf("authority %q: %w", a.Name, err)
+	}
+	key, err := parseKey(content)
+	if err != nil {
+		return nil, fmt.Errorf("authority %q: %s %w: put it back from a backup", a.Name, authorityKeySealed, err)
 	}
 	if a.certificate != nil && !samePublic(a.certificate.PublicKey, key.Public()) {
 		return nil, fmt.Errorf("authority %q: %s and %s do not belong together: put both back from a backup", a.Name, authorityCert, authorityKeySealed)
 	}
 	return key, nil
+}
+
+// sealedAuthorities are the authorities whose keys lie encrypted alone.
+func sealedAuthorities(root layout.Root) []authorityFiles {
+	var list []authorityFiles
+	for _, name := range layout.CAs() {
+		for _, dir := range []string{root.LocalCA(name), root.LocalCABeside(name)} {
+			if a := readAuthority(dir, name); a.sealed != nil {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
 }
 
 // readAuthorities reads the authority that signs under a name and, while it is

@@ -3,7 +3,6 @@ package pki
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -33,6 +32,9 @@ type SecretAsk struct {
 	// New tells that something is about to be encrypted with it: whoever types
 	// it types it twice.
 	New bool
+	// Again tells that what was answered before is wrong: only a person has
+	// another answer.
+	Again bool
 }
 
 // Keyring opens the private keys of the local issuer's authorities where they
@@ -59,9 +61,14 @@ type Keyring struct {
 	mu       sync.Mutex
 	opened   [sha256.Size]byte // the file that identity was read from
 	identity *age.X25519Identity
-	// right and wrong are digests of the file and a secret that opens it, or
-	// does not: each is found out once, as that takes a second of CPU.
-	right, wrong [sha256.Size]byte
+	// refused is why the file with the digest refusedOf was not opened: however
+	// much is to be signed, it is tried once until Forget.
+	refused   error
+	refusedOf [sha256.Size]byte
+	// wrong is a digest of the file and a secret that does not open it, checked
+	// one of all that Check has found to be sound: each is found out once, as that
+	// takes a second of CPU.
+	wrong, checked [sha256.Size]byte
 }
 
 // Forget drops what was opened; the next use asks for the secret again.
@@ -72,11 +79,13 @@ func (k *Keyring) Forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.identity, k.opened = nil, [sha256.Size]byte{}
+	k.refused, k.refusedOf = nil, [sha256.Size]byte{}
 }
 
 // Check tells whether the authorities' keys can be opened now, where they are
-// encrypted. It keeps nothing open, and costs nothing while neither the file nor
-// the secret has changed since it was last found out.
+// encrypted, and are those of their certificates. It keeps nothing open, and
+// costs nothing while neither a file nor the secret has changed since it was last
+// found out.
 func (k *Keyring) Check(ctx context.Context) error {
 	if k == nil {
 		return nil
@@ -98,11 +107,22 @@ func (k *Keyring) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if k.right == pairing(content, secret) {
+	sealed := sealedAuthorities(k.Root)
+	now := pairing(content, secret, sealed...)
+	if k.checked == now {
 		return nil
 	}
-	_, err = k.unlock(content, held, secret)
-	return err
+	identity, err := k.unlock(content, held, secret)
+	if err != nil {
+		return err
+	}
+	for _, a := range sealed {
+		if _, err := a.unseal(k.Root, identity); err != nil {
+			return err
+		}
+	}
+	k.checked = now
+	return nil
 }
 
 // open answers the key pair's private half.
@@ -120,23 +140,47 @@ func (k *Keyring) openLocked(ctx context.Context) (*age.X25519Identity, error) {
 	if err != nil {
 		return nil, locked(fmt.Errorf("%s %s", k.Root.LocalKeyring(), problem(err)), "put it back from a backup")
 	}
-	if k.identity != nil && k.opened == sha256.Sum256(content) {
+	file := sha256.Sum256(content)
+	switch {
+	case k.identity != nil && k.opened == file:
 		return k.identity, nil
+	case k.refused != nil && k.refusedOf == file:
+		return nil, k.refused
 	}
 	held, err := parseKeyring(content)
 	if err != nil {
 		return nil, damagedKeyring(k.Root, err)
 	}
-	secret, err := k.ask(ctx, SecretAsk{Protection: held.Protection})
+	identity, err := k.try(ctx, content, held)
 	if err != nil {
+		k.refused, k.refusedOf = err, file
 		return nil, err
 	}
-	identity, err := k.unlock(content, held, secret)
-	if err != nil {
-		return nil, err
-	}
-	k.identity, k.opened = identity, sha256.Sum256(content)
+	k.identity, k.opened = identity, file
 	return identity, nil
+}
+
+// tries is how often a person may mistype.
+const tries = 3
+
+// try asks for the secret until it is the right one, while k.mu is held.
+func (k *Keyring) try(ctx context.Context, content []byte, held keyringFile) (*age.X25519Identity, error) {
+	var wrong error
+	for n := range tries {
+		secret, err := k.ask(ctx, SecretAsk{Protection: held.Protection, Again: n > 0})
+		if err != nil && wrong != nil && ctx.Err() == nil {
+			return nil, wrong // nobody has another answer
+		}
+		if err != nil {
+			return nil, err
+		}
+		identity, err := k.unlock(content, held, secret)
+		if err == nil || k.wrong != pairing(content, secret) {
+			return identity, err
+		}
+		wrong = err
+	}
+	return nil, wrong
 }
 
 // ask asks for the secret, while k.mu is held.
@@ -162,15 +206,24 @@ func (k *Keyring) unlock(content []byte, held keyringFile, secret string) (*age.
 	if err != nil {
 		return nil, damagedKeyring(k.Root, err)
 	}
-	k.right = tried
 	return identity, nil
 }
 
-// pairing is by what the outcome of opening a file with a secret is remembered.
-// It stays in memory.
-func pairing(content []byte, secret string) [sha256.Size]byte {
-	file := sha256.Sum256(content)
-	return sha256.Sum256(append(file[:], secret...))
+// pairing is by what the outcome of opening a file with a secret is remembered,
+// and what it opens. It stays in memory.
+func pairing(content []byte, secret string, sealed ...authorityFiles) [sha256.Size]byte {
+	h := sha256.New()
+	add := func(b []byte) {
+		sum := sha256.Sum256(b)
+		h.Write(sum[:])
+	}
+	add(content)
+	add([]byte(secret))
+	for _, a := range sealed {
+		add(a.sealed)
+		add(a.content)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // make makes a new key pair, encrypted as wanted.
@@ -217,7 +270,7 @@ func (k *Keyring) protect(ctx context.Context, d disk, protection, secret string
 // write puts the file in its place, proven to open with the secret.
 func (k *Keyring) write(d disk, protection, secret string, identity *age.X25519Identity) error {
 	if err := checkSecret(protection, secret); err != nil {
-		return locked(err, "")
+		return locked(err, "give another one")
 	}
 	held, err := newKeyringFile(protection, secret, k.workFactor, identity)
 	if err != nil {
@@ -227,7 +280,7 @@ func (k *Keyring) write(d disk, protection, secret string, identity *age.X25519I
 	if err := held.put(d, k.Root, content); err != nil {
 		return err
 	}
-	k.identity, k.opened, k.right = identity, sha256.Sum256(content), pairing(content, secret)
+	k.identity, k.opened = identity, sha256.Sum256(content)
 	return nil
 }
 
@@ -258,7 +311,7 @@ func (k *Keyring) seal(key []byte) ([]byte, error) {
 	}
 	held, err := readKeyring(k.Root)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, locked(fmt.Errorf("%s is not made yet", k.Root.LocalKeyring()), "")
+		return nil, locked(fmt.Errorf("there is no %s yet", k.Root.LocalKeyring()), "nodeagent apply makes it")
 	}
 	if err != nil {
 		return nil, damagedKeyring(k.Root, err)
@@ -268,23 +321,6 @@ func (k *Keyring) seal(key []byte) ([]byte, error) {
 		return nil, damagedKeyring(k.Root, err)
 	}
 	return encrypt(key, recipient)
-}
-
-// unseal opens a private key: its PEM, and parsed.
-func (k *Keyring) unseal(ctx context.Context, sealed []byte) ([]byte, crypto.Signer, error) {
-	identity, err := k.open(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	content, err := decrypt(sealed, identity)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s cannot be opened by %s: put the two back from one backup", authorityKeySealed, k.Root.LocalKeyring())
-	}
-	key, err := parseKey(content)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s %w", authorityKeySealed, err)
-	}
-	return content, key, nil
 }
 
 // The least lengths of secrets, in bytes. A passphrase is guarded by scrypt, so
@@ -314,7 +350,7 @@ func locked(err error, remedy string) *Refusal {
 
 func wrongSecret(protection string) error {
 	return locked(fmt.Errorf("they are encrypted with another %s", protection),
-		fmt.Sprintf("give the %s of before, or change it with nodeagent certs passphrase", protection))
+		fmt.Sprintf("give the %s of before, or have the new one take its place with nodeagent certs passphrase --old-file --new-file", protection))
 }
 
 func damagedKeyring(root layout.Root, err error) error {

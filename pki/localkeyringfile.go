@@ -168,6 +168,15 @@ func decrypt(sealed []byte, by age.Identity) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
+// unseal opens what was encrypted for the keyring.
+func unseal(root layout.Root, identity *age.X25519Identity, sealed []byte) ([]byte, error) {
+	content, err := decrypt(sealed, identity)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be opened by %s: put the two back from one backup", authorityKeySealed, root.LocalKeyring())
+	}
+	return content, nil
+}
+
 // checkSealed tells whether something is a whole age file with a recipient of a
 // kind, as far as that shows without opening it.
 func checkSealed(sealed []byte, kind string) error {

@@ -3,11 +3,17 @@ package pki
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
+
+	"filippo.io/age"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
+	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
 
@@ -108,10 +114,14 @@ func (o encryptOp) apply(ctx context.Context, r *run) error {
 		return fmt.Errorf("%s %w: put it back from a backup", clear, err)
 	}
 	// Where nothing can be opened nothing is encrypted.
-	if _, err := r.Keys.open(ctx); err != nil {
+	identity, err := r.Keys.open(ctx)
+	if err != nil {
 		return err
 	}
-	if sameSealed(ctx, r.Keys, sealed, key.content) != nil {
+	if there := sameSealed(r.Root, identity, sealed, key.content); there != nil {
+		if !errors.Is(there, fs.ErrNotExist) && readAuthority(o.key.Dir, o.key.Name).Condition != Sound {
+			return twoKeys(o.key.Dir)
+		}
 		content, err := r.Keys.seal(key.content)
 		if err != nil {
 			return err
@@ -120,7 +130,7 @@ func (o encryptOp) apply(ctx context.Context, r *run) error {
 			return err
 		}
 		r.disk.did("encrypted key written")
-		if err := sameSealed(ctx, r.Keys, sealed, key.content); err != nil {
+		if err := sameSealed(r.Root, identity, sealed, key.content); err != nil {
 			return fmt.Errorf("read back %q: %w", sealed, err)
 		}
 	}
@@ -132,16 +142,22 @@ func (o encryptOp) apply(ctx context.Context, r *run) error {
 }
 
 // sameSealed answers nil where an encrypted key opens to the content.
-func sameSealed(ctx context.Context, keys *Keyring, path string, want []byte) error {
+func sameSealed(root layout.Root, identity *age.X25519Identity, path string, want []byte) error {
 	r, err := readFile(path)
 	if err != nil {
 		return err
 	}
-	content, _, err := keys.unseal(ctx, r.content)
+	content, err := unseal(root, identity, r.content)
 	if err == nil && !bytes.Equal(content, want) {
 		err = errDiffers
 	}
 	return err
+}
+
+// twoKeys is the refusal to write one key over another when it does not show
+// which of the two is the authority's. Only a person can have put them there.
+func twoKeys(dir string) error {
+	return fmt.Errorf("%s and %s in %q are not the same key, and the first is not known to be that of %s: move the one away that is not", authorityKey, authorityKeySealed, dir, authorityCert)
 }
 
 // apply of decryptOp keeps a key in clear that is there already: the authority
@@ -149,24 +165,8 @@ func sameSealed(ctx context.Context, keys *Keyring, path string, want []byte) er
 func (o decryptOp) apply(ctx context.Context, r *run) error {
 	clear, sealed := filepath.Join(o.key.Dir, authorityKey), filepath.Join(o.key.Dir, authorityKeySealed)
 	if a := readAuthority(o.key.Dir, o.key.Name); a.Encrypted || a.Condition != Sound {
-		content, err := readSealed(o.key.Dir)
-		if err != nil {
+		if err := o.decrypt(ctx, r, clear); err != nil {
 			return err
-		}
-		key, _, err := r.Keys.unseal(ctx, content)
-		if err != nil {
-			return err
-		}
-		if err := atomicfile.Write(clear, key, 0o600); err != nil {
-			return err
-		}
-		r.disk.did("key in clear written")
-		back, err := readFile(clear)
-		if err == nil && !bytes.Equal(back.content, key) {
-			err = errDiffers
-		}
-		if err != nil {
-			return fmt.Errorf("read back %q: %w", clear, err)
 		}
 	}
 	if err := atomicfile.Remove(sealed); err != nil {
@@ -176,15 +176,54 @@ func (o decryptOp) apply(ctx context.Context, r *run) error {
 	return nil
 }
 
+// decrypt writes the key in clear, over nothing that is another key.
+func (o decryptOp) decrypt(ctx context.Context, r *run, clear string) error {
+	content, err := readSealed(o.key.Dir)
+	if err != nil {
+		return err
+	}
+	identity, err := r.Keys.open(ctx)
+	if err != nil {
+		return err
+	}
+	key, err := unseal(r.Root, identity, content)
+	if err != nil {
+		return err
+	}
+	there, err := readFile(clear)
+	if _, noKey := parseKey(there.content); err == nil && noKey == nil && !bytes.Equal(there.content, key) {
+		return twoKeys(o.key.Dir)
+	}
+	if err := atomicfile.Write(clear, key, 0o600); err != nil {
+		return err
+	}
+	r.disk.did("key in clear written")
+	back, err := readFile(clear)
+	if err == nil && !bytes.Equal(back.content, key) {
+		err = errDiffers
+	}
+	if err != nil {
+		return fmt.Errorf("read back %q: %w", clear, err)
+	}
+	return nil
+}
+
 // apply of noKeyringOp looks once more: a key that could not be decrypted needs
-// the keyring still.
-func (noKeyringOp) apply(ctx context.Context, r *run) error {
-	seen := newObserver(r.Root)
-	seen.authorities(ctx)
-	for _, k := range seen.state.CAKeys.Files {
-		if k.Sealed {
-			return fmt.Errorf("the key of %s is encrypted still", k.Name)
+// the keyring still, wherever below the folder it lies.
+func (noKeyringOp) apply(_ context.Context, r *run) error {
+	err := filepath.WalkDir(filepath.Dir(r.Root.LocalKeyring()), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && strings.HasPrefix(d.Name(), atomicfile.TempPrefix):
+			return fs.SkipDir // left over, and about to be removed
+		case d.Name() == authorityKeySealed:
+			return fmt.Errorf("%s is encrypted still: if it is of no use, move it out of that folder", path)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if err := atomicfile.Remove(r.Root.LocalKeyring()); err != nil {
 		return err

@@ -2,7 +2,6 @@ package pki
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,35 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
 )
-
-// What opens the CAs' keys in tests.
-const (
-	testPassphrase = "correct horse battery staple"
-	testCredential = "kM1Yb3zq8Tq0Jm5vJ2m3Xw4r6s9uBvCxDyEzF0gHiJk="
-)
-
-var testSecrets = map[string]string{ProtectPassphrase: testPassphrase, ProtectCredential: testCredential}
-
-// testKeyring has both secrets, and makes little work of the passphrase.
-func testKeyring(root layout.Root) *Keyring {
-	return &Keyring{Root: root, workFactor: 4, Secret: func(_ context.Context, ask SecretAsk) (string, error) {
-		return testSecrets[ask.Protection], nil
-	}}
-}
-
-// protected is a host whose CAs' keys are to lie as said.
-func protected(t testing.TB, how string) *host {
-	h := newHost(t, mercury())
-	h.protect(how)
-	h.keys = testKeyring(h.root)
-	return h
-}
-
-func (h *host) protect(how string) { h.spec.PKI.Local = &hosts.LocalIssuer{CAKeys: how} }
 
 // inClear lists the files below the state folder that hold the private key of an
 // authority in clear.
@@ -152,124 +125,59 @@ func glob(t testing.TB, h *host, name string) []string {
 	return list
 }
 
-// Planning, and everything else that signs nothing, asks for no secret.
-func TestCAKeysArePlannedWithoutTheSecret(t *testing.T) {
-	h := protected(t, ProtectPassphrase)
-	h.converge()
-	h.keys = &Keyring{Root: h.root, Secret: func(context.Context, SecretAsk) (string, error) {
-		t.Error("the secret was asked for")
-		return "", errors.New("none")
-	}}
-	h.now = h.now.Add(65 * day) // everything is due
-	if len(h.diff()) == 0 {
-		t.Error("nothing is due")
-	}
-	for _, ca := range layout.CAs()[:2] {
-		if _, err := h.issuerOf().Bundle(t.Context(), ca); err != nil {
-			t.Error(err)
+// Of two keys in one folder that differ none is written over: only a person can
+// have put the other one there.
+func TestTwoDifferentKeysOfOneCA(t *testing.T) {
+	for _, to := range []string{ProtectPlain, ProtectCredential} {
+		for name, hurt := range map[string]func(dir, other string) error{
+			"another key in clear": func(dir, other string) error { return copyFile(other, filepath.Join(dir, authorityKey)) },
+			"another key in clear, no certificate": func(dir, other string) error {
+				return errors.Join(copyFile(other, filepath.Join(dir, authorityKey)), os.Remove(filepath.Join(dir, authorityCert)))
+			},
+		} {
+			t.Run(name+", to "+to, func(t *testing.T) {
+				h, other := protected(t, ProtectCredential), protected(t, ProtectPlain)
+				h.converge()
+				other.converge()
+				dir := h.root.LocalCA(layout.CAEtcdPeer)
+				if err := hurt(dir, filepath.Join(other.root.LocalCA(layout.CAEtcdPeer), authorityKey)); err != nil {
+					t.Fatal(err)
+				}
+				clear, sealed := readString(t, filepath.Join(dir, authorityKey)), readString(t, filepath.Join(dir, authorityKeySealed))
+				h.protect(to)
+				if err := h.apply(h.diff()); err == nil || !strings.Contains(err.Error(), "are not the same key") {
+					t.Error(err)
+				}
+				if readString(t, filepath.Join(dir, authorityKey)) != clear || readString(t, filepath.Join(dir, authorityKeySealed)) != sealed {
+					t.Error("a key was written over")
+				}
+				if _, err := os.Lstat(h.root.LocalKeyring()); err != nil {
+					t.Error(err)
+				}
+			})
 		}
-		if _, err := h.issuerOf().Authorities(t.Context(), ca); err != nil {
-			t.Error(err)
-		}
 	}
-	_ = Powers(h.root, h.spec, h.observe(), h.now)
 }
 
-// One apply asks for the secret once, however much is signed; a wrong one is
-// tried once.
-func TestTheSecretIsAskedForOnce(t *testing.T) {
-	h := protected(t, ProtectPassphrase)
-	asked := 0
-	secret := testPassphrase
-	h.keys.Secret = func(context.Context, SecretAsk) (string, error) { asked++; return secret, nil }
+// The keyring stays while anything below the folder needs it.
+func TestTheKeyringStaysForStrayKeys(t *testing.T) {
+	h := protected(t, ProtectCredential)
 	h.converge()
-	if asked != 1 {
-		t.Errorf("asked %d times", asked)
-	}
-	h.keys.Forget()
-	h.now = h.now.Add(65 * day)
-	h.converge()
-	if asked != 2 {
-		t.Errorf("asked %d times after it was forgotten", asked)
-	}
-	h.keys.Forget()
-	secret = "another passphrase"
-	h.now = h.now.Add(65 * day)
-	if err := h.apply(h.diff()); CauseOf(err) != CauseLocked {
+	stray := h.root.LocalCA("etcd-peer.of-a-person")
+	if err := errors.Join(os.Mkdir(stray, 0o700), copyFile(filepath.Join(h.root.LocalCA(layout.CAEtcdPeer), authorityKeySealed), filepath.Join(stray, authorityKeySealed))); err != nil {
 		t.Fatal(err)
 	}
-	if h.keys.wrong == ([32]byte{}) {
-		t.Error("that it is wrong was not remembered")
-	}
-	if err := h.keys.Check(t.Context()); CauseOf(err) != CauseLocked {
+	h.protect(ProtectPlain)
+	if err := h.apply(h.diff()); err == nil || !strings.Contains(err.Error(), stray) || !strings.Contains(err.Error(), "move it out") {
 		t.Error(err)
 	}
-	secret = testPassphrase
-	if err := h.keys.Check(t.Context()); err != nil {
+	if err := testKeyring(h.root).Check(t.Context()); err != nil {
 		t.Error(err)
+	}
+	if err := os.RemoveAll(stray); err != nil {
+		t.Fatal(err)
 	}
 	h.converge()
-}
-
-// Without the right secret certificates stay, each refusal is one line that says
-// what to do, the secret is in none, and once it is there all goes on.
-func TestWithoutTheSecret(t *testing.T) {
-	for _, tc := range []struct {
-		name   string
-		secret func() (string, error)
-		says   string
-	}{
-		{"none", func() (string, error) { return "", locked(errors.New("there is no file"), "put it there") }, "put it there"},
-		{"wrong", func() (string, error) { return "a wrong passphrase", nil }, "nodeagent certs passphrase"},
-		{"empty", func() (string, error) { return "", nil }, "nodeagent certs passphrase"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			h := protected(t, ProtectPassphrase)
-			h.converge()
-			before := h.peer().Serial
-			h.keys = &Keyring{Root: h.root, Secret: func(context.Context, SecretAsk) (string, error) { return tc.secret() }}
-			h.now = h.now.Add(65 * day)
-			if err := os.Remove(h.root.Trust(layout.CAEtcdPeer)); err != nil {
-				t.Fatal(err)
-			}
-			err := h.apply(h.diff())
-			if CauseOf(err) != CauseLocked || !strings.Contains(err.Error(), tc.says) {
-				t.Errorf("error %v, want one with %q", err, tc.says)
-			}
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !strings.Contains(line, tc.says) || strings.Contains(line, "wrong passphrase") {
-					t.Errorf("line %q", line)
-				}
-			}
-			have := h.observe()
-			if have.certificate(layout.CertEtcdPeer).Found.Serial != before || have.certificate(layout.CertEtcdPeer).Found.Condition != Sound {
-				t.Error("the certificate did not stay")
-			}
-			if b := have.bundle(layout.CAEtcdPeer); b == nil || b.Condition != Sound {
-				t.Error("what needs no key waits")
-			}
-			h.keys = testKeyring(h.root)
-			h.converge()
-		})
-	}
-}
-
-// A secret that guards nothing is refused before anything relies on it.
-func TestWeakSecretsAreRefused(t *testing.T) {
-	for how, secret := range map[string]string{ProtectPassphrase: "hunter2", ProtectCredential: "correct horse battery staple"} {
-		h := protected(t, how)
-		h.keys.Secret = func(context.Context, SecretAsk) (string, error) { return secret, nil }
-		err := h.apply(h.diff())
-		if err == nil || !strings.Contains(err.Error(), "characters, want") || strings.Contains(err.Error(), secret) {
-			t.Errorf("%s: %v", how, err)
-		}
-		if list := h.inClear(); len(list) > 0 {
-			t.Errorf("%s: in clear: %v", how, list)
-		}
-		h.keys = testKeyring(h.root)
-		h.converge()
-	}
 }
 
 // The keys of an authority that is added lie as those of the one that signs, and
@@ -316,33 +224,6 @@ func TestChangeOfACAWithEncryptedKeys(t *testing.T) {
 	}
 }
 
-// Another passphrase takes effect at once, and the old one opens nothing more.
-func TestChangeOfThePassphrase(t *testing.T) {
-	h := protected(t, ProtectPassphrase)
-	h.converge()
-	const next = "another horse battery staple"
-	if err := h.keys.Change(t.Context(), "short"); err == nil {
-		t.Error("a short passphrase was taken")
-	}
-	if err := h.keys.Change(t.Context(), next); err != nil {
-		t.Fatal(err)
-	}
-	if left := h.diff(); len(left) > 0 {
-		t.Errorf("left:\n%s", printed(left))
-	}
-	if err := testKeyring(h.root).Check(t.Context()); CauseOf(err) != CauseLocked {
-		t.Errorf("the old passphrase: %v", err)
-	}
-	h.keys = &Keyring{Root: h.root, Secret: func(context.Context, SecretAsk) (string, error) { return next, nil }}
-	h.now = h.now.Add(65 * day)
-	h.converge()
-	plain := protected(t, ProtectPlain)
-	plain.converge()
-	if err := plain.keys.Change(t.Context(), next); err == nil || !strings.Contains(err.Error(), "not encrypted") {
-		t.Error(err)
-	}
-}
-
 // What is lost or damaged is a person's to put back: nothing is made anew over
 // it, and certificates stay.
 func TestDamagedCAKeys(t *testing.T) {
@@ -384,11 +265,6 @@ func TestDamagedCAKeys(t *testing.T) {
 			}
 		})
 	}
-}
-
-func copyFile(from, to string) error {
-	content, err := os.ReadFile(from)
-	return errors.Join(err, os.WriteFile(to, content, 0o600))
 }
 
 // A certificate of a CA that is lost is made anew for the encrypted key, and
@@ -460,8 +336,10 @@ func TestCAKeysKilledAtEveryStep(t *testing.T) {
 		from, to string
 		least    int
 	}{
-		{ProtectPlain, ProtectCredential, 6}, {ProtectCredential, ProtectPlain, 5},
-		{ProtectPassphrase, ProtectCredential, 2}, {"", ProtectCredential, 40},
+		{ProtectPlain, ProtectCredential, 6},
+		{ProtectCredential, ProtectPlain, 5},
+		{ProtectPassphrase, ProtectCredential, 2},
+		{"", ProtectCredential, 40},
 	} {
 		t.Run(tc.from+" to "+tc.to, func(t *testing.T) {
 			at := 1
