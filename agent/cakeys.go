@@ -35,6 +35,24 @@ func CAKeyring(root layout.Root, spec func() *hosts.Spec, prompt Prompt) *pki.Ke
 // else.
 func (h *Host) AskBy(prompt Prompt) { h.keyring = CAKeyring(h.root, h.Spec, prompt) }
 
+// CAProtection is what the CAs' keys are encrypted with on this host, and what
+// is to be done with another such secret for nodeagent.service to have it; empty
+// where only people have it. The error tells that they are not encrypted.
+func (h *Host) CAProtection() (protection, serve string, err error) {
+	protection, err = h.keyring.Protection()
+	local := h.Spec().PKI.Local
+	if local == nil {
+		local = &hosts.LocalIssuer{}
+	}
+	switch {
+	case protection == pki.ProtectCredential:
+		serve = fmt.Sprintf("hand it to nodeagent.service as the credential %q, and restart that", credentialName(local))
+	case local.PassphraseFile != "":
+		serve = "write it to " + local.PassphraseFile
+	}
+	return protection, serve, err
+}
+
 // ChangeCAPassphrase encrypts the CAs' keys with another secret. before is the
 // one that they are encrypted with; empty where that is to be found.
 func (h *Host) ChangeCAPassphrase(ctx context.Context, before, secret string) error {
@@ -59,27 +77,13 @@ func (s caSecrets) find(ctx context.Context, ask pki.SecretAsk) (string, error) 
 	if local == nil {
 		local = &hosts.LocalIssuer{}
 	}
-	var looked []string
-	var remedy string
-	var places []string
-	named := os.Getenv(PassphraseVariable)
-	if ask.Protection == pki.ProtectCredential {
-		places = s.credentials(local)
-		remedy = fmt.Sprintf("hand it to nodeagent.service as the credential %q (systemd-creds encrypt --name=%[1]s - /etc/credstore.encrypted/%[1]s) and restart that", credentialName(local))
-		if ask.New {
-			named = ""
-		}
-	} else {
-		remedy = "run nodeagent apply on a terminal, which asks for it"
-		if local.PassphraseFile != "" {
-			remedy = "put the file there, or " + remedy
-		}
+	prompt := s.prompt
+	if ask.New && ask.Protection == pki.ProtectCredential {
+		prompt = nil
 	}
-	if named != "" {
-		places = append(places, named)
-	}
-	if ask.Protection == pki.ProtectPassphrase && local.PassphraseFile != "" {
-		places = append(places, string(s.root)+local.PassphraseFile)
+	places, remedy := s.places(local, ask)
+	if ask.Again {
+		places = nil // what lies there was wrong
 	}
 	for _, path := range places {
 		secret, err := ReadSecret(path)
@@ -89,16 +93,38 @@ func (s caSecrets) find(ctx context.Context, ask pki.SecretAsk) (string, error) 
 		if !errors.Is(err, fs.ErrNotExist) {
 			return "", refuse(err, "mend that file")
 		}
-		looked = append(looked, path)
 	}
-	if s.prompt != nil && !(ask.New && ask.Protection == pki.ProtectCredential) {
-		return s.prompt(ctx, ask)
+	if prompt != nil {
+		return prompt(ctx, ask)
 	}
 	where := "nobody has said where it is"
-	if len(looked) > 0 {
-		where = "there is no " + strings.Join(looked, " and no ")
+	if len(places) > 0 {
+		where = "there is no " + strings.Join(places, " and no ")
 	}
 	return "", refuse(fmt.Errorf("the %s is not at hand: %s", ask.Protection, where), remedy)
+}
+
+// places are the files in which it can be, and what to do where it is in none.
+func (s caSecrets) places(local *hosts.LocalIssuer, ask pki.SecretAsk) (list []string, remedy string) {
+	named := os.Getenv(PassphraseVariable)
+	if ask.Protection == pki.ProtectCredential {
+		list = s.credentials(local)
+		remedy = fmt.Sprintf("hand it to nodeagent.service as the credential %q (systemd-creds encrypt --name=%[1]s - /etc/credstore.encrypted/%[1]s) and restart that", credentialName(local))
+		if ask.New {
+			return list, remedy
+		}
+	}
+	if named != "" {
+		list = append(list, named)
+	}
+	if ask.Protection == pki.ProtectPassphrase {
+		remedy = "run nodeagent apply on a terminal, which asks for it, or name its file in " + PassphraseVariable
+		if local.PassphraseFile != "" {
+			list = append(list, string(s.root)+local.PassphraseFile)
+			remedy = "put the file there, or run nodeagent apply on a terminal, which asks for it"
+		}
+	}
+	return list, remedy
 }
 
 func refuse(err error, remedy string) error {
@@ -130,7 +156,8 @@ func (s caSecrets) credentials(local *hosts.LocalIssuer) []string {
 // maxSecret is more than any passphrase has.
 const maxSecret = 4096
 
-// ReadSecret reads a file that holds one line. It must be for its owner alone.
+// ReadSecret reads a file that holds one line. It must be for its owner alone,
+// who is root or runs this.
 func ReadSecret(path string) (string, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -146,6 +173,9 @@ func ReadSecret(path string) (string, error) {
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return "", fmt.Errorf("read %s: others than its owner can read it (mode %#o, want 0600 or less)", path, info.Mode().Perm())
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && owner != uint32(os.Geteuid()) {
+		return "", fmt.Errorf("read %s: it belongs to user %d, who can read it, and not to root", path, owner)
 	}
 	content, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
 	if err != nil {

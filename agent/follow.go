@@ -172,11 +172,16 @@ func (f *follower) tellKeys(err error) {
 			return
 		}
 	}
-	f.tell(err)
+	f.note(err, "no certificate can be issued; what lies on disk serves on", "the keys of the CAs can be opened again")
 }
 
-// tell logs a failure once, and that it is over.
+// tell is note of Vault.
 func (f *follower) tell(err error) {
+	f.note(err, "the issuer is not followed; what lies on disk serves on", "the issuer answers again")
+}
+
+// note logs a failure once, and that it is over.
+func (f *follower) note(err error, fails, over string) {
 	now := ""
 	if err != nil {
 		now = firstLine(err.Error())
@@ -187,9 +192,9 @@ func (f *follower) tell(err error) {
 	switch {
 	case now == f.failed:
 	case now == "":
-		f.log.Info("the issuer answers again")
+		f.log.Info(over)
 	default:
-		f.log.Warn("the issuer is not followed; what lies on disk serves on", "because", now)
+		f.log.Warn(fails, "because", now)
 	}
 	f.failed = now
 }

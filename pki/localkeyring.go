@@ -287,21 +287,31 @@ func (k *Keyring) write(d disk, protection, secret string, identity *age.X25519I
 // Change encrypts the authorities' keys with another passphrase, or a credential
 // of another content, of the same kind as before.
 func (k *Keyring) Change(ctx context.Context, secret string) error {
-	content, err := readKeyringFile(k.Root)
-	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("the keys of the CAs are not encrypted on this host: pki.local.ca_keys says how they are to be, and nodeagent apply makes it so")
-	}
+	protection, err := k.Protection()
 	if err != nil {
 		return err
+	}
+	if err := checkSecret(protection, secret); err != nil {
+		return err
+	}
+	return k.protect(ctx, disk{}, protection, secret)
+}
+
+// Protection is what the authorities' keys are encrypted with now,
+// ProtectPassphrase or ProtectCredential; an error where they are not.
+func (k *Keyring) Protection() (string, error) {
+	content, err := readKeyringFile(k.Root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", errors.New("the keys of the CAs are not encrypted on this host: pki.local.ca_keys says how they are to be, and nodeagent apply makes it so")
+	}
+	if err != nil {
+		return "", err
 	}
 	held, err := parseKeyring(content)
 	if err != nil {
-		return damagedKeyring(k.Root, err)
+		return "", damagedKeyring(k.Root, err)
 	}
-	if err := checkSecret(held.Protection, secret); err != nil {
-		return err
-	}
-	return k.protect(ctx, disk{}, held.Protection, secret)
+	return held.Protection, nil
 }
 
 // seal encrypts a private key (PEM) for the keyring. It needs no secret.

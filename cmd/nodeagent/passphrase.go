@@ -24,13 +24,14 @@ one or the other opens them at any moment; certificates and CAs stay as they are
 --old-file and --new-file it asks on the terminal for what is found nowhere else.
 
 Then give nodeagent.service the new one: the spec's passphrase_file, or systemd's
-credential and a restart. Until it has it, it cannot issue, and says so.
+credential and a restart. Until it has it, it cannot issue, and says so. To be without
+that gap give it the new one first, and name the one before with --old-file.
 
 A passphrase that somebody else has seen, together with a copy of the host's files, has
 given the CAs away: change those with 'nodeagent certs rotate-ca', after the spec's
 ca_keys was "plain" for one apply, which makes a new key pair for their keys.`,
 		Example: `  nodeagent certs passphrase
-  nodeagent certs passphrase --new-file /run/new --old-file /run/old`,
+  nodeagent certs passphrase --old-file /run/old --new-file /run/secrets/ca`,
 		Args: noArgs,
 	}
 	before := cmd.Flags().String("old-file", "", "the `file` with what opens the keys now")
@@ -41,6 +42,10 @@ ca_keys was "plain" for one apply, which makes a new key pair for their keys.`,
 			return err
 		}
 		defer host.Close()
+		protection, serve, err := host.CAProtection()
+		if err != nil {
+			return err
+		}
 		var was, secret string
 		if *before != "" {
 			if was, err = agent.ReadSecret(*before); err != nil {
@@ -50,7 +55,7 @@ ca_keys was "plain" for one apply, which makes a new key pair for their keys.`,
 		if *after != "" {
 			secret, err = agent.ReadSecret(*after)
 		} else if ask := o.prompt(); ask != nil {
-			secret, err = ask(cmd.Context(), pki.SecretAsk{Protection: "new passphrase", New: true})
+			secret, err = ask(cmd.Context(), pki.SecretAsk{Protection: "new " + protection, New: true})
 		} else {
 			err = usageError{errors.New("there is no terminal to ask on: name the file with the new one, --new-file")}
 		}
@@ -63,7 +68,10 @@ ca_keys was "plain" for one apply, which makes a new key pair for their keys.`,
 		if o.json() {
 			return printJSON(o, map[string]any{"changed": true})
 		}
-		fmt.Fprintln(o.stdout, "Changed. Give nodeagent.service the new one now: until then it cannot issue.")
+		fmt.Fprintf(o.stdout, "Changed: another %s opens the keys of the CAs.\n", protection)
+		if serve != "" {
+			fmt.Fprintf(o.stdout, "Now %s: until then nodeagent.service cannot issue.\n", serve)
+		}
 		return nil
 	}
 	return cmd
@@ -77,13 +85,17 @@ func (o *options) prompt() agent.Prompt {
 	return func(ctx context.Context, ask pki.SecretAsk) (string, error) {
 		o.asking.Lock()
 		defer o.asking.Unlock()
-		secret, err := o.readHidden(ctx, "The "+ask.Protection+" of the CAs' keys: ")
+		text := "The " + ask.Protection + " of the CAs' keys: "
+		if ask.Again {
+			text = "That does not open them. " + text
+		}
+		secret, err := o.readHidden(ctx, text)
 		if err != nil || !ask.New {
 			return secret, err
 		}
 		again, err := o.readHidden(ctx, "Once more: ")
 		if err == nil && again != secret {
-			err = errors.New("the two are not the same: nothing was changed")
+			err = errors.New("the two that were typed are not the same: run the command again")
 		}
 		return secret, err
 	}
