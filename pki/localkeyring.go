@@ -107,21 +107,33 @@ func (k *Keyring) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sealed := sealedAuthorities(k.Root)
-	now := pairing(content, secret, sealed...)
-	if k.checked == now {
-		return nil
-	}
-	identity, err := k.unlock(content, held, secret)
-	if err != nil {
-		return err
-	}
-	for _, a := range sealed {
-		if _, err := a.unseal(k.Root, identity); err != nil {
+	for {
+		sealed := sealedAuthorities(k.Root)
+		now := pairing(content, secret, sealed...)
+		if k.checked == now {
+			return nil
+		}
+		identity, err := k.unlock(content, held, secret)
+		if err != nil {
+			return err
+		}
+		if err = opensAll(k.Root, identity, sealed); err == nil {
+			k.checked = now
+			return nil
+		}
+		// A change of a CA may have exchanged the folders meanwhile.
+		if now == pairing(content, secret, sealedAuthorities(k.Root)...) || ctx.Err() != nil {
 			return err
 		}
 	}
-	k.checked = now
+}
+
+func opensAll(root layout.Root, identity *age.X25519Identity, sealed []authorityFiles) error {
+	for _, a := range sealed {
+		if _, err := a.unseal(root, identity); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -167,6 +167,11 @@ func TestWhatWaitsForTheSecret(t *testing.T) {
 		if err := h.apply(h.diff()); err == nil || strings.Contains(err.Error(), "\n") || !strings.HasPrefix(err.Error(), "renew certificate ") {
 			t.Errorf("%s with certificates that are due: %v", how, err)
 		}
+		h.protect(ProtectPlain)
+		h.keys.Forget()
+		if err := h.apply(h.diff()); err == nil || strings.Contains(err.Error(), "\n") || !strings.HasPrefix(err.Error(), "decrypt CA key etcd-server and ") {
+			t.Errorf("%s, to plain: %v", how, err)
+		}
 	}
 }
 

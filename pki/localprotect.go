@@ -218,7 +218,7 @@ func (noKeyringOp) apply(_ context.Context, r *run) error {
 		case d.IsDir() && strings.HasPrefix(d.Name(), atomicfile.TempPrefix):
 			return fs.SkipDir // left over, and about to be removed
 		case d.Name() == authorityKeySealed:
-			return fmt.Errorf("%s is encrypted still: if it is of no use, move it out of that folder", path)
+			return stillSealed(r.Root, path)
 		}
 		return nil
 	})
@@ -231,4 +231,15 @@ func (noKeyringOp) apply(_ context.Context, r *run) error {
 	r.Keys.Forget()
 	r.disk.did("keyring removed")
 	return nil
+}
+
+// stillSealed says what keeps the keyring: that of an authority is needed, and
+// why it was not decrypted is an error of its own; another one is a person's.
+func stillSealed(root layout.Root, path string) error {
+	for _, name := range layout.CAs() {
+		if dir := filepath.Dir(path); dir == root.LocalCA(name) || dir == root.LocalCABeside(name) {
+			return fmt.Errorf("the key of the authority %s is encrypted still", name)
+		}
+	}
+	return fmt.Errorf("%s, which is no authority's, can be opened by it alone: move it out of that folder, or away", path)
 }

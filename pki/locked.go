@@ -52,7 +52,8 @@ func (r *run) openFor(ctx context.Context, made bool, waiting []plan.Change) err
 func (r *run) divide(changes []plan.Change) (free, waiting []plan.Change) {
 	missing := map[string]bool{} // authorities that are to be made with such a key
 	for _, c := range changes {
-		if r.needsKey(c, missing) {
+		_, last := c.Payload.(noKeyringOp) // after the keys that are decrypted
+		if last && len(waiting) > 0 || r.needsKey(c, missing) {
 			waiting = append(waiting, c)
 		} else {
 			free = append(free, c)
