@@ -24,8 +24,8 @@ one or the other opens them at any moment; certificates and CAs stay as they are
 --old-file and --new-file it asks on the terminal for what is found nowhere else.
 
 Then give nodeagent.service the new one: the spec's passphrase_file, or systemd's
-credential and a restart. Until it has it, it cannot issue, and says so. To be without
-that gap give it the new one first, and name the one before with --old-file.
+credential and a restart. Or give it that first, and name the one before with --old-file.
+In between it cannot issue, and says so.
 
 A passphrase that somebody else has seen, together with a copy of the host's files, has
 given the CAs away: change those with 'nodeagent certs rotate-ca', after the spec's
