@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 )
 
 // TempPrefix begins the names of temporary files and folders.
@@ -82,7 +83,8 @@ func Symlink(target, link string) error {
 	if err := os.Rename(staged, link); err != nil {
 		return fmt.Errorf("link %q: %w", link, err)
 	}
-	return SyncDir(dir)
+	// Before the sync, so that no empty folder comes back when the power goes.
+	return errors.Join(os.Remove(tmp), SyncDir(dir))
 }
 
 // Remove deletes a file durably. A file that is not there is no error.
@@ -98,8 +100,17 @@ func Remove(path string) error {
 
 // MkdirAll makes a folder and the missing ones above it with the mode (not
 // reduced by the umask) and syncs each folder in which one was made. Folders
-// that exist keep their mode.
+// that exist keep their mode. Of several goroutines that need a folder, none goes
+// on before it is synced.
 func MkdirAll(path string, mode fs.FileMode) error {
+	making.Lock()
+	defer making.Unlock()
+	return mkdirAll(path, mode)
+}
+
+var making sync.Mutex
+
+func mkdirAll(path string, mode fs.FileMode) error {
 	if info, err := os.Stat(path); err == nil {
 		if !info.IsDir() {
 			return fmt.Errorf("make folder %q: a file is in its place", path)
@@ -108,7 +119,7 @@ func MkdirAll(path string, mode fs.FileMode) error {
 	}
 	parent := filepath.Dir(path)
 	if parent != path {
-		if err := MkdirAll(parent, mode); err != nil {
+		if err := mkdirAll(parent, mode); err != nil {
 			return err
 		}
 	}
