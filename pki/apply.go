@@ -80,7 +80,7 @@ func (r *run) open(ctx context.Context) (Issuer, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.issuer = issuer
+		r.issuer = askGently(issuer)
 	}
 	return r.issuer, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync"
 
 	"github.com/nodeagent/nodeagent/internal/plan"
@@ -15,9 +14,61 @@ import (
 // hosts of a fleet that is set up anew would crowd it.
 const atOnce = 4
 
+// atWork is how many changes are under way at once. Those that are not asking
+// wait for the disk, which serves several syncs at once about as fast as one.
+const atWork = 16
+
+// gently asks an issuer for at most atOnce things at once.
+type gently struct {
+	Issuer
+	slots chan struct{}
+}
+
+func askGently(issuer Issuer) Issuer { return gently{issuer, make(chan struct{}, atOnce)} }
+
+// slot waits for one and returns what gives it back.
+func (g gently) slot(ctx context.Context) (func(), error) {
+	select {
+	case g.slots <- struct{}{}:
+		return func() { <-g.slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Sign implements Issuer.
+func (g gently) Sign(ctx context.Context, r Request, csr []byte) ([]byte, error) {
+	done, err := g.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return g.Issuer.Sign(ctx, r, csr)
+}
+
+// Bundle implements Issuer.
+func (g gently) Bundle(ctx context.Context, ca string) ([]byte, error) {
+	done, err := g.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return g.Issuer.Bundle(ctx, ca)
+}
+
+// Secret implements Issuer.
+func (g gently) Secret(ctx context.Context, name string, fresh func() ([]byte, error)) ([]byte, error) {
+	done, err := g.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return g.Issuer.Secret(ctx, name, fresh)
+}
+
 // each carries out changes as plan.Each does, but for neighbours that ask the
-// issuer for the same kind of thing: up to atOnce of those are under way
-// together. A group begins when all changes before it have ended, so that what
+// issuer for things that need not wait for each other: up to atWork of those are
+// under way together. A group begins when all changes before it have ended, so that what
 // a change builds on is there: bundles before certificates, both before what is
 // deleted. The reporter hears of one change at a time, in the order in which
 // they begin and end; errors are joined in the order of the changes. When ctx is
@@ -35,13 +86,22 @@ func each(ctx context.Context, changes []plan.Change, rep plan.Reporter, do func
 	return errors.Join(append(e.failed, ctx.Err())...)
 }
 
-// sideBySide tells whether two neighbours in a plan may be under way together.
+// sideBySide tells whether two neighbours in a plan may be under way together:
+// bundles, and then what needs the issuer and no other change of their kinds.
 func sideBySide(a, b plan.Change) bool {
-	switch a.Payload.(type) {
-	case trustOp, keyOp, issueOp:
-		return reflect.TypeOf(a.Payload) == reflect.TypeOf(b.Payload)
+	kind := groupOf(a)
+	return kind != 0 && kind == groupOf(b)
+}
+
+// groupOf is 0 for what is carried out alone.
+func groupOf(c plan.Change) int {
+	switch c.Payload.(type) {
+	case trustOp:
+		return 1
+	case keyOp, issueOp:
+		return 2
 	}
-	return false
+	return 0
 }
 
 type eachRun struct {
@@ -51,11 +111,11 @@ type eachRun struct {
 	failed []error // by change; each is written by who carries that out
 }
 
-// group carries out changes, up to atOnce together, and waits for all of them.
+// group carries out changes, up to atWork together, and waits for all of them.
 func (e *eachRun) group(ctx context.Context, changes []plan.Change, failed []error) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	slots := make(chan struct{}, atOnce)
+	slots := make(chan struct{}, atWork)
 	for i, c := range changes {
 		slots <- struct{}{}
 		if ctx.Err() != nil {
