@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,15 +10,6 @@ import (
 	"github.com/nodeagent/nodeagent/internal/plan"
 	"github.com/nodeagent/nodeagent/pki"
 	"github.com/nodeagent/nodeagent/pki/vault"
-)
-
-// How often the daemon asks its issuer for the trust bundles: what it costs is
-// a few requests without a token, and a change of a CA goes on when the slowest
-// host has heard of it. While one is under way, or the host has not caught up,
-// it is asked more often.
-const (
-	followEvery = 2 * time.Minute
-	followSoon  = 5 * time.Second
 )
 
 // Report says how far this host is with its certificates: what lies on disk,
@@ -72,8 +61,8 @@ type follower struct {
 // keys can be opened is looked at, so that it is known before it is needed.
 func (h *Host) followIssuer(ctx context.Context, log *slog.Logger) {
 	f := &follower{host: h, log: log}
-	for wait := followSoon; h.awaitLook(ctx, wait); {
-		wait = followEvery + turnOf(h.Spec().Name, followEvery/4)
+	for wait := followOf(h).First(); h.awaitLook(ctx, wait); {
+		wait = followOf(h).Next(false)
 		if len(h.Spec().Roles) == 0 {
 			continue
 		}
@@ -86,9 +75,14 @@ func (h *Host) followIssuer(ctx context.Context, log *slog.Logger) {
 		changing, err := f.look(ctx)
 		f.tell(err)
 		if changing && err == nil {
-			wait = followSoon
+			wait = followOf(h).Next(true)
 		}
 	}
+}
+
+func followOf(h *Host) pki.Follow {
+	spec := h.Spec()
+	return pki.Follow{Host: spec.Name, Of: len(spec.Peers) + 1}
 }
 
 // awaitLook waits for the time to pass or for lookNow; false when ctx is done.
@@ -110,14 +104,6 @@ func (h *Host) lookNow() {
 	case h.looks <- struct{}{}:
 	default: // it is about to
 	}
-}
-
-// turnOf is a share of a duration that a host's name determines, so that the
-// hosts of a fleet do not ask in the same second.
-func turnOf(host string, limit time.Duration) time.Duration {
-	// Not FNV: of names that differ in their last letter it makes neighbours.
-	sum := sha256.Sum256([]byte(host))
-	return time.Duration(binary.BigEndian.Uint64(sum[:8]) % uint64(limit))
 }
 
 // look refreshes and reports; it tells whether a change is under way.
