@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 )
 
@@ -71,20 +73,24 @@ func ignoreClosed(err error) error {
 // rename. It then syncs the folder of the link.
 func Symlink(target, link string) error {
 	dir := filepath.Dir(link)
-	tmp, err := os.MkdirTemp(dir, TempPrefix)
+	staged, err := stageLink(target, dir)
 	if err != nil {
 		return fmt.Errorf("link %q: %w", link, err)
 	}
-	defer os.RemoveAll(tmp)
-	staged := filepath.Join(tmp, "link")
-	if err := os.Symlink(target, staged); err != nil {
-		return fmt.Errorf("link %q: %w", link, err)
-	}
 	if err := os.Rename(staged, link); err != nil {
-		return fmt.Errorf("link %q: %w", link, err)
+		return errors.Join(fmt.Errorf("link %q: %w", link, err), os.Remove(staged))
 	}
-	// Before the sync, so that no empty folder comes back when the power goes.
-	return errors.Join(os.Remove(tmp), SyncDir(dir))
+	return SyncDir(dir)
+}
+
+// stageLink makes a link under a temporary name that is free.
+func stageLink(target, dir string) (string, error) {
+	for {
+		path := filepath.Join(dir, TempPrefix+strconv.FormatUint(rand.Uint64(), 36))
+		if err := os.Symlink(target, path); !errors.Is(err, fs.ErrExist) {
+			return path, err
+		}
+	}
 }
 
 // Remove deletes a file durably. A file that is not there is no error.
