@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,13 @@ type Applier struct {
 // work: each certificate has a folder of its own, which nothing else writes to.
 func (a *Applier) Apply(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
 	r := &run{Applier: a, disk: disk{oneAtATime(a.step)}}
+	ctx, stop := context.WithCancel(ctx)
+	var ready sync.WaitGroup
+	if slices.ContainsFunc(changes, func(c plan.Change) bool { return groupOf(c) == needsLogin }) {
+		ready.Go(func() { r.ready(ctx) })
+	}
+	defer ready.Wait()
+	defer stop()
 	return r.applyUnlocked(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
 		o, ok := c.Payload.(op)
 		if !ok {
@@ -55,7 +63,7 @@ type run struct {
 	disk disk
 
 	mu     sync.Mutex
-	issuer Issuer // nil until it is needed
+	issuer Issuer // a gently; nil until it is needed
 }
 
 // oneAtATime lets one goroutine at a time call step.
@@ -83,6 +91,18 @@ func (r *run) open(ctx context.Context) (Issuer, error) {
 		r.issuer = askGently(issuer)
 	}
 	return r.issuer, nil
+}
+
+// ready has the issuer log in, where it does that, while what needs no login is
+// under way. What fails is met again by the change that needs it.
+func (r *run) ready(ctx context.Context) {
+	issuer, err := r.open(ctx)
+	if err != nil {
+		return
+	}
+	if i, ok := issuer.(gently).Issuer.(interface{ Ready(context.Context) error }); ok {
+		_ = i.Ready(ctx)
+	}
 }
 
 func (r *run) now() time.Time {

@@ -90,18 +90,24 @@ func each(ctx context.Context, changes []plan.Change, rep plan.Reporter, do func
 // bundles, and then what needs the issuer and no other change of their kinds.
 func sideBySide(a, b plan.Change) bool {
 	kind := groupOf(a)
-	return kind != 0 && kind == groupOf(b)
+	return kind != alone && kind == groupOf(b)
 }
 
-// groupOf is 0 for what is carried out alone.
+// The groups of changes that may be under way together.
+const (
+	alone = iota
+	needsNoLogin
+	needsLogin
+)
+
 func groupOf(c plan.Change) int {
 	switch c.Payload.(type) {
 	case trustOp:
-		return 1
+		return needsNoLogin
 	case keyOp, issueOp:
-		return 2
+		return needsLogin
 	}
-	return 0
+	return alone
 }
 
 type eachRun struct {
