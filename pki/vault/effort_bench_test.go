@@ -1,8 +1,6 @@
 package vault
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os/exec"
@@ -11,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nodeagent/nodeagent/test/measure"
 )
 
 // effort is what a process took.
@@ -57,43 +57,18 @@ func spread(list []effort, of func(effort) float64) spreadOf {
 	return spreadOf{values[len(values)/2], values[0], values[len(values)-1]}
 }
 
-// gauge is test/measure.
-type gauge struct{ program string }
-
-func newGauge(b *testing.B) *gauge {
+// launch runs a program, in a root folder of its own where root names one; dir
+// is where its files must be.
+func launch(b *testing.B, l measure.Launcher, root, dir string, args ...string) effort {
 	b.Helper()
-	g := &gauge{filepath.Join(b.TempDir(), "measure")}
-	cmd := exec.CommandContext(b.Context(), "go", "build", "-o", g.program, "github.com/nodeagent/nodeagent/test/measure")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("build test/measure: %v\n%s", err, out)
-	}
-	return g
-}
-
-// launch runs a program with test/measure, in a root folder of its own where
-// root names one; dir is where its files must be.
-func (g *gauge) launch(b *testing.B, root, dir string, args ...string) effort {
-	b.Helper()
-	if root != "" {
-		args = append([]string{"-chroot", root}, args...)
-	}
-	cmd := exec.CommandContext(b.Context(), g.program, args...)
+	cmd := exec.CommandContext(b.Context(), args[0], args[1:]...)
 	cmd.Env = []string{"HOME=" + filepath.Dir(dir)} // and nothing of VAULT_…
-	var output bytes.Buffer
-	cmd.Stderr = &output
 	began := time.Now()
-	answer, err := cmd.Output()
-	var took struct {
-		Wall, CPU time.Duration
-		Peak      float64
-	}
-	if err == nil {
-		err = json.Unmarshal(answer, &took)
-	}
+	took, err := l.Run(cmd, root)
 	if err != nil {
-		b.Fatalf("%s: %v\n%s", cmd, err, &output)
+		b.Fatal(err)
 	}
-	e := effort{wall: took.Wall, cpu: took.CPU, peak: took.Peak / 1e6}
+	e := effort{wall: took.Wall, cpu: took.CPU, peak: float64(took.Peak) / 1e6}
 	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err

@@ -13,6 +13,7 @@ import (
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/pki"
+	"github.com/nodeagent/nodeagent/test/measure"
 	"github.com/nodeagent/nodeagent/test/servers"
 )
 
@@ -44,12 +45,15 @@ func BenchmarkFromNothing(b *testing.B) {
 	files["n1.toml"] = strings.Replace(files["n1.toml"], `["control-plane"]`, `["etcd", "control-plane"]`, 1)
 	w := newWorld(b, newestVault(), files)
 	ways := []contender{newNodeagent(w, program, files), newVaultAgent(w, peer)}
-	g := newGauge(b)
+	launcher, err := measure.Build(b.Context(), b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
 		all := make([][]effort, len(ways))
 		for round := range rounds + 1 {
 			for i, way := range ways {
-				if e := way.run(b, g); round > 0 { // the first one fills caches
+				if e := way.run(b, launcher); round > 0 { // the first one fills caches
 					all[i] = append(all[i], e)
 				}
 			}
@@ -60,7 +64,7 @@ func BenchmarkFromNothing(b *testing.B) {
 
 // contender gets one host its certificates from nothing.
 type contender interface {
-	run(b *testing.B, g *gauge) effort
+	run(b *testing.B, l measure.Launcher) effort
 }
 
 // keeps are the certificates that the host keeps.
@@ -112,7 +116,7 @@ func newNodeagent(w *world, program string, fleet map[string]string) *ourAgent {
 	return a
 }
 
-func (a *ourAgent) run(b *testing.B, g *gauge) effort {
+func (a *ourAgent) run(b *testing.B, l measure.Launcher) effort {
 	dir := b.TempDir()
 	if err := os.Link(a.program, filepath.Join(dir, "nodeagent")); err != nil {
 		b.Fatal(err)
@@ -121,7 +125,7 @@ func (a *ourAgent) run(b *testing.B, g *gauge) effort {
 		writeBelow(b, dir, name, content)
 	}
 	root := layout.Root(dir)
-	e := g.launch(b, dir, root.PKI(), "/nodeagent", "apply", "--only", "pki", "--host", a.spec.Name)
+	e := launch(b, l, dir, root.PKI(), "/nodeagent", "apply", "--only", "pki", "--host", a.spec.Name)
 	for _, r := range keeps(a.spec) {
 		at := root.Certificate(r.Name)
 		mustPair(b, r, at.Cert, at.Key)
@@ -181,13 +185,13 @@ func (a *vaultAgent) issuePath(r pki.Request) string {
 	return a.w.place.Engine(r.CA) + "/issue/" + a.w.place.Role(a.spec.Name, r.Name)
 }
 
-func (a *vaultAgent) run(b *testing.B, g *gauge) effort {
+func (a *vaultAgent) run(b *testing.B, l measure.Launcher) effort {
 	dir := b.TempDir()
 	writeBelow(b, dir, "role-id", []byte(a.roleID))
 	writeBelow(b, dir, "secret-id", []byte(a.secretID))
 	writeBelow(b, dir, "agent.hcl", []byte(a.config(dir)))
 	out := filepath.Join(dir, "out")
-	e := g.launch(b, "", out, a.program, "agent", "-config", filepath.Join(dir, "agent.hcl"))
+	e := launch(b, l, "", out, a.program, "agent", "-config", filepath.Join(dir, "agent.hcl"))
 	for _, r := range keeps(a.spec) {
 		mustPair(b, r, filepath.Join(out, r.Name+".crt"), filepath.Join(out, r.Name+".key"))
 	}
