@@ -41,6 +41,10 @@ type Host struct {
 	// guards the record of those that were made.
 	drift driftLog
 	mades sync.Mutex
+	// seenNetwork and seenPKI are what a command, which is over in a moment, has
+	// observed and may use once more. The daemon always looks.
+	seenNetwork recent[netcfg.State]
+	seenPKI     recent[pki.State]
 	// login is the issuer where that is Vault.
 	login login
 	// keyring opens the local issuer's keys where they are encrypted.
@@ -109,10 +113,18 @@ func (h *Host) networkDomain() Domain {
 	return verbs[netcfg.State]{
 		name:    DomainNetwork,
 		want:    func(context.Context) (netcfg.State, error) { return h.wantNetwork() },
-		observe: h.network.Observe,
+		observe: h.observeNetwork,
 		diff:    netcfg.Diff,
 		apply:   h.applyNetwork,
 	}
+}
+
+// observeNetwork looks at the network, or takes what Cuts saw a moment ago.
+func (h *Host) observeNetwork(ctx context.Context, want netcfg.State) (netcfg.State, error) {
+	if have, ok := h.seenNetwork.take(time.Now()); ok {
+		return have, nil
+	}
+	return h.network.Observe(ctx, want)
 }
 
 func (h *Host) pkiDomain() Domain {
@@ -122,13 +134,17 @@ func (h *Host) pkiDomain() Domain {
 		want:  func(context.Context) (pki.State, error) { return pki.Want(h.Spec()), nil },
 		observe: func(ctx context.Context, _ pki.State) (pki.State, error) {
 			have, err := h.observePKI(ctx)
-			if !h.heed {
-				have = have.AskAgain()
+			if h.heed {
+				return have, err
 			}
-			return have, err
+			if err == nil {
+				h.seenPKI.keep(have, time.Now())
+			}
+			return have.AskAgain(), err
 		},
 		diff: func(have, want pki.State) []plan.Change { return pki.Diff(have, want, time.Now()) },
 		apply: func(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
+			h.seenPKI.forget()
 			applier := pki.Applier{Root: h.root, Issuer: h.issuer, Keys: h.keyring}
 			if h.heed { // a command keeps open what a person has opened
 				defer h.keyring.Forget()
