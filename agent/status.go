@@ -160,7 +160,7 @@ func (h *Host) domainStatus(ctx context.Context) []DomainStatus {
 
 func (h *Host) componentStatus(ctx context.Context) []ComponentStatus {
 	want := h.wantUnits()
-	have, observeErr := h.systemd.Observe(ctx, want)
+	have, observeErr := h.systemd.ObserveFigures(ctx, want)
 	list := make([]ComponentStatus, len(want.Units))
 	var checks sync.WaitGroup
 	for i, u := range want.Units {
