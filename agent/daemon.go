@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 // lockPatience is how long the daemon waits for an apply or a restore.
@@ -340,8 +342,12 @@ func changeLog(ctx context.Context, log *slog.Logger) logReporter {
 // Begin implements plan.Reporter.
 func (logReporter) Begin(plan.Change) {}
 
-// End implements plan.Reporter.
+// End implements plan.Reporter. Of changes that wait the converge's own line tells,
+// in one.
 func (r logReporter) End(c plan.Change, err error) {
+	if held := (*pki.HeldError)(nil); errors.As(err, &held) {
+		return
+	}
 	attrs := []any{"domain", c.Domain, "action", string(c.Action), "key", c.Key, "because", c.Reason}
 	if err != nil {
 		r.log.Error("change failed", append(attrs, "error", err)...)

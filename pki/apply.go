@@ -137,7 +137,7 @@ type (
 		want Request
 		all  State // that the request is of
 	}
-	heldOp     struct{ reason string } // what is not done now, and why
+	heldOp     struct{ reason, why string } // what is not done now; see [HeldError]
 	rebundleOp struct{ want Request }
 	removeOp   struct{ name string }
 	untrustOp  struct{ ca string }
@@ -215,7 +215,7 @@ func (o issueOp) apply(ctx context.Context, r *run) error {
 
 // apply of heldOp does nothing, and says so: a host without the certificate has
 // not converged.
-func (o heldOp) apply(context.Context, *run) error { return errors.New(o.reason) }
+func (o heldOp) apply(context.Context, *run) error { return &HeldError{o.reason, o.why} }
 
 // apply of rebundleOp switches to a generation with the same key and
 // certificate and the trust bundle as it is now.

@@ -71,10 +71,14 @@ func (g gently) Secret(ctx context.Context, name string, fresh func() ([]byte, e
 // under way together. A group begins when all changes before it have ended, so that what
 // a change builds on is there: bundles before certificates, both before what is
 // deleted. The reporter hears of one change at a time, in the order in which
-// they begin and end; errors are joined in the order of the changes. When ctx is
-// done no further change begins.
+// they begin and end; errors are joined in the order of the changes, those of
+// changes that wait at last. When ctx is done no further change begins.
 func each(ctx context.Context, changes []plan.Change, rep plan.Reporter, do func(context.Context, plan.Change) error) error {
 	e := &eachRun{rep: rep, do: do, failed: make([]error, len(changes))}
+	keys := make([]string, len(changes))
+	for i, c := range changes {
+		keys[i] = c.Key
+	}
 	for begin := 0; begin < len(changes) && ctx.Err() == nil; {
 		end := begin + 1
 		for end < len(changes) && sideBySide(changes[begin], changes[end]) {
@@ -83,7 +87,7 @@ func each(ctx context.Context, changes []plan.Change, rep plan.Reporter, do func
 		e.group(ctx, changes[begin:end], e.failed[begin:end])
 		begin = end
 	}
-	return errors.Join(append(e.failed, ctx.Err())...)
+	return errors.Join(joinHeld(keys, e.failed), ctx.Err())
 }
 
 // sideBySide tells whether two neighbours in a plan may be under way together:
