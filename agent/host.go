@@ -226,10 +226,12 @@ func (h *Host) markEtcd(ctx context.Context) error {
 //
 // One that is due already has no moment: the converge that just ran has tried,
 // and the loop tries what failed again. What cannot be read is looked at again
-// after the longest pause.
-func (h *Host) certificatesDue(ctx context.Context, now time.Time) Due {
-	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}, Why: CauseRenewal}
+// after the longest pause. One that waits has the moment at which that ends,
+// though it was tried too: the pauses of the loop grow past it.
+func (h *Host) certificatesDue(ctx context.Context) Due {
 	have, err := h.observePKI(ctx)
+	now := time.Now() // what waits is told by how long from the look on
+	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}, Why: CauseRenewal}
 	if err != nil {
 		return due
 	}
