@@ -161,7 +161,7 @@ func (h *Host) unitsDomain() Domain {
 		want:    func(context.Context) (units.State, error) { return h.wantUnits(), nil },
 		observe: h.systemd.Observe,
 		diff:    units.Diff,
-		apply:   h.systemd.Apply,
+		apply:   h.applyUnits,
 	}
 }
 

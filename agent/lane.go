@@ -241,6 +241,9 @@ func (l *lane) after(ctx context.Context, names []string, result Result) {
 		l.floating.follow(ctx, l.host)
 	}
 	if slices.Contains(names, DomainUnits) {
+		if err := l.host.linkProgram(); err != nil {
+			l.Log.Warn("an API server that starts answers others before it is ready", "because", err)
+		}
 		l.snapshots.follow(ctx, l.host, l.Version)
 	}
 	if result.Applied() > 0 || slices.Contains(names, DomainUnits) || len(names) == len(l.domains) {

@@ -28,15 +28,16 @@ func apiServer(spec *hosts.Spec, root layout.Root) component {
 			yamlFile(authentication, 0o600, anonymousHealth()),
 		},
 		hardening: hardening{on: true, capabilities: lowPort(spec.Kubernetes.APIPort)},
-		service: []string{
+		service: append(
+			held(root, spec.Kubernetes.APIPort),
 			"LogsDirectory=kubernetes",
 			"LogsDirectoryMode=0700",
 			"Type=notify",
-			"TimeoutStartSec=5min",
+			"TimeoutStartSec=6min", // a minute of it until it is ready
 			"TimeoutStopSec=90s",
 			"OOMScoreAdjust=-997",
 			"LimitNOFILE=65536",
-		},
+		),
 		after: needs,
 		needs: needs,
 		ready: &units.Probe{
@@ -50,6 +51,19 @@ func apiServer(spec *hosts.Spec, root layout.Root) component {
 		},
 		effect:  plan.Restart,
 		restart: apiServerRestart(spec, root),
+	}
+}
+
+// held keeps other machines away from the server's port until it is ready: it
+// listens a second or more before it has read the roles, and denies everything
+// meanwhile. A failure of that is in the journal and nothing more, hence the "-";
+// the "+" is for the firewall's capability, which the server has not.
+func held(root layout.Root, port int) []string {
+	hold := "-+" + quote(root.Program(), arguments) + " hold "
+	return []string{
+		"ExecStartPre=" + hold + "start " + strconv.Itoa(port),
+		"ExecStartPost=" + hold + "ready " + strconv.Itoa(port),
+		"ExecStopPost=" + hold + "end",
 	}
 }
 

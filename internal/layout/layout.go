@@ -22,6 +22,10 @@ func (r Root) Fleet() string { return r.join("etc/nodeagent/fleet") }
 // State is the folder below which nodeagent keeps what it writes; mode 0700.
 func (r Root) State() string { return r.join("var/lib/nodeagent") }
 
+// Program is a link to the nodeagent that keeps the host, for units that run a
+// part of it.
+func (r Root) Program() string { return filepath.Join(r.State(), "program") }
+
 // Components is the folder above the components' folders.
 func (r Root) Components() string { return filepath.Join(r.State(), "components") }
 
