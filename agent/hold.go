@@ -32,7 +32,7 @@ const (
 	// holdLimit is when a server that is not ready is left to others as it is.
 	holdLimit = time.Minute
 	// holdPause is between two looks.
-	holdPause = 50 * time.Millisecond
+	holdPause = 100 * time.Millisecond
 )
 
 // HoldAPIServer holds the port of an API server that is about to start.

@@ -32,11 +32,11 @@ import (
 //
 // A request may have to go to another host, as every client of several servers
 // does when the one that it talks to is restarted: where the connection breaks,
-// where the server says Retry-After, and where the API server is not ready yet,
-// which load balancers see by /readyz (one that has just started denies
-// everything until it has read the roles). Everything else counts as a failure:
-// an answer that is an error, a certificate that one side does not trust, or
-// that no host answers within patience.
+// where the server says Retry-After, and where the API server is not ready, which
+// load balancers see by /readyz. Everything else counts as a failure: an answer
+// that is an error, a certificate that one side does not trust, or that no host
+// answers within patience; and that an API server denies what is allowed, ready or
+// not, since no client asks another one then.
 type load struct {
 	cluster *trio
 	stop    context.CancelFunc
@@ -180,16 +180,18 @@ func (l *load) once(ctx context.Context, kind target, n int) error {
 		return err
 	}
 	server := fmt.Sprintf("https://192.0.2.%d:%d", 11+n, kind.port)
+	var notReady error
 	if kind.ready != "" {
-		if err := ask(ctx, client, http.MethodGet, server+kind.ready, ""); err != nil {
-			var answer *answerError
-			if errors.As(err, &answer) {
-				err = fmt.Errorf("%w: %w", errNotReady, err)
-			}
-			return err
+		notReady = ask(ctx, client, http.MethodGet, server+kind.ready, "")
+		if answer := (*answerError)(nil); notReady != nil && !errors.As(notReady, &answer) {
+			return notReady
 		}
 	}
-	return ask(ctx, client, kind.method, server+kind.path, kind.body)
+	err = ask(ctx, client, kind.method, server+kind.path, kind.body)
+	if answer := (*answerError)(nil); notReady != nil && !(errors.As(err, &answer) && answer.code == http.StatusForbidden) {
+		return fmt.Errorf("%w: %w", errNotReady, notReady)
+	}
+	return err
 }
 
 // errNotReady is the error of a server that another one is to be asked for.
@@ -197,6 +199,7 @@ var errNotReady = errors.New("not ready")
 
 // answerError is an answer that is an error.
 type answerError struct {
+	code         int
 	status, body string
 }
 
@@ -216,7 +219,7 @@ func ask(ctx context.Context, client *http.Client, method, url, body string) err
 	if err != nil || answer.StatusCode == http.StatusOK {
 		return err
 	}
-	err = &answerError{answer.Status, string(bytes.TrimSpace(content))}
+	err = &answerError{answer.StatusCode, answer.Status, string(bytes.TrimSpace(content))}
 	if answer.Header.Get("Retry-After") != "" {
 		err = fmt.Errorf("%w: %w", errNotReady, err)
 	}
