@@ -111,7 +111,10 @@ func (h *host) command(args ...string) *exec.Cmd {
 // run runs nodeagent, and fails the test where its exit status is another one.
 func (h *host) run(t *testing.T, want int, args ...string) string {
 	t.Helper()
+	began := time.Now()
 	out, err := h.command(args...).CombinedOutput()
+	// It also tells the machine outside that the guest is at work.
+	t.Logf("nodeagent %s ended after %s", strings.Join(args, " "), time.Since(began).Round(100*time.Millisecond))
 	status := 0
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		status, err = exit.ExitCode(), nil
