@@ -47,12 +47,12 @@ func (d *differ) wantKeyring(want string, have CAKeys) bool {
 	switch {
 	case have.Condition == Missing && sealed:
 		reason := "keyring.json is missing, and without it no encrypted key of a CA can be opened"
-		d.add(caKeysChange, plan.ActionCreate, plan.Quiet, reason+"; a person must put it back", "", want, heldOp{reason + ": put it back from a backup, or remove the keys (*" + authorityKeySealed + ") with their folders to have new CAs made, which issue all of their certificates again"})
+		d.add(caKeysChange, plan.ActionCreate, plan.Quiet, reason+"; a person must put it back", "", want, waitsForPerson(reason+": put it back from a backup, or remove the keys (*"+authorityKeySealed+") with their folders to have new CAs made, which issue all of their certificates again"))
 		return false
 	case have.Condition == Missing:
 		d.add(caKeysChange, plan.ActionCreate, plan.Quiet, "what opens the keys of the CAs is made, with the "+want, "", "opened by: "+want, keyringOp{want, false})
 	case have.Condition == Damaged:
-		d.add(caKeysChange, plan.ActionUpdate, plan.Quiet, have.Problem+"; a person must put it back", "", want, heldOp{have.Problem + ": put it back from a backup"})
+		d.add(caKeysChange, plan.ActionUpdate, plan.Quiet, have.Problem+"; a person must put it back", "", want, waitsForPerson(have.Problem+": put it back from a backup"))
 		return false
 	case have.Protection != want:
 		d.add(caKeysChange, plan.ActionEncrypt, plan.Quiet, fmt.Sprintf("they are opened by a %s, the spec says %s", have.Protection, want),
@@ -153,6 +153,9 @@ func sameSealed(root layout.Root, identity *age.X25519Identity, path string, wan
 	}
 	return err
 }
+
+// waitsForPerson is a change that only a person can make.
+func waitsForPerson(reason string) heldOp { return heldOp{reason, reason} }
 
 // twoKeys is the refusal to write one key over another when it does not show
 // which of the two is the authority's. Only a person can have put them there.
