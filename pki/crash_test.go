@@ -25,6 +25,7 @@ const (
 	crashAt     = "PKI_TEST_CRASH_AT"
 	crashBack   = "PKI_TEST_CRASH_BACK"    // the certificate to put back, instead of an apply
 	crashChange = "PKI_TEST_CRASH_CHANGE"  // the key to change, instead of an apply
+	crashForget = "PKI_TEST_CRASH_FORGET"  // to forget the local issuer, instead of an apply
 	crashKeys   = "PKI_TEST_CRASH_CA_KEYS" // how the CAs' keys are to lie on disk
 )
 
@@ -79,6 +80,9 @@ func crash(root layout.Root) error {
 	}
 	if name := os.Getenv(crashChange); name != "" {
 		return crashKey(root, name, now, step)
+	}
+	if os.Getenv(crashForget) != "" {
+		return forgetLocal(root, step)
 	}
 	return crashApply(root, now, step)
 }
