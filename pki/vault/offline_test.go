@@ -27,9 +27,7 @@ func offlineWorld(t *testing.T, version string) (w *world, root string, sign fun
 	w = &world{t: t, server: server, client: server.Client()}
 	w.setFleet(trio(""))
 	want := wantOf(t, w.fleet)
-	for i := range want.Authorities {
-		want.Authorities[i].Offline = true
-	}
+	want.Offline()
 	converge(t, w.client, want)
 	root, sign = offlineRoot(t)
 	for i, a := range want.Authorities {
