@@ -50,7 +50,7 @@ func apiServer(spec *hosts.Spec, root layout.Root) component {
 			Timeout: 5 * time.Minute,
 		},
 		effect:  plan.Restart,
-		restart: apiServerRestart(spec, root),
+		restart: apiServerRestart(root),
 	}
 }
 
@@ -67,15 +67,11 @@ func held(root layout.Root, port int) []string {
 	}
 }
 
-// apiServerRestart: leaf pairs and the client, request-header and (from 1.36)
-// kubelet CAs are watched, the encryption configuration is polled; these are
-// read once.
-func apiServerRestart(spec *hosts.Spec, root layout.Root) []string {
-	files := []string{root.Trust(layout.CAEtcdServer), root.ServiceAccountKey(), root.ServiceAccountPublic()}
-	if minor(spec.Kubernetes.Version) < 36 {
-		files = append(files, root.Trust(layout.CAK8sServer))
-	}
-	return files
+// apiServerRestart: leaf pairs and the client and request-header CAs are watched,
+// the encryption configuration is polled; these are read once, or, the kubelets'
+// CA from 1.36 on, again after five minutes only, for which no log could be read.
+func apiServerRestart(root layout.Root) []string {
+	return []string{root.Trust(layout.CAEtcdServer), root.Trust(layout.CAK8sServer), root.ServiceAccountKey(), root.ServiceAccountPublic()}
 }
 
 func apiServerFlags(spec *hosts.Spec, root layout.Root, authentication, audit string) flags {
