@@ -38,19 +38,24 @@ import (
 // answers within patience; and that an API server denies what is allowed, ready or
 // not, since no client asks another one then.
 type load struct {
-	cluster *trio
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-	count   atomic.Int64
-	moved   atomic.Int64
+	cluster  *trio
+	patience time.Duration
+	stop     context.CancelFunc
+	done     sync.WaitGroup
+	count    atomic.Int64
+	moved    atomic.Int64
 
 	mu       sync.Mutex
 	failures []string
 }
 
 // loadPatience is for how long no host may answer; a client with retries
-// outlives that.
-const loadPatience = 10 * time.Second
+// outlives that. Where there is one host alone nobody answers while it restarts
+// its etcd and its API server, which wait for each other.
+const (
+	loadPatience = 10 * time.Second
+	lonePatience = 2 * time.Minute
+)
 
 // target is one kind of request.
 type target struct {
@@ -77,9 +82,11 @@ var targets = []target{
 }
 
 // startLoad begins; report ends it.
-func (c *trio) startLoad() *load {
+func (c *trio) startLoad() *load { return c.startPatientLoad(loadPatience) }
+
+func (c *trio) startPatientLoad(patience time.Duration) *load {
 	ctx, cancel := context.WithCancel(c.ctx)
-	l := &load{cluster: c, stop: cancel}
+	l := &load{cluster: c, patience: patience, stop: cancel}
 	for _, kind := range targets {
 		l.done.Go(func() {
 			for ctx.Err() == nil {
@@ -150,8 +157,8 @@ func (l *load) request(ctx context.Context, kind target) error {
 			return fmt.Errorf("at %s: %w", h.Name(), err)
 		}
 		l.moved.Add(1)
-		if time.Since(began) > loadPatience {
-			return fmt.Errorf("no host answered for %s, at last %s: %w", loadPatience, h.Name(), err)
+		if time.Since(began) > l.patience {
+			return fmt.Errorf("no host answered for %s, at last %s: %w", l.patience, h.Name(), err)
 		}
 		_ = lab.Within(ctx, 50*time.Millisecond, "the next try", func(context.Context) error { return errors.New("wait") })
 	}

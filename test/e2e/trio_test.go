@@ -293,10 +293,10 @@ func (c *trio) etcdctl(h *lab.Mercury, args ...string) (string, error) {
 // nodesReady waits until every host's node is Ready.
 func (c *trio) nodesReady(limit time.Duration) {
 	c.t.Helper()
-	c.until(limit, "three nodes to be Ready", func() error {
+	c.until(limit, "every node to be Ready", func() error {
 		out, err := c.hosts[0].Kubectl(c.ctx, "get", "nodes", "-o",
 			`jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status} {end}`)
-		if err == nil && strings.Count(out, "=True") != 3 {
+		if err == nil && strings.Count(out, "=True") != len(c.hosts) {
 			err = fmt.Errorf("nodes: %s", out)
 		}
 		return err
