@@ -89,6 +89,12 @@ func Forget(left []LeftAuthority, have, want State, vouched map[string][]string)
 			Payload: forgetOp{l.Name},
 		})
 	}
+	if len(kept) == 0 && have.CAKeys.Condition != Missing {
+		changes = append(changes, plan.Change{
+			Domain: Domain, Key: "local keyring", Action: plan.ActionDelete,
+			Reason: "no key of a CA is left that it opens", Before: "opened by: " + have.CAKeys.Protection, Payload: forgetKeyringOp{},
+		})
+	}
 	return changes, kept
 }
 
@@ -143,8 +149,7 @@ func shortened(ids []string) []string {
 type forgetOp struct{ name string }
 
 // apply moves the folders away by one rename each, so that there is never half of
-// one under its name, and then removes them; the last one takes the folder of all
-// along.
+// one under its name, and then removes them.
 func (o forgetOp) apply(_ context.Context, r *run) error {
 	dir := filepath.Dir(r.Root.LocalCA(o.name))
 	for _, path := range []string{r.Root.LocalCABeside(o.name), r.Root.LocalCA(o.name)} {
@@ -159,10 +164,26 @@ func (o forgetOp) apply(_ context.Context, r *run) error {
 	if err := r.disk.clean(dir); err != nil {
 		return err
 	}
+	return removeEmpty(r.disk, dir)
+}
+
+// forgetKeyringOp removes what opened the keys of the authorities, after these.
+type forgetKeyringOp struct{}
+
+func (forgetKeyringOp) apply(ctx context.Context, r *run) error {
+	if err := (noKeyringOp{}).apply(ctx, r); err != nil {
+		return err
+	}
+	return removeEmpty(r.disk, filepath.Dir(r.Root.LocalKeyring()))
+}
+
+// removeEmpty removes the folder of all local authorities with the last thing in
+// it.
+func removeEmpty(d disk, dir string) error {
 	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
 		return err
 	}
-	r.disk.did("local authority removed")
+	d.did("local authority removed")
 	return atomicfile.SyncDir(filepath.Dir(dir))
 }
 

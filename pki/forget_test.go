@@ -26,9 +26,11 @@ func movedSpec() *hosts.Spec {
 // movedHost has certificates and bundles of other authorities than those of the
 // local issuer that lie on it, one of them with a second one beside it, as after
 // a change that was never brought to its end.
-func movedHost(t *testing.T) *host {
+func movedHost(t *testing.T, how string) *host {
 	t.Helper()
 	h := newHost(t, crashSpec())
+	h.protect(how)
+	h.keys = testKeyring(h.root)
 	h.converge()
 	folder, kept := filepath.Dir(h.root.LocalCA("x")), filepath.Join(string(h.root), "kept")
 	if err := os.Rename(folder, kept); err != nil {
@@ -41,7 +43,7 @@ func movedHost(t *testing.T) *host {
 	if err := errors.Join(os.RemoveAll(folder), os.Rename(kept, folder)); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&Local{Root: h.root}).Add(t.Context(), layout.CAK8sServer); err != nil {
+	if err := (&Local{Root: h.root, Keys: h.keys}).Add(t.Context(), layout.CAK8sServer); err != nil {
 		t.Fatal(err)
 	}
 	h.spec = movedSpec()
@@ -67,7 +69,7 @@ func forgetLocal(root layout.Root, step func(string)) error {
 }
 
 // signingKeys are the files with a key of an authority, wherever they lie and
-// whatever they are called.
+// whatever they are called, and what opens those that are encrypted.
 func signingKeys(t *testing.T, root layout.Root) (paths []string) {
 	t.Helper()
 	err := filepath.WalkDir(root.State(), func(path string, e fs.DirEntry, err error) error {
@@ -75,7 +77,7 @@ func signingKeys(t *testing.T, root layout.Root) (paths []string) {
 			return err
 		}
 		content, err := os.ReadFile(path)
-		if strings.Contains(string(content), "PRIVATE KEY") {
+		if strings.Contains(string(content), "PRIVATE KEY") || strings.HasSuffix(path, ".age") || path == root.LocalKeyring() {
 			paths = append(paths, path)
 		}
 		return err
@@ -91,9 +93,15 @@ func signingKeys(t *testing.T, root layout.Root) (paths []string) {
 // next forget-local, knows of, and that one leaves none.
 func TestForgetKilledAtEveryStep(t *testing.T) {
 	t.Setenv(crashForget, "yes")
+	for _, how := range []string{ProtectPlain, ProtectPassphrase} {
+		t.Run(how, func(t *testing.T) { forgetKilled(t, how) })
+	}
+}
+
+func forgetKilled(t *testing.T, how string) {
 	at := 1
 	for killed := true; killed; at++ {
-		h := movedHost(t)
+		h := movedHost(t, how)
 		if n := len(signingKeys(t, h.root)); n < 3 {
 			t.Fatalf("%d keys of authorities lie on the host", n)
 		}
@@ -130,6 +138,9 @@ func TestForgetKilledAtEveryStep(t *testing.T) {
 // found tells whether a key lies where the local issuer keeps them, or where a
 // plan removes what an interrupted run left.
 func found(path string, root layout.Root, have State) bool {
+	if path == root.LocalKeyring() {
+		return have.CAKeys.Condition == Sound
+	}
 	for _, l := range LeftAuthorities(root) {
 		if strings.HasPrefix(path, root.LocalCA(l.Name)) {
 			return true

@@ -61,9 +61,13 @@ func (a HeldAuthority) PEM() ([]byte, error) {
 // that goes on only here.
 func (l *Local) Held(ctx context.Context) (Held, error) {
 	var h Held
+	defer l.Keys.Forget()
 	failed := l.unfinished(ctx)
 	for _, ca := range layout.CAs() {
-		a, err := l.held(ca)
+		a, err := l.held(ctx, ca)
+		if CauseOf(err) == CauseLocked {
+			return Held{}, err // what opens one opens all
+		}
 		if err != nil {
 			failed = append(failed, err)
 		}
@@ -112,7 +116,7 @@ func (l *Local) unfinished(ctx context.Context) (failed []error) {
 }
 
 // held is one authority; nil where the cluster has none of that name.
-func (l *Local) held(ca string) (*HeldAuthority, error) {
+func (l *Local) held(ctx context.Context, ca string) (*HeldAuthority, error) {
 	signs, beside := readAuthorities(l.Root, ca)
 	if beside != nil {
 		return nil, fmt.Errorf("authority %q has a second one beside it: finish its change first (nodeagent certs rotate-ca %s)", ca, ca)
@@ -127,7 +131,11 @@ func (l *Local) held(ca string) (*HeldAuthority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &HeldAuthority{ca, signs.certificate, signs.key}, nil
+	key, err := signs.signer(ctx, l.Keys)
+	if err != nil {
+		return nil, err
+	}
+	return &HeldAuthority{ca, signs.certificate, key}, nil
 }
 
 // canonicalSigners is the secret as it is shared: each key once.

@@ -144,7 +144,6 @@ func (o *observer) authorityFiles(name, dir string) {
 }
 
 func (o *observer) authorities(context.Context) {
-	o.temporary(filepath.Dir(o.root.LocalCA("x"))) // a key among them, where one was being removed
 	for _, name := range layout.CAs() {
 		dir := o.root.LocalCA(name)
 		if !o.folder(dir) {

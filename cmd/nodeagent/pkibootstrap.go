@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	"github.com/spf13/cobra"
 
+	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
@@ -93,7 +94,7 @@ issuer has CAs of this cluster that Vault has not, bootstrap makes no new ones b
 		if adoptLocal {
 			b.adopt = "/"
 		}
-		b.client, b.want = client, want
+		b.client, b.want, b.host = client, want, fleet.Hosts[0]
 		return vaultHint(b.run(cmd.Context()))
 	}
 	return cmd
@@ -132,6 +133,7 @@ type bootstrap struct {
 	requests, signed     string // folders
 	adopt                string // the root folder of a host; empty for none
 	held                 pki.Held
+	host                 *hosts.Spec // the first, whose local issuer it was
 	client               *api.Client
 	want                 vault.State
 }
@@ -153,7 +155,8 @@ func (b *bootstrap) run(ctx context.Context) error {
 		}
 	}
 	if b.adopt != "" {
-		local := &pki.Local{Root: layout.Root(b.adopt)}
+		root := layout.Root(b.adopt)
+		local := &pki.Local{Root: root, Keys: agent.CAKeyring(root, func() *hosts.Spec { return b.host }, b.prompt())}
 		if b.held, err = local.Held(ctx); err != nil {
 			return err
 		}

@@ -25,14 +25,20 @@ import (
 	servers "github.com/nodeagent/nodeagent/test/vault"
 )
 
-// settled is a cluster of one host whose local issuer has issued everything.
-func settled(t *testing.T) member {
+// settled is a cluster of one host whose local issuer has issued everything; how
+// tells how its CAs' keys lie there.
+func settled(t *testing.T, how string) member {
 	t.Helper()
+	if how != pki.ProtectPlain {
+		m := encrypted(t, how).hosts[0]
+		m.converge(t)
+		return m
+	}
 	fleet, err := hosts.Load(filepath.Join("..", "..", "hosts", "fleets", "mercury"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := member{spec: fleet.Hosts[0], root: layout.Root(t.TempDir())}
+	m := member{fleet.Hosts[0], layout.Root(t.TempDir()), nil, nil}
 	m.issuer = &pki.Local{Root: m.root}
 	m.converge(t)
 	return m
@@ -50,7 +56,7 @@ func emptyWorld(t *testing.T, version string) *world {
 // held is what the host's local issuer holds.
 func (m member) held(t *testing.T) pki.Held {
 	t.Helper()
-	held, err := (&pki.Local{Root: m.root}).Held(t.Context())
+	held, err := (&pki.Local{Root: m.root, Keys: m.keys}).Held(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,10 +85,11 @@ func adoption(ctx context.Context, client *api.Client, fleet *hosts.Fleet, held 
 // nothing of the local issuer is left. Whoever does it is killed after every
 // write.
 func TestMoveFromLocal(t *testing.T) {
-	for _, version := range servers.Versions() {
-		t.Run(version, func(t *testing.T) {
+	for n, version := range servers.Versions() {
+		how := []string{pki.ProtectPlain, pki.ProtectPassphrase}[n%2]
+		t.Run(version+", keys "+how, func(t *testing.T) {
 			t.Parallel()
-			m, w := settled(t), emptyWorld(t, version)
+			m, w := settled(t, how), emptyWorld(t, version)
 			admin, held := w.administrator(), m.held(t)
 			if len(held.Authorities) != 5 || len(held.Keys) != 2 {
 				t.Fatalf("the local issuer holds %s", held)
@@ -118,7 +125,8 @@ func TestMoveFromLocal(t *testing.T) {
 			for _, a := range held.Authorities {
 				w.changeKilled(t, admin, n, a.Name)
 			}
-			if changes, kept = n.forget(left); len(changes) != 5 || len(kept) != 0 {
+			changes, kept = n.forget(left)
+			if keyring := how != pki.ProtectPlain; len(changes) != 5 && !keyring || len(changes) != 6 && keyring || len(kept) != 0 {
 				t.Fatalf("what the local issuer left may not go: %v", kept)
 			}
 			if alarm := n.alarms(); !strings.Contains(alarm, "forget-local removes them") {

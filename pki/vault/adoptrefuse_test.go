@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"os"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ func TestAdoptRefuses(t *testing.T) {
 	for _, version := range servers.Versions() {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			m, w := settled(t), emptyWorld(t, version)
+			m, w := settled(t, pki.ProtectPlain), emptyWorld(t, version)
 			held := m.held(t)
 			refused := func(held pki.Held, words ...string) {
 				t.Helper()
@@ -60,7 +61,7 @@ func TestAdoptRefuses(t *testing.T) {
 				}
 			}
 			// Secrets of another control plane.
-			for _, k := range settled(t).held(t).Keys {
+			for _, k := range settled(t, pki.ProtectPlain).held(t).Keys {
 				if err := adoptSecret(t.Context(), w.client, w.place, k); err != nil {
 					t.Fatal(err)
 				}
@@ -90,7 +91,7 @@ func TestAdoptRefuses(t *testing.T) {
 
 // TestHeldRefuses: what is not whole, or is being changed, is not given away.
 func TestHeldRefuses(t *testing.T) {
-	m := settled(t)
+	m := settled(t, pki.ProtectPlain)
 	local := &pki.Local{Root: m.root}
 	refused := func(word string) {
 		t.Helper()
@@ -121,4 +122,8 @@ func TestHeldRefuses(t *testing.T) {
 	refused(`trusts a CA "k8s-client"`)
 	local.Root = layout.Root(t.TempDir())
 	refused("there is none")
+	local.Root = settled(t, pki.ProtectPassphrase).root
+	refused("they are encrypted")
+	local.Keys = &pki.Keyring{Root: local.Root, Secret: func(context.Context, pki.SecretAsk) (string, error) { return "not the right one", nil }}
+	refused("encrypted with another passphrase")
 }
