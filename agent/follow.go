@@ -12,6 +12,12 @@ import (
 	"github.com/nodeagent/nodeagent/pki/vault"
 )
 
+// keyStep is for how much longer than until the slowest host has heard of one
+// step of a key's change the next one is awaited after this host took one: that
+// host may restart a component then. That there are two keys says nothing: the
+// old one of service accounts verifies for a day.
+const keyStep = 90 * time.Second
+
 // Report says how far this host is with its certificates: what lies on disk,
 // and whether its components run with it.
 func (h *Host) Report(ctx context.Context) (pki.Report, error) {
@@ -54,6 +60,8 @@ type follower struct {
 	// logged.
 	told   pki.Report
 	failed string
+	// rekeyed is when the issuer had other keys last.
+	rekeyed time.Time
 }
 
 // followIssuer does so until ctx is done. With the local issuer there is nothing to
@@ -118,6 +126,7 @@ func (f *follower) look(ctx context.Context) (changing bool, err error) {
 		keys, keysErr := applier.RefreshKeys(ctx, want)
 		if len(keys) > 0 {
 			f.log.Info("the issuer has other keys than before", "of", keys)
+			f.rekeyed = time.Now()
 		}
 		return errors.Join(err, keysErr)
 	})
@@ -128,10 +137,7 @@ func (f *follower) look(ctx context.Context) (changing bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for _, trusted := range r.Trust {
-		changing = changing || len(trusted) > 1
-	}
-	changing = changing || !r.Proven
+	changing = f.changing(r, time.Now())
 	if r.Same(f.told) && r.At.Sub(f.told.At) < pki.ReportAtMost {
 		return changing, nil
 	}
@@ -159,6 +165,16 @@ func (f *follower) tellKeys(err error) {
 		}
 	}
 	f.note(err, "no certificate can be issued; what lies on disk serves on", "the keys of the CAs can be opened again")
+}
+
+// changing tells whether a change is under way, or this host has not caught up.
+func (f *follower) changing(r pki.Report, now time.Time) bool {
+	for _, trusted := range r.Trust {
+		if len(trusted) > 1 {
+			return true
+		}
+	}
+	return !r.Proven || now.Sub(f.rekeyed) < followOf(f.host).Next(false)+keyStep
 }
 
 // tell is note of Vault.
