@@ -100,6 +100,7 @@ type daemon struct {
 
 	mu       sync.Mutex
 	invalid  string            // the last error of reading the fleet
+	warned   []string          // what the fleet read last warns of
 	verdicts map[string]string // by lane: why it is not converged, "" when it is
 }
 
@@ -178,13 +179,23 @@ func (d *daemon) load() (*hosts.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range fleet.Warnings {
-		d.Log.Warn(w.String())
-	}
+	d.warn(fleet)
 	if err := keepFleet(d.Root, d.Fleet, spec.Digest); err != nil {
 		d.Log.Warn("no copy of the fleet is kept: should its files become invalid, the next start fails", "error", err)
 	}
 	return spec, nil
+}
+
+// warn logs the fleet's warnings that it did not have when it was read last.
+func (d *daemon) warn(fleet *hosts.Fleet) {
+	var now []string
+	for _, w := range fleet.Warnings {
+		text := w.String()
+		if now = append(now, text); !slices.Contains(d.warned, text) {
+			d.Log.Warn(text)
+		}
+	}
+	d.warned = now
 }
 
 // refuse reports, once, files that are not used; the spec stays in force.
