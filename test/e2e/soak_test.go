@@ -95,10 +95,13 @@ func renewedUnderLoad(t *testing.T, c *trio, least time.Duration) {
 // withoutVault gives certificates the time that an outage takes, and then takes
 // Vault away.
 func withoutVault(t *testing.T, c *trio, least time.Duration) {
-	for _, h := range append([]*lab.Mercury{c.vault}, c.hosts...) {
-		c.put(h, "/etc/nodeagent/fleet/cluster.toml", fmt.Sprintf(trioCluster, patient))
-	}
+	// Vault first: who asks it for what it does not sign yet, waits for long.
+	file, text := "/etc/nodeagent/fleet/cluster.toml", fmt.Sprintf(trioCluster, patient)
+	c.put(c.vault, file, text)
 	c.mustAdmin("pki", "bootstrap")
+	for _, h := range c.hosts {
+		c.put(h, file, text)
+	}
 	c.reloadAgents()
 	seen := newSightings()
 	c.until(3*time.Minute, "certificates that live for an hour", func() error {
