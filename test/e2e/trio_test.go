@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,8 @@ type trio struct {
 	hosts []*lab.Mercury
 	vault *lab.Mercury
 	token string // of Vault's root
+
+	personEnds time.Time // the certificate of a person
 }
 
 // trioCluster is the fleet's cluster.toml; %s is what a test adds to [pki].
@@ -250,17 +253,17 @@ func (c *trio) apply() {
 	c.each("apply", func(h *lab.Mercury) error { _, err := c.nodeagent(c.ctx, h, "apply"); return err })
 }
 
-// startAgents starts the agent on every host.
-func (c *trio) startAgents() { c.t.Helper(); c.agents("start") }
+// startAgents starts the agent on every host, now and at each boot.
+func (c *trio) startAgents() { c.t.Helper(); c.agents("enable", "--quiet", "--now") }
 
 // reloadAgents has every host's agent read its fleet and look at everything at
 // once.
 func (c *trio) reloadAgents() { c.t.Helper(); c.agents("reload") }
 
-func (c *trio) agents(verb string) {
+func (c *trio) agents(verb ...string) {
 	c.t.Helper()
-	c.each(verb+" the agent", func(h *lab.Mercury) error {
-		_, err := h.Exec(c.ctx, "systemctl", verb, "nodeagent.service")
+	c.each(verb[0]+" the agent", func(h *lab.Mercury) error {
+		_, err := h.Exec(c.ctx, slices.Concat([]string{"systemctl"}, verb, []string{"nodeagent.service"})...)
 		return err
 	})
 }
