@@ -33,7 +33,8 @@ const auditLog = "/var/log/vault-audit.json"
 type thief struct {
 	*trio
 	dir      string
-	captures map[string]*lab.Capture // by file
+	captures map[string]*lab.Capture // by file, that still run
+	heard    int                     // captures begun
 
 	mu       sync.Mutex
 	keys     map[string][]byte // what is secret in a key, by where it lay
@@ -76,7 +77,8 @@ func (c *trio) eavesdrop() *thief {
 // follow hears what the host says to itself, until its next boot.
 func (th *thief) follow(h *lab.Mercury) error {
 	th.mu.Lock()
-	file := filepath.Join(th.dir, fmt.Sprintf("%s-%d", h.Name(), len(th.captures)))
+	th.heard++
+	file := filepath.Join(th.dir, fmt.Sprintf("%s-%d", h.Name(), th.heard))
 	th.mu.Unlock()
 	loop, err := h.CaptureLoopback(file)
 	if err != nil {
@@ -89,18 +91,26 @@ func (th *thief) follow(h *lab.Mercury) error {
 	return errors.Join(err, h.Whisper(th.ctx, "127.0.0.1:9", loopCanary+h.Name()), h.Whisper(th.ctx, "192.0.2.254:9", wireCanary))
 }
 
-// stop ends the captures that are left when a test ends early.
-func (th *thief) stop() {
+// stop ends the captures that are left.
+func (th *thief) stop() { th.end("") }
+
+// leave ends what is heard of a host before it boots again.
+func (th *thief) leave(h *lab.Mercury) { th.end(h.Name() + "-") }
+
+func (th *thief) end(prefix string) {
 	th.mu.Lock()
 	defer th.mu.Unlock()
 	for file, capture := range th.captures {
+		if !strings.HasPrefix(filepath.Base(file), prefix) {
+			continue
+		}
+		delete(th.captures, file)
 		if frames, bytes, err := capture.Stop(); err != nil {
 			th.t.Errorf("capture %s: %v", filepath.Base(file), err)
 		} else {
 			th.t.Logf("heard %s: %d frames, %d MiB", filepath.Base(file), frames, bytes>>20)
 		}
 	}
-	th.captures = map[string]*lab.Capture{}
 }
 
 // gather notes the keys that lie on the hosts now, and their journals.

@@ -185,6 +185,7 @@ func (h *thirdHost) sleep() error {
 		return err
 	}
 	h.thief.gatherFrom(h.host)
+	h.thief.leave(h.host)
 	if err := h.host.Kill(h.ctx); err != nil {
 		return err
 	}

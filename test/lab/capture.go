@@ -35,7 +35,8 @@ func (l *Lab) CaptureWire(file string) (*Capture, error) {
 }
 
 // CaptureLoopback captures what the host's processes say to each other over
-// its loopback interface. A capture ends with the boot that it began in.
+// its loopback interface. It keeps the host's network alive: it has to be stopped
+// before the host can boot again.
 func (h *Host) CaptureLoopback(file string) (*Capture, error) {
 	leader, err := h.enter()
 	if err == nil {
