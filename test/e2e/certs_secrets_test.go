@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nodeagent/nodeagent/test/lab"
 )
@@ -87,8 +88,10 @@ func (th *thief) follow(h *lab.Mercury) error {
 	th.mu.Lock()
 	th.captures[file] = loop
 	th.mu.Unlock()
-	_, err = h.Exec(th.ctx, "logger", journalCanary+h.Name())
-	return errors.Join(err, h.Whisper(th.ctx, "127.0.0.1:9", loopCanary+h.Name()), h.Whisper(th.ctx, "192.0.2.254:9", wireCanary))
+	return within(th.ctx, time.Minute, "the host to have a journal and a network", func() error {
+		_, err := h.Exec(th.ctx, "logger", journalCanary+h.Name())
+		return errors.Join(err, h.Whisper(th.ctx, "127.0.0.1:9", loopCanary+h.Name()), h.Whisper(th.ctx, "192.0.2.254:9", wireCanary))
+	})
 }
 
 // stop ends the captures that are left.

@@ -242,7 +242,7 @@ func (h *thirdHost) longest(limit time.Duration) (end time.Time, err error) {
 // wake switches the host on. It says what it needs, and goes on by itself when
 // it has that.
 func (h *thirdHost) wake() error {
-	if err := h.host.Boot(h.ctx); err != nil {
+	if err := h.host.SwitchOn(h.ctx); err != nil {
 		return err
 	}
 	if err := h.thief.follow(h.host); err != nil {
