@@ -222,24 +222,33 @@ func (h *Host) markEtcd(ctx context.Context) error {
 	return nil
 }
 
-// certificatesDue is when the next certificate is to be renewed.
-//
-// One that is due already has no moment: the converge that just ran has tried,
-// and the loop tries what failed again. What cannot be read is looked at again
-// after the longest pause. One that waits has the moment at which that ends,
-// though it was tried too: the pauses of the loop grow past it.
-func (h *Host) certificatesDue(ctx context.Context) Due {
+// certificatesDue is when the next certificate is to be renewed. What cannot be
+// read is looked at again after the longest pause. One that waits has the moment
+// at which that ends, though it was tried too: the pauses of the loop grow past
+// it. Tried tells that what is due already has failed just now.
+func (h *Host) certificatesDue(ctx context.Context, tried bool) Due {
 	have, err := h.observePKI(ctx)
 	now := time.Now() // what waits is told by how long from the look on
 	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}, Why: CauseRenewal}
-	if err != nil {
-		return due
-	}
-	due.At = pki.NextDue(have, pki.Want(h.Spec()), now)
-	if !due.At.After(now) {
-		return Due{}
+	if err == nil {
+		due.At = renewalMoment(pki.NextDue(have, pki.Want(h.Spec()), now), now, tried)
 	}
 	return due
+}
+
+// renewalMoment is when to renew what is due next, the zero time where nothing is
+// or where the loop tries again what failed. What has become due while the
+// converge that just ran was looking at it, too early, is looked at once more;
+// not at once, for whatever does not converge without failing must not make
+// this busy.
+func renewalMoment(next, now time.Time, tried bool) time.Time {
+	switch {
+	case next.IsZero() || next.After(now):
+		return next
+	case tried:
+		return time.Time{}
+	}
+	return now.Add(firstRetry)
 }
 
 // watch arms the sources of events that the domains have.

@@ -235,7 +235,7 @@ func (l *lane) report(cause Cause, result Result, markErr error) {
 // after does what follows from a converge.
 func (l *lane) after(ctx context.Context, names []string, result Result) {
 	if slices.Contains(names, DomainPKI) {
-		l.renewal = l.host.certificatesDue(ctx)
+		l.renewal = l.host.certificatesDue(ctx, slices.Contains(result.Failed(), DomainPKI))
 	}
 	if slices.Contains(names, DomainNetwork) {
 		l.floating.follow(ctx, l.host)
