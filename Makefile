@@ -120,7 +120,7 @@ test-servers: deps
 .PHONY: test-programs
 test-programs: test-servers ## Run the tests against the real etcd, containerd, Kubernetes and Vault programs.
 	$(call stage,units$(comma) configuration and certificates against the programs,\
-	  go test -race -count=1 -timeout 20m $(PROGRAM_PACKAGES) $(VAULT_PACKAGES))
+	  go test -race -count=1 -timeout 30m $(PROGRAM_PACKAGES) $(VAULT_PACKAGES))
 
 .PHONY: test-lab
 test-lab: deps ## Run the lab's own tests: boot hosts (root).
