@@ -120,7 +120,7 @@ test-servers: deps
 .PHONY: test-programs
 test-programs: test-servers ## Run the tests against the real etcd, containerd, Kubernetes and Vault programs.
 	$(call stage,units$(comma) configuration and certificates against the programs,\
-	  go test -race -count=1 -timeout 20m $(PROGRAM_PACKAGES) $(VAULT_PACKAGES))
+	  go test -race -count=1 -timeout 30m $(PROGRAM_PACKAGES) $(VAULT_PACKAGES))
 
 .PHONY: test-lab
 test-lab: deps ## Run the lab's own tests: boot hosts (root).
@@ -139,12 +139,14 @@ soak: deps ## Renew every certificate of three hosts for a quarter of an hour, t
 	@NODEAGENT_SOAK=15m go test -count=1 -timeout 90m -v -run TestRotation ./test/e2e
 
 .PHONY: bench
-bench: deps ## Measure converges, the idle daemon, and the network beside ip, wg and nft (root).
+bench: deps ## Measure converges, the idle daemon, the network beside ip, wg and nft, certificates beside vault agent (root).
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/e2e/...
 	@go test -count=1 -run '^$$' -bench WireGuardPeers -benchtime 40x ./netcfg
 	@go test -count=1 -timeout 30m -run '^$$' -bench WireGuardPeers -benchtime 1x ./test/vm # on a kernel's device
 	@go test -count=1 -run '^$$' -bench FirewallSet -benchtime 12x ./netcfg
 	@go test -count=1 -run '^$$' -bench 'Routes|Fleet' -benchtime 1x ./netcfg
+	@go run ./test/servers/build vault vaultagent
+	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./pki/vault # beside vault agent, and a fleet of 1,000
 
 .PHONY: demo
 demo: deps ## From nothing to a Kubernetes node on a lab host (root; 15 minutes at first, then 1).

@@ -89,7 +89,7 @@ func (h *Host) proven(ctx context.Context, names []string) error {
 // the lock of FollowDomains.
 func (h *Host) RenewCertificates(ctx context.Context, names []string, revoke bool, rep plan.Reporter) ([]pki.Renewed, error) {
 	renewal := pki.Renewal{
-		Applier: &pki.Applier{Root: h.root, Issuer: h.issuer}, Want: pki.Want(h.Spec()),
+		Applier: &pki.Applier{Root: h.root, Issuer: h.issuer, Keys: h.keyring}, Want: pki.Want(h.Spec()),
 		Prove: func(ctx context.Context) error {
 			result, err := h.Converge(ctx, FollowDomains(), rep)
 			return errors.Join(err, result.Err(), h.proven(ctx, names))

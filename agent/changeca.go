@@ -30,7 +30,7 @@ func (h *Host) ChangeLocalCA(ctx context.Context, ca string, back bool, tell fun
 		return fmt.Errorf("change CA %q on this host: its issuer is %q", ca, h.Spec().PKI.Issuer)
 	}
 	c := pki.Coordinator{
-		Issuer: &pki.Local{Root: h.root}, Store: pki.LocalChanges{Root: h.root}, Poll: localPoll, Tell: tell,
+		Issuer: &pki.Local{Root: h.root, Keys: h.keyring}, Store: pki.LocalChanges{Root: h.root}, Poll: localPoll, Tell: tell,
 		Uses: func(ctx context.Context, ca string) ([]pki.Use, error) {
 			r, err := h.Report(ctx)
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
+	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/pki"
 )
 
@@ -59,12 +60,24 @@ func (h *Host) observePKI(ctx context.Context) (pki.State, error) {
 	return have, err
 }
 
+// ObserveCertificates is what lies on a host's disk, and what is known of its
+// clock, for those who do not open the host. It changes nothing; the error names
+// what could not be read.
+func ObserveCertificates(ctx context.Context, root layout.Root) (pki.State, error) {
+	have, err := pki.Observe(ctx, root)
+	have.Clock = pki.ObserveClock()
+	have.Clock.Stepped = readClockNote(clockNotePath(root)).Step
+	return have, err
+}
+
+func clockNotePath(root layout.Root) string { return filepath.Join(root.Runtime(), "clock.json") }
+
 // lookAtClock completes what the kernel tells of the clock. The daemon, who
 // always looks, notices that it was set and notes it for others, who only read.
 func (h *Host) lookAtClock(c pki.Clock, now time.Time) pki.Clock {
 	h.clock.mu.Lock()
 	defer h.clock.mu.Unlock()
-	path := filepath.Join(h.root.Runtime(), "clock.json")
+	path := clockNotePath(h.root)
 	kept := readClockNote(path)
 	if !h.heed {
 		c.Stepped = kept.Step

@@ -59,6 +59,9 @@ func (h *Host) applyCluster(ctx context.Context, changes []plan.Change, rep plan
 		if err != nil {
 			return tls.Certificate{}, err
 		}
+		if h.heed {
+			defer h.keyring.Forget()
+		}
 		return pki.EphemeralClient(ctx, issuer, h.Spec().Name)
 	})
 	if err != nil {

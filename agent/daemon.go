@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 // lockPatience is how long the daemon waits for an apply or a restore.
@@ -98,6 +100,7 @@ type daemon struct {
 
 	mu       sync.Mutex
 	invalid  string            // the last error of reading the fleet
+	warned   []string          // what the fleet read last warns of
 	verdicts map[string]string // by lane: why it is not converged, "" when it is
 }
 
@@ -176,13 +179,23 @@ func (d *daemon) load() (*hosts.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range fleet.Warnings {
-		d.Log.Warn(w.String())
-	}
+	d.warn(fleet)
 	if err := keepFleet(d.Root, d.Fleet, spec.Digest); err != nil {
 		d.Log.Warn("no copy of the fleet is kept: should its files become invalid, the next start fails", "error", err)
 	}
 	return spec, nil
+}
+
+// warn logs the fleet's warnings that it did not have when it was read last.
+func (d *daemon) warn(fleet *hosts.Fleet) {
+	var now []string
+	for _, w := range fleet.Warnings {
+		text := w.String()
+		if now = append(now, text); !slices.Contains(d.warned, text) {
+			d.Log.Warn(text)
+		}
+	}
+	d.warned = now
 }
 
 // refuse reports, once, files that are not used; the spec stays in force.
@@ -340,8 +353,12 @@ func changeLog(ctx context.Context, log *slog.Logger) logReporter {
 // Begin implements plan.Reporter.
 func (logReporter) Begin(plan.Change) {}
 
-// End implements plan.Reporter.
+// End implements plan.Reporter. Of changes that wait the converge's own line tells,
+// in one.
 func (r logReporter) End(c plan.Change, err error) {
+	if held := (*pki.HeldError)(nil); errors.As(err, &held) {
+		return
+	}
 	attrs := []any{"domain", c.Domain, "action", string(c.Action), "key", c.Key, "because", c.Reason}
 	if err != nil {
 		r.log.Error("change failed", append(attrs, "error", err)...)

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,14 +12,11 @@ import (
 	"github.com/nodeagent/nodeagent/pki/vault"
 )
 
-// How often the daemon asks its issuer for the trust bundles: what it costs is
-// a few requests without a token, and a change of a CA goes on when the slowest
-// host has heard of it. While one is under way, or the host has not caught up,
-// it is asked more often.
-const (
-	followEvery = 2 * time.Minute
-	followSoon  = 5 * time.Second
-)
+// keyStep is for how much longer than until the slowest host has heard of one
+// step of a key's change the next one is awaited after this host took one: that
+// host may restart a component then. That there are two keys says nothing: the
+// old one of service accounts verifies for a day.
+const keyStep = 90 * time.Second
 
 // Report says how far this host is with its certificates: what lies on disk,
 // and whether its components run with it.
@@ -65,23 +60,37 @@ type follower struct {
 	// logged.
 	told   pki.Report
 	failed string
+	// rekeyed is when the issuer had other keys last.
+	rekeyed time.Time
 }
 
 // followIssuer does so until ctx is done. With the local issuer there is nothing to
-// follow: its authorities are part of what the host converges to.
+// follow: its authorities are part of what the host converges to. Whether their
+// keys can be opened is looked at, so that it is known before it is needed.
 func (h *Host) followIssuer(ctx context.Context, log *slog.Logger) {
 	f := &follower{host: h, log: log}
-	for wait := followSoon; h.awaitLook(ctx, wait); {
-		wait = followEvery + turnOf(h.Spec().Name, followEvery/4)
-		if h.Spec().PKI.Issuer != pki.IssuerVault || len(h.Spec().Roles) == 0 {
+	for wait := followOf(h).First(); h.awaitLook(ctx, wait); {
+		wait = followOf(h).Next(false)
+		if len(h.Spec().Roles) == 0 {
+			continue
+		}
+		if h.Spec().PKI.Issuer == pki.IssuerLocal {
+			f.tellKeys(h.keyring.Check(ctx))
+		}
+		if h.Spec().PKI.Issuer != pki.IssuerVault {
 			continue
 		}
 		changing, err := f.look(ctx)
 		f.tell(err)
 		if changing && err == nil {
-			wait = followSoon
+			wait = followOf(h).Next(true)
 		}
 	}
+}
+
+func followOf(h *Host) pki.Follow {
+	spec := h.Spec()
+	return pki.Follow{Host: spec.Name, Of: len(spec.Peers) + 1}
 }
 
 // awaitLook waits for the time to pass or for lookNow; false when ctx is done.
@@ -105,14 +114,6 @@ func (h *Host) lookNow() {
 	}
 }
 
-// turnOf is a share of a duration that a host's name determines, so that the
-// hosts of a fleet do not ask in the same second.
-func turnOf(host string, limit time.Duration) time.Duration {
-	// Not FNV: of names that differ in their last letter it makes neighbours.
-	sum := sha256.Sum256([]byte(host))
-	return time.Duration(binary.BigEndian.Uint64(sum[:8]) % uint64(limit))
-}
-
 // look refreshes and reports; it tells whether a change is under way.
 func (f *follower) look(ctx context.Context) (changing bool, err error) {
 	applier := pki.Applier{Root: f.host.root, Issuer: f.host.issuer}
@@ -125,6 +126,7 @@ func (f *follower) look(ctx context.Context) (changing bool, err error) {
 		keys, keysErr := applier.RefreshKeys(ctx, want)
 		if len(keys) > 0 {
 			f.log.Info("the issuer has other keys than before", "of", keys)
+			f.rekeyed = time.Now()
 		}
 		return errors.Join(err, keysErr)
 	})
@@ -135,10 +137,7 @@ func (f *follower) look(ctx context.Context) (changing bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for _, trusted := range r.Trust {
-		changing = changing || len(trusted) > 1
-	}
-	changing = changing || !r.Proven
+	changing = f.changing(r, time.Now())
 	if r.Same(f.told) && r.At.Sub(f.told.At) < pki.ReportAtMost {
 		return changing, nil
 	}
@@ -157,8 +156,34 @@ func (f *follower) look(ctx context.Context) (changing bool, err error) {
 	return changing, nil
 }
 
-// tell logs a failure once, and that it is over.
+// tellKeys is tell of the local issuer: what there is to tell is that its keys
+// cannot be opened.
+func (f *follower) tellKeys(err error) {
+	if err == nil && f.failed == "" {
+		if note, noteErr := readIssuerNote(f.host.root); noteErr == nil && note.Problem == "" {
+			return
+		}
+	}
+	f.note(err, "no certificate can be issued; what lies on disk serves on", "the keys of the CAs can be opened again")
+}
+
+// changing tells whether a change is under way, or this host has not caught up.
+func (f *follower) changing(r pki.Report, now time.Time) bool {
+	for _, trusted := range r.Trust {
+		if len(trusted) > 1 {
+			return true
+		}
+	}
+	return !r.Proven || now.Sub(f.rekeyed) < followOf(f.host).Next(false)+keyStep
+}
+
+// tell is note of Vault.
 func (f *follower) tell(err error) {
+	f.note(err, "the issuer is not followed; what lies on disk serves on", "the issuer answers again")
+}
+
+// note logs a failure once, and that it is over.
+func (f *follower) note(err error, fails, over string) {
 	now := ""
 	if err != nil {
 		now = firstLine(err.Error())
@@ -169,9 +194,9 @@ func (f *follower) tell(err error) {
 	switch {
 	case now == f.failed:
 	case now == "":
-		f.log.Info("the issuer answers again")
+		f.log.Info(over)
 	default:
-		f.log.Warn("the issuer is not followed; what lies on disk serves on", "because", now)
+		f.log.Warn(fails, "because", now)
 	}
 	f.failed = now
 }

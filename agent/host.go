@@ -42,8 +42,14 @@ type Host struct {
 	// guards the record of those that were made.
 	drift driftLog
 	mades sync.Mutex
+	// seenNetwork and seenPKI are what a command, which is over in a moment, has
+	// observed and may use once more. The daemon always looks.
+	seenNetwork recent[netcfg.State]
+	seenPKI     recent[pki.State]
 	// login is the issuer where that is Vault.
 	login login
+	// keyring opens the local issuer's keys where they are encrypted.
+	keyring *pki.Keyring
 	// clock knows whether the clock was set.
 	clock clockWatch
 	// start decides how etcd begins where it has no data.
@@ -61,6 +67,7 @@ type Host struct {
 func Open(_ context.Context, root layout.Root, spec *hosts.Spec, log *slog.Logger) (*Host, error) {
 	h := &Host{root: root, log: log, systemd: units.New(root, log), looks: make(chan struct{}, 1)}
 	h.spec.Store(spec)
+	h.AskBy(nil)
 	h.systemd.Guard, h.systemd.Turn = h.guardStart, h.takeTurn
 	var err error
 	if h.kernel, err = kernel.Open(root); err != nil {
@@ -109,10 +116,18 @@ func (h *Host) networkDomain() Domain {
 	return verbs[netcfg.State]{
 		name:    DomainNetwork,
 		want:    func(context.Context) (netcfg.State, error) { return h.wantNetwork() },
-		observe: h.network.Observe,
+		observe: h.observeNetwork,
 		diff:    netcfg.Diff,
 		apply:   h.applyNetwork,
 	}
+}
+
+// observeNetwork looks at the network, or takes what Cuts saw a moment ago.
+func (h *Host) observeNetwork(ctx context.Context, want netcfg.State) (netcfg.State, error) {
+	if have, ok := h.seenNetwork.take(time.Now()); ok {
+		return have, nil
+	}
+	return h.network.Observe(ctx, want)
 }
 
 func (h *Host) pkiDomain() Domain {
@@ -122,14 +137,21 @@ func (h *Host) pkiDomain() Domain {
 		want:  func(context.Context) (pki.State, error) { return pki.Want(h.Spec()), nil },
 		observe: func(ctx context.Context, _ pki.State) (pki.State, error) {
 			have, err := h.observePKI(ctx)
-			if !h.heed {
-				have = have.AskAgain()
+			if h.heed {
+				return have, err
 			}
-			return have, err
+			if err == nil {
+				h.seenPKI.keep(have, time.Now())
+			}
+			return have.AskAgain(), err
 		},
 		diff: func(have, want pki.State) []plan.Change { return pki.Diff(have, want, time.Now()) },
 		apply: func(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
-			applier := pki.Applier{Root: h.root, Issuer: h.issuer}
+			h.seenPKI.forget()
+			applier := pki.Applier{Root: h.root, Issuer: h.issuer, Keys: h.keyring}
+			if h.heed { // a command keeps open what a person has opened
+				defer h.keyring.Forget()
+			}
 			return applier.Apply(ctx, changes, rep)
 		},
 	}
@@ -142,7 +164,7 @@ func (h *Host) unitsDomain() Domain {
 		want:    func(context.Context) (units.State, error) { return h.wantUnits(), nil },
 		observe: h.systemd.Observe,
 		diff:    units.Diff,
-		apply:   h.systemd.Apply,
+		apply:   h.applyUnits,
 	}
 }
 
@@ -188,22 +210,33 @@ func (h *Host) markEtcd(ctx context.Context) error {
 	return nil
 }
 
-// certificatesDue is when the next certificate is to be renewed.
-//
-// One that is due already has no moment: the converge that just ran has tried,
-// and the loop tries what failed again. What cannot be read is looked at again
-// after the longest pause.
-func (h *Host) certificatesDue(ctx context.Context, now time.Time) Due {
-	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}, Why: CauseRenewal}
+// certificatesDue is when the next certificate is to be renewed. What cannot be
+// read is looked at again after the longest pause. One that waits has the moment
+// at which that ends, though it was tried too: the pauses of the loop grow past
+// it. Tried tells that what is due already has failed just now.
+func (h *Host) certificatesDue(ctx context.Context, tried bool) Due {
 	have, err := h.observePKI(ctx)
-	if err != nil {
-		return due
-	}
-	due.At = pki.NextDue(have, pki.Want(h.Spec()), now)
-	if !due.At.After(now) {
-		return Due{}
+	now := time.Now() // what waits is told by how long from the look on
+	due := Due{At: now.Add(lastRetry), Domains: []string{DomainPKI}, Why: CauseRenewal}
+	if err == nil {
+		due.At = renewalMoment(pki.NextDue(have, pki.Want(h.Spec()), now), now, tried)
 	}
 	return due
+}
+
+// renewalMoment is when to renew what is due next, the zero time where nothing is
+// or where the loop tries again what failed. What has become due while the
+// converge that just ran was looking at it, too early, is looked at once more;
+// not at once, for whatever does not converge without failing must not make
+// this busy.
+func renewalMoment(next, now time.Time, tried bool) time.Time {
+	switch {
+	case next.IsZero() || next.After(now):
+		return next
+	case tried:
+		return time.Time{}
+	}
+	return now.Add(firstRetry)
 }
 
 // watch arms the sources of events that the domains have.

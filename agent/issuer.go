@@ -20,7 +20,7 @@ func (h *Host) issuer(context.Context) (pki.Issuer, error) {
 	spec := h.Spec()
 	switch spec.PKI.Issuer {
 	case pki.IssuerLocal:
-		return &pki.Local{Root: h.root}, nil
+		return &pki.Local{Root: h.root, Keys: h.keyring}, nil
 	case pki.IssuerVault:
 		return h.vault(spec), nil
 	}

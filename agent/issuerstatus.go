@@ -23,13 +23,14 @@ type IssuerStatus struct {
 	Address string `json:"address,omitempty"`
 	// SurvivesUntil is when the first certificate of a component ends, FirstToEnd,
 	// and SurvivesDays how many whole days that is. The zero time and 0 where one
-	// is missing or has ended; all three are left out of a local issuer, which
-	// the host has with it.
+	// is missing or has ended; all three are left out of a local issuer that the
+	// host has with it and can use.
 	SurvivesUntil time.Time `json:"survives_until,omitzero"`
 	SurvivesDays  *int      `json:"survives_days,omitempty"`
 	FirstToEnd    string    `json:"first_to_end,omitempty"`
 	// LastAnswer is when `nodeagent run` last heard of Vault, and Problem why not
-	// since. The zero time where it has not since the host booted.
+	// since. The zero time where it has not since the host booted. With the local
+	// issuer Problem is why the keys of its CAs cannot be opened.
 	LastAnswer time.Time `json:"last_answer,omitzero"`
 	Problem    string    `json:"problem,omitempty"`
 }
@@ -41,12 +42,16 @@ func (h *Host) issuerStatus(have, want pki.State, now time.Time) *IssuerStatus {
 	}
 	spec := h.Spec()
 	s := &IssuerStatus{Kind: spec.PKI.Issuer}
+	note, err := readIssuerNote(h.root)
 	if s.Kind != pki.IssuerVault {
+		if encrypted := have.CAKeys.Condition != pki.Missing || want.CAKeys.Protection != "" && want.CAKeys.Protection != pki.ProtectPlain; encrypted && err == nil && note.Problem != "" {
+			s.Problem = note.Problem
+			s.survives(have, want, now)
+		}
 		return s
 	}
 	s.Address = spec.PKI.Vault.Address
 	s.survives(have, want, now)
-	note, err := readIssuerNote(h.root)
 	if err != nil {
 		s.Problem = fmt.Sprintf("when it last answered is not known: %v", err)
 		return s
@@ -71,12 +76,16 @@ func (s *IssuerStatus) judge(certificates []pki.Status) (problem, warning string
 	if s == nil || s.Problem == "" {
 		return "", ""
 	}
+	fails := "does not answer"
+	if s.Kind == pki.IssuerLocal {
+		fails = "cannot issue"
+	}
 	for _, c := range certificates {
 		if c.State == pki.StateDue {
-			return fmt.Sprintf("certificate %s is due, and the issuer does not answer: %s", c.Name, s.Problem), ""
+			return fmt.Sprintf("certificate %s is due, and the issuer %s: %s", c.Name, fails, s.Problem), ""
 		}
 	}
-	return "", fmt.Sprintf("the issuer does not answer (%s); %s", s.Problem, s.Span())
+	return "", fmt.Sprintf("the issuer %s (%s); %s", fails, s.Problem, s.Span())
 }
 
 // Span says in words for how long the host lives without its issuer.

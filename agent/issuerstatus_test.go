@@ -81,13 +81,16 @@ func TestCertificateTrouble(t *testing.T) {
 	held := pki.Status{Name: "a", State: pki.StateHeld, Reason: "the clock", RenewAt: now, NotAfter: now.Add(time.Hour)}
 	ended := held
 	ended.Name, ended.NotAfter = "b", now.Add(-time.Hour)
-	s := Status{Time: now, Certificates: []pki.Status{held, ended, {Name: "c", State: pki.StateUnfit, Reason: "lacks a name"}}}
+	future := held
+	future.Name, future.NotBefore = "d", now.Add(time.Minute)
+	s := Status{Time: now, Certificates: []pki.Status{held, ended, future, {Name: "c", State: pki.StateUnfit, Reason: "lacks a name"}}}
+	s.Held = &pki.Hold{Reason: "the clock says 2000", Certificates: []string{"a", "b"}, Authorities: []string{"x"}}
 	problems, warnings := s.certificateTrouble([]pki.Alarm{{Text: "soon"}, {Text: "now", Now: true}})
-	if strings.Join(problems, "|") != "now" || strings.Join(warnings, "|") != "certificate a waits to be renewed: the clock|soon" {
+	if strings.Join(problems, "|") != "now" || strings.Join(warnings, "|") != "the clock says 2000; until then wait a, b, x|soon" {
 		t.Errorf("problems %q, warnings %q", problems, warnings)
 	}
 	all := strings.Join(s.problems(&hosts.Spec{}, nil), "\n")
-	if strings.Contains(all, "certificate a") || !strings.Contains(all, "certificate b is held") || !strings.Contains(all, "certificate c is unfit: lacks a name") {
+	if strings.Contains(all, "certificate a") || !strings.Contains(all, "certificate b is held") || !strings.Contains(all, "certificate d is held") || !strings.Contains(all, "certificate c is unfit: lacks a name") {
 		t.Errorf("problems:\n%s", all)
 	}
 }

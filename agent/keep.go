@@ -85,6 +85,7 @@ func (h *Host) applyKernel(ctx context.Context, changes []plan.Change, rep plan.
 			changes = slices.DeleteFunc(slices.Clone(changes), isNetworkChange)
 		}
 	}
+	h.seenNetwork.forget()
 	return errors.Join(refused, kernel.Apply(ctx, h.kernel, changes, rep))
 }
 

@@ -235,12 +235,15 @@ func (l *lane) report(cause Cause, result Result, markErr error) {
 // after does what follows from a converge.
 func (l *lane) after(ctx context.Context, names []string, result Result) {
 	if slices.Contains(names, DomainPKI) {
-		l.renewal = l.host.certificatesDue(ctx, time.Now())
+		l.renewal = l.host.certificatesDue(ctx, slices.Contains(result.Failed(), DomainPKI))
 	}
 	if slices.Contains(names, DomainNetwork) {
 		l.floating.follow(ctx, l.host)
 	}
 	if slices.Contains(names, DomainUnits) {
+		if err := l.host.linkProgram(); err != nil {
+			l.Log.Warn("an API server that starts answers others before it is ready", "because", err)
+		}
 		l.snapshots.follow(ctx, l.host, l.Version)
 	}
 	if result.Applied() > 0 || slices.Contains(names, DomainUnits) || len(names) == len(l.domains) {

@@ -70,3 +70,42 @@ func TestInvalidFleetAtStart(t *testing.T) {
 		t.Errorf("the folder of copies has %v (%v), want one copy and the link", copies, err)
 	}
 }
+
+// TestWarningsAreLoggedOnce: the fleet is read again at every look.
+func TestWarningsAreLoggedOnce(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../hosts/fleets/mercury")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "mercury.toml")
+	valid, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	d := &daemon{Settings: Settings{
+		Root: layout.Root(t.TempDir()), Fleet: dir, Host: "mercury", Log: slog.New(slog.NewTextHandler(&log, nil)),
+	}}
+	for _, step := range []struct {
+		name, more string
+		reads      int
+		want       int // warnings logged by then
+	}{
+		{"without a warning", "", 1, 0},
+		{"a warning, read over and over", "\n[pki]\nlifetime = \"2m\"\nrenew_before = \"40s\"\n", 3, 1},
+		{"it is gone", "", 2, 1},
+		{"it is there again", "\n[pki]\nlifetime = \"2m\"\nrenew_before = \"40s\"\n", 2, 2},
+	} {
+		if err := os.WriteFile(file, append([]byte(step.more), valid...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for range step.reads {
+			if _, err := d.load(); err != nil {
+				t.Fatalf("%s: %v", step.name, err)
+			}
+		}
+		if got := strings.Count(log.String(), "renewed 40s before their end"); got != step.want {
+			t.Errorf("%s: logged %d times, want %d:\n%s", step.name, got, step.want, log.String())
+		}
+	}
+}

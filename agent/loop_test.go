@@ -86,6 +86,28 @@ func TestDueMomentsAreKept(t *testing.T) {
 	}
 }
 
+// TestRenewalMoment: a certificate that becomes due between the look of a converge
+// and the look for the next moment is not forgotten.
+func TestRenewalMoment(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	for _, tc := range []struct {
+		name  string
+		next  time.Time
+		tried bool
+		want  time.Time
+	}{
+		{"nothing ends", time.Time{}, false, time.Time{}},
+		{"later", now.Add(time.Hour), false, now.Add(time.Hour)},
+		{"later, and one that waits has failed", now.Add(time.Hour), true, now.Add(time.Hour)},
+		{"due since the look", now, false, now.Add(firstRetry)},
+		{"failed, and tried again by the loop", now, true, time.Time{}},
+	} {
+		if got := renewalMoment(tc.next, now, tc.tried); !got.Equal(tc.want) {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
+
 func TestFailuresAreTriedAgainWithGrowingPauses(t *testing.T) {
 	fail := func(n int) []string {
 		if n <= 4 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/kernel"
@@ -63,8 +64,14 @@ func (h *Host) Cuts(ctx context.Context, session string, only []string) ([]Cut, 
 		return nil, err
 	}
 	have, err := h.network.Observe(ctx, want)
-	if err != nil || len(sysctls) == 0 && len(netcfg.Diff(have, want)) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	if len(sysctls) == 0 && len(netcfg.Diff(have, want)) == 0 {
+		if !h.heed {
+			h.seenNetwork.keep(have, time.Now())
+		}
+		return nil, nil
 	}
 	ways := resolveWays(ctx, waysOf(h.Spec(), session))
 	now, err := h.network.Surroundings(ctx, slices.Concat(ways...))

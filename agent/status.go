@@ -37,14 +37,16 @@ type Status struct {
 	Converged bool `json:"converged"`
 	Healthy   bool `json:"healthy"`
 
-	Domains      []DomainStatus       `json:"domains"`
-	Components   []ComponentStatus    `json:"components"`
-	Certificates []pki.Status         `json:"certificates"`
-	Issuer       *IssuerStatus        `json:"issuer,omitempty"`
-	Etcd         *EtcdStatus          `json:"etcd,omitempty"`
-	Nodes        []cluster.NodeStatus `json:"nodes"`
-	Snapshots    *SnapshotStatus      `json:"snapshots,omitempty"`
-	Floating     []FloatingStatus     `json:"floating,omitempty"`
+	Domains      []DomainStatus    `json:"domains"`
+	Components   []ComponentStatus `json:"components"`
+	Certificates []pki.Status      `json:"certificates"`
+	// Held is that nothing is issued because of the clock.
+	Held      *pki.Hold            `json:"held,omitempty"`
+	Issuer    *IssuerStatus        `json:"issuer,omitempty"`
+	Etcd      *EtcdStatus          `json:"etcd,omitempty"`
+	Nodes     []cluster.NodeStatus `json:"nodes"`
+	Snapshots *SnapshotStatus      `json:"snapshots,omitempty"`
+	Floating  []FloatingStatus     `json:"floating,omitempty"`
 	// Confirm is a change of the network that awaits confirmation or was undone.
 	Confirm *ConfirmStatus `json:"confirm,omitempty"`
 	// Problems are what makes the host not healthy, a line each.
@@ -110,7 +112,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	parts.Go(func() { serviceErr = h.systemd.Check(ctx, units.Unit{Name: Service}) })
 	parts.Go(func() { s.Domains = h.domainStatus(ctx) })
 	parts.Go(func() { s.Components = h.componentStatus(ctx) })
-	parts.Go(func() { s.Certificates, s.Issuer, alarms = h.certificateStatus(ctx) })
+	parts.Go(func() { alarms = h.certificateStatus(ctx, &s) })
 	if spec.Has(hosts.RoleEtcd) {
 		parts.Go(func() { s.Etcd = h.etcdStatus(ctx) })
 		parts.Go(func() { s.Snapshots = h.snapshotStatus() })
@@ -160,7 +162,7 @@ func (h *Host) domainStatus(ctx context.Context) []DomainStatus {
 
 func (h *Host) componentStatus(ctx context.Context) []ComponentStatus {
 	want := h.wantUnits()
-	have, observeErr := h.systemd.Observe(ctx, want)
+	have, observeErr := h.systemd.ObserveFigures(ctx, want)
 	list := make([]ComponentStatus, len(want.Units))
 	var checks sync.WaitGroup
 	for i, u := range want.Units {
@@ -195,7 +197,8 @@ func componentOf(unit string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(unit, layout.UnitPrefix), ".service")
 }
 
-func (h *Host) certificateStatus(ctx context.Context) ([]pki.Status, *IssuerStatus, []pki.Alarm) {
+// certificateStatus fills in what is about certificates.
+func (h *Host) certificateStatus(ctx context.Context, s *Status) []pki.Alarm {
 	// What could not be read is damaged or missing in the list itself.
 	have, err := h.observePKI(ctx)
 	want, now := pki.Want(h.Spec()), time.Now()
@@ -207,16 +210,15 @@ func (h *Host) certificateStatus(ctx context.Context) ([]pki.Status, *IssuerStat
 			}
 		}
 	}
-	return list, h.issuerStatus(have, want, now), pki.Alarms(have, want, now)
+	s.Certificates, s.Held, s.Issuer = list, pki.HeldBack(have, want, now), h.issuerStatus(have, want, now)
+	return pki.Alarms(have, want, now)
 }
 
 // certificateTrouble is what certificates, their CAs and their issuer are about
 // to be: problems where renewing fails already.
 func (s Status) certificateTrouble(alarms []pki.Alarm) (problems, warnings []string) {
-	for _, c := range s.Certificates {
-		if waits(c, s.Time) {
-			warnings = append(warnings, fmt.Sprintf("certificate %s waits to be renewed: %s", c.Name, c.Reason))
-		}
+	if s.Held != nil {
+		warnings = append(warnings, s.Held.String())
 	}
 	for _, a := range alarms {
 		if a.Now {
@@ -238,7 +240,7 @@ func (s Status) certificateTrouble(alarms []pki.Alarm) (problems, warnings []str
 // waits tells whether a certificate that is valid is only held back for the
 // clock.
 func waits(c pki.Status, now time.Time) bool {
-	return c.State == pki.StateHeld && !c.RenewAt.IsZero() && now.Before(c.NotAfter)
+	return c.State == pki.StateHeld && !c.RenewAt.IsZero() && !now.Before(c.NotBefore) && now.Before(c.NotAfter)
 }
 
 func (h *Host) etcdStatus(ctx context.Context) *EtcdStatus {

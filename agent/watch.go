@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 )
@@ -62,6 +63,8 @@ type trees struct {
 	roots []string
 	// way holds each folder and link on the way to a root, the root included.
 	way map[string]bool
+	// failed has what went wrong since it was read last, one error of it.
+	failed chan error
 }
 
 // openTrees watches as much as there is, and says what there is not.
@@ -70,7 +73,8 @@ func openTrees(dirs []string) (*trees, error) {
 	if err != nil {
 		return &trees{}, fmt.Errorf("watch files: %w", err)
 	}
-	t := &trees{watcher: w, way: map[string]bool{}}
+	t := &trees{watcher: w, way: map[string]bool{}, failed: make(chan error, 1)}
+	go t.hear()
 	var failed []error
 	for _, dir := range dirs {
 		if err := t.add(dir); err != nil {
@@ -78,6 +82,24 @@ func openTrees(dirs []string) (*trees, error) {
 		}
 	}
 	return t, errors.Join(failed...)
+}
+
+// hear takes fsnotify's errors until the watcher is closed. It has to be done
+// beside everything else: fsnotify (1.10.1, inotify) keeps its lock until an
+// error is taken, and to watch another folder takes the same lock.
+//
+// A folder that was moved aside and removed has no watch any more when fsnotify
+// gives it up (inotify_rm_watch(2), EINVAL): nothing is lost by that.
+func (t *trees) hear() {
+	for err := range t.watcher.Errors {
+		if errors.Is(err, unix.EINVAL) {
+			continue
+		}
+		select {
+		case t.failed <- err:
+		default: // one is to be told already
+		}
+	}
 }
 
 func (t *trees) close() error {
@@ -180,10 +202,7 @@ func (t *trees) forward(ctx context.Context, log *slog.Logger, out chan<- Event,
 			case e.Has(fsnotify.Create):
 				watchNewFolder(log, t.watcher, e.Name)
 			}
-		case err, ok := <-t.watcher.Errors:
-			if !ok {
-				return
-			}
+		case err := <-t.failed:
 			// An overflow means that events were lost: look anyway.
 			log.Warn("watching files", "error", err)
 		}

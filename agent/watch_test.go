@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -55,6 +56,47 @@ func TestWatchTrees(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectEvent(t, events, "a deleted file")
+}
+
+// TestWatchTreesOfFoldersRemoved: a folder that is moved aside before it is
+// removed, as generations of certificates are, ends no watch, and is nothing to
+// warn of.
+func TestWatchTreesOfFoldersRemoved(t *testing.T) {
+	dir := t.TempDir()
+	events := make(chan Event, 1<<16)
+	var log bytes.Buffer
+	ctx, stop := context.WithCancel(t.Context())
+	tree, err := openTrees([]string{dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tree.forward(ctx, slog.New(slog.NewTextHandler(&log, nil)), events, Event{Source: "files"})
+	}()
+	for range 1000 {
+		from, aside := filepath.Join(dir, "g"), filepath.Join(dir, "aside")
+		if err := os.Mkdir(from, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-events: // often that of this folder, which is watched then
+		case <-time.After(time.Minute):
+			t.Fatal("nothing is heard any more")
+		}
+		if err := errors.Join(os.Rename(from, aside), os.RemoveAll(aside)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	<-done
+	if err := tree.close(); err != nil {
+		t.Error(err)
+	}
+	if log.Len() > 0 {
+		t.Errorf("the log has:\n%s", log.String())
+	}
 }
 
 // TestWatchTreesFollowsReplacedFolders replaces the watched folder in the ways

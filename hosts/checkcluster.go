@@ -85,6 +85,7 @@ func (l *loader) checkEndpointHost(n *node) {
 }
 
 func (l *loader) checkIssuer(f facts) {
+	l.checkLocalIssuer()
 	if f.playing == 0 || !f.rolesKnown {
 		return
 	}
@@ -106,6 +107,32 @@ func (l *loader) checkIssuer(f facts) {
 	case issuerVault:
 		l.require(clusterTOML, l.cluster, "pki.vault", "the issuer is \"vault\"", "address")
 		l.checkVaultAuth()
+	}
+}
+
+// checkLocalIssuer: what opens the keys of CAs is said for the way that they are
+// encrypted, and where there are such keys.
+func (l *loader) checkLocalIssuer() {
+	local, issuer := l.cluster.get("pki.local"), l.cluster.get("pki.issuer")
+	if local == nil || local.bad {
+		return
+	}
+	if issuer != nil && !issuer.bad && parsed[string](issuer) != issuerLocal {
+		l.at(local, "has no effect unless pki.issuer is \"local\" (%s): remove one of them", issuer.place())
+		return
+	}
+	keys := l.cluster.get("pki.local.ca_keys")
+	if keys != nil && keys.bad {
+		return
+	}
+	how := defaultCAKeys
+	if keys != nil {
+		how = parsed[string](keys)
+	}
+	for name, with := range map[string]string{"passphrase_file": caKeysPassphrase, "credential": caKeysCredential} {
+		if n := l.cluster.get("pki.local." + name); n != nil && !n.bad && how != with {
+			l.at(n, "has no effect unless pki.local.ca_keys is %q: remove one of them", with)
+		}
 	}
 }
 

@@ -14,6 +14,8 @@ const (
 	defaultAdminLifetime  = 24 * time.Hour
 	defaultKeyType        = "ecdsa-p256"
 	defaultVaultMount     = "nodeagent/" // and the cluster's name
+	defaultCAKeys         = caKeysPlain
+	defaultCredential     = "nodeagent-ca" // also in nodeagent.service
 	defaultVaultAuth      = authCert
 	defaultAPIPort        = 6443
 	defaultCNI            = cniBridge
@@ -163,6 +165,12 @@ func (d *draft) defaultPKI(f facts) {
 	set(&p.CALifetime, defaultCALifetime)
 	set(&p.AdminLifetime, defaultAdminLifetime)
 	set(&p.KeyType, defaultKeyType)
+	if p.Local != nil {
+		set(&p.Local.CAKeys, defaultCAKeys)
+		if p.Local.CAKeys == caKeysCredential {
+			set(&p.Local.Credential, defaultCredential)
+		}
+	}
 	if p.Vault != nil {
 		set(&p.Vault.Mount, defaultVaultMount+d.spec.Cluster)
 		set(&p.Vault.Auth, defaultVaultAuth)

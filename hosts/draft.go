@@ -12,6 +12,10 @@ const (
 	issuerLocal = "local"
 	issuerVault = "vault"
 
+	caKeysPlain      = "plain"
+	caKeysPassphrase = "passphrase"
+	caKeysCredential = "credential"
+
 	authCert    = "cert"
 	authAppRole = "approle"
 	authJWT     = "jwt"
@@ -196,6 +200,13 @@ func (d *draft) readPKI() {
 	}
 	if d.has("pki.survive_vault_outage") && !d.has("pki.renew_before") {
 		d.spec.PKI.RenewBefore = value[time.Duration](d, "pki.survive_vault_outage")
+	}
+	if d.has("pki.local") {
+		d.spec.PKI.Local = &LocalIssuer{
+			CAKeys:         value[string](d, "pki.local.ca_keys"),
+			PassphraseFile: value[string](d, "pki.local.passphrase_file"),
+			Credential:     value[string](d, "pki.local.credential"),
+		}
 	}
 	if d.has("pki.vault") {
 		d.spec.PKI.Vault = &Vault{

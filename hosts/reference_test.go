@@ -96,7 +96,12 @@ func TestReferenceDefaults(t *testing.T) {
 			"[[network.route]]\ndestination = \"default\"\ndevice = \"x0\"\n[[network.rule]]\npriority = 1\ntable = 254\n",
 	})
 	s := f.Hosts[0]
+	local := mustLoad(t, map[string]string{
+		"cluster.toml": plainCluster + "[pki.local]\nca_keys = \"credential\"\n",
+		"a.toml":       "[host]\nroles = [\"etcd\"]\naddress = \"192.0.2.1\"\n",
+	}).Hosts[0].PKI.Local
 	for key, value := range map[string]any{
+		"pki.local.credential":            local.Credential,
 		"cluster.domain":                  s.Domain,
 		"network.wireguard.interface":     s.Network.WireGuard.Interface,
 		"network.wireguard.port":          s.Network.WireGuard.Port,

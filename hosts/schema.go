@@ -162,6 +162,11 @@ func pkiSchema() *rule {
 		"admin_lifetime":       one(duration(time.Minute)),
 		"key_type":             one(word("ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048")),
 		"extra_names":          listOf(one(text("DNS name or address", parseExtraName))),
+		"local": perCluster(table(keys{
+			"ca_keys":         one(word(caKeysPlain, caKeysPassphrase, caKeysCredential)),
+			"passphrase_file": one(text("path", parseSecretFile)),
+			"credential":      one(text("credential name", parseCredentialName)),
+		})),
 		"vault": perCluster(table(keys{
 			"address":  one(text("URL", parseVaultAddress)),
 			"mount":    one(text("mount path", parseMount)),

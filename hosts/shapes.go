@@ -20,15 +20,16 @@ import (
 )
 
 var (
-	labelPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	versionPattern   = regexp.MustCompile(`^(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})(-[0-9A-Za-z.-]+)?$`)
-	modulePattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
-	parameterPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$`)
-	sysctlPattern    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-][A-Za-z0-9_/:@-]*)+$`)
-	flagPattern      = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
-	imagePattern     = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9._:/@-]*$`)
-	pathPattern      = regexp.MustCompile(`^/[A-Za-z0-9._/+:@=,-]*$`)
-	mountPattern     = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
+	labelPattern      = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	versionPattern    = regexp.MustCompile(`^(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})(-[0-9A-Za-z.-]+)?$`)
+	modulePattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
+	parameterPattern  = regexp.MustCompile(`^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$`)
+	sysctlPattern     = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-][A-Za-z0-9_/:@-]*)+$`)
+	flagPattern       = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	imagePattern      = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9._:/@-]*$`)
+	pathPattern       = regexp.MustCompile(`^/[A-Za-z0-9._/+:@=,-]*$`)
+	credentialPattern = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$`)
+	mountPattern      = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
 )
 
 // isLabel tells whether a string is a DNS label as RFC 1123 has it, in lower
@@ -222,6 +223,25 @@ func parseVaultAddress(s string) (string, error) {
 func parseMount(s string) (string, error) {
 	if !mountPattern.MatchString(s) {
 		return "", fmt.Errorf("%s is not a mount path such as \"pki/k8s\"", quote(s))
+	}
+	return s, nil
+}
+
+// parseSecretFile keeps what opens files away from them: who copies the one
+// folder must not have both.
+func parseSecretFile(s string) (string, error) {
+	s, err := parsePath(s)
+	if state := layout.Root("").State(); err == nil && (s == state || strings.HasPrefix(s, state+"/")) {
+		err = fmt.Errorf("%s is beside the keys that it opens: put it outside of %s, best where it is not on disk, below /run", quote(s), state)
+	}
+	return s, err
+}
+
+// parseCredentialName reads the name of a systemd credential, which is a file
+// name (systemd.exec(5), LoadCredential=).
+func parseCredentialName(s string) (string, error) {
+	if !credentialPattern.MatchString(s) {
+		return "", fmt.Errorf("%s is not the name of a credential such as %q", quote(s), defaultCredential)
 	}
 	return s, nil
 }

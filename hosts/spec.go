@@ -132,8 +132,24 @@ type PKI struct {
 	// ExtraNames are further subject alternative names of kube-apiserver's
 	// certificate: DNS names or IP addresses.
 	ExtraNames []string
+	// Local is nil unless the spec has it, with the issuer "local".
+	Local *LocalIssuer
 	// Vault is nil unless Issuer is "vault".
 	Vault *Vault
+}
+
+// LocalIssuer is how the local issuer keeps the private keys of its CAs. It
+// holds no secret.
+type LocalIssuer struct {
+	// CAKeys is "plain" (in clear, readable by root), "passphrase" or
+	// "credential" (encrypted with it).
+	CAKeys string
+	// PassphraseFile is a file with the passphrase, which is not beside the keys;
+	// empty where people type it. It is for CAKeys "passphrase".
+	PassphraseFile string
+	// Credential is the name of the systemd credential of nodeagent.service, for
+	// CAKeys "credential".
+	Credential string
 }
 
 // Vault is where the vault issuer is. It holds no secret.

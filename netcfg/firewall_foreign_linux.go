@@ -64,7 +64,7 @@ func (c *nftConn) foreignTables() ([]Foreign, error) {
 	list := []Foreign{}
 	for _, m := range tables {
 		name := attrText(m.Data[4:], unix.NFTA_TABLE_NAME)
-		if m.Data[0] == unix.NFPROTO_INET && name == FirewallTable {
+		if m.Data[0] == unix.NFPROTO_INET && (name == FirewallTable || name == HoldTable) {
 			continue
 		}
 		full := nftFamilies[m.Data[0]] + " " + name

@@ -20,8 +20,9 @@ const alarmMargin = 28 * 24 * time.Hour
 
 // Alarms are what is coming for a host's certificates: CAs that end before the
 // next certificates would, an issuer that gives shorter lives than the spec asks
-// for, a new pair that was not taken, a clock by which things are issued though it is wrong. They are in the
-// order of the CAs, the certificates' names, the clock.
+// for, a new pair that was not taken, keys of an issuer that this host had
+// before, a clock by which things are issued though it is wrong. They are in the
+// order of the CAs, the certificates' names, the keys, the clock.
 func Alarms(have, want State, now time.Time) []Alarm {
 	d := differ{have: have, want: want, now: now}
 	var list []Alarm
@@ -37,6 +38,9 @@ func Alarms(have, want State, now time.Time) []Alarm {
 		if text := d.notTaken(w.Request); text != "" {
 			list = append(list, Alarm{Text: text, Now: true})
 		}
+	}
+	if a, ok := leftAlarm(have, want); ok {
+		list = append(list, a)
 	}
 	if text := have.Clock.warning(now, have.newest()); text != "" {
 		list = append(list, Alarm{Text: text})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,9 @@ type Applier struct {
 	// Issuer is asked for, once, when something must be issued. Planning and
 	// observing need none.
 	Issuer func(context.Context) (Issuer, error)
+	// Keys opens the keys of the local issuer's authorities where they are
+	// encrypted, or are to be; nil elsewhere.
+	Keys *Keyring
 	// Now is time.Now where nil.
 	Now func() time.Time
 	// DataExists tells whether etcd holds data that an encryption key may have
@@ -37,7 +41,14 @@ type Applier struct {
 // work: each certificate has a folder of its own, which nothing else writes to.
 func (a *Applier) Apply(ctx context.Context, changes []plan.Change, rep plan.Reporter) error {
 	r := &run{Applier: a, disk: disk{oneAtATime(a.step)}}
-	return each(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
+	ctx, stop := context.WithCancel(ctx)
+	var ready sync.WaitGroup
+	if slices.ContainsFunc(changes, func(c plan.Change) bool { return groupOf(c) == needsLogin }) {
+		ready.Go(func() { r.ready(ctx) })
+	}
+	defer ready.Wait()
+	defer stop()
+	return r.applyUnlocked(ctx, changes, rep, func(ctx context.Context, c plan.Change) error {
 		o, ok := c.Payload.(op)
 		if !ok {
 			return fmt.Errorf("change of domain %q was not made by Diff of package pki", c.Domain)
@@ -52,7 +63,7 @@ type run struct {
 	disk disk
 
 	mu     sync.Mutex
-	issuer Issuer // nil until it is needed
+	issuer Issuer // a gently; nil until it is needed
 }
 
 // oneAtATime lets one goroutine at a time call step.
@@ -77,9 +88,21 @@ func (r *run) open(ctx context.Context) (Issuer, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.issuer = issuer
+		r.issuer = askGently(issuer)
 	}
 	return r.issuer, nil
+}
+
+// ready has the issuer log in, where it does that, while what needs no login is
+// under way. What fails is met again by the change that needs it.
+func (r *run) ready(ctx context.Context) {
+	issuer, err := r.open(ctx)
+	if err != nil {
+		return
+	}
+	if i, ok := issuer.(gently).Issuer.(interface{ Ready(context.Context) error }); ok {
+		_ = i.Ready(ctx)
+	}
 }
 
 func (r *run) now() time.Time {
@@ -114,7 +137,7 @@ type (
 		want Request
 		all  State // that the request is of
 	}
-	heldOp     struct{ reason string } // what is not done now, and why
+	heldOp     struct{ reason, why string } // what is not done now; see [HeldError]
 	rebundleOp struct{ want Request }
 	removeOp   struct{ name string }
 	untrustOp  struct{ ca string }
@@ -137,8 +160,8 @@ func (o modeOp) apply(_ context.Context, r *run) error {
 	return atomicfile.SyncDir(filepath.Dir(o.mode.Path))
 }
 
-func (o authorityOp) apply(_ context.Context, r *run) error {
-	return makeAuthority(r.disk, r.Root, o.want, r.now())
+func (o authorityOp) apply(ctx context.Context, r *run) error {
+	return makeAuthority(ctx, r.disk, r.Root, r.Keys, o.want, r.now())
 }
 
 func (o trustOp) apply(ctx context.Context, r *run) error {
@@ -192,7 +215,7 @@ func (o issueOp) apply(ctx context.Context, r *run) error {
 
 // apply of heldOp does nothing, and says so: a host without the certificate has
 // not converged.
-func (o heldOp) apply(context.Context, *run) error { return errors.New(o.reason) }
+func (o heldOp) apply(context.Context, *run) error { return &HeldError{o.reason, o.why} }
 
 // apply of rebundleOp switches to a generation with the same key and
 // certificate and the trust bundle as it is now.

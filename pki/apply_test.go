@@ -258,7 +258,7 @@ func TestIssuerElsewhere(t *testing.T) {
 	vault.converge()
 	// An issuer elsewhere has one authority more: the one for the login there.
 	identity := Authority{Name: layout.CANodeagent, Cluster: "mercury", Lifetime: 87600 * time.Hour}
-	if err := makeAuthority(disk{}, vault.root, identity, vault.now); err != nil {
+	if err := makeAuthority(t.Context(), disk{}, vault.root, nil, identity, vault.now); err != nil {
 		t.Fatal(err)
 	}
 	h := newHost(t, mercury())

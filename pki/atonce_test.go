@@ -59,11 +59,11 @@ func TestAtOnce(t *testing.T) {
 			}
 			return nil
 		})
-		// 2 modes, 1 group of bundles, 1 of keys, 2 of certificates, 3 alone.
-		if took := time.Since(began); took != 9*time.Second {
-			t.Errorf("took %s, want 9s\n%s", took, strings.Join(rep.lines, "\n"))
+		// 2 modes, 1 group of bundles, 1 of keys and certificates, 3 alone.
+		if took := time.Since(began); took != 7*time.Second {
+			t.Errorf("took %s, want 7s\n%s", took, strings.Join(rep.lines, "\n"))
 		}
-		if rep.most != atOnce || rep.under != 0 || len(rep.lines) != 2*len(changes) {
+		if rep.most != 8 || rep.under != 0 || len(rep.lines) != 2*len(changes) {
 			t.Errorf("at most %d under way, %d never ended, %d lines", rep.most, rep.under, len(rep.lines))
 		}
 		if want := "issue 6 pki.issueOp: failed\nissue 7 pki.issueOp: failed"; err == nil || err.Error() != want {
@@ -90,14 +90,53 @@ func TestAtOnceIsInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		rep := &heard{t: t}
-		err := each(ctx, changesOf(issueOp{}, issueOp{}, issueOp{}, issueOp{}, issueOp{}, issueOp{}, removeOp{}), rep,
+		payloads := append(slices.Repeat([]op{issueOp{}}, atWork+2), removeOp{})
+		err := each(ctx, changesOf(payloads...), rep,
 			func(context.Context, plan.Change) error {
 				time.Sleep(time.Second)
 				cancel()
 				return nil
 			})
-		if !errors.Is(err, context.Canceled) || rep.under != 0 || len(rep.lines) != 2*atOnce {
+		if !errors.Is(err, context.Canceled) || rep.under != 0 || len(rep.lines) != 2*atWork {
 			t.Errorf("error %v, %d under way\n%s", err, rep.under, strings.Join(rep.lines, "\n"))
+		}
+	})
+}
+
+// slow is an issuer that counts how many ask at once.
+type slow struct {
+	Issuer
+	asking, most atomic.Int32
+}
+
+func (s *slow) Bundle(context.Context, string) ([]byte, error) {
+	s.most.Store(max(s.most.Load(), s.asking.Add(1)))
+	time.Sleep(time.Second)
+	s.asking.Add(-1)
+	return nil, nil
+}
+
+// However many changes are under way, an issuer is asked for few things at
+// once; who waits for that hears of the end of its ctx.
+func TestAskGently(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+		defer cancel()
+		asked := &slow{}
+		issuer := askGently(asked)
+		var late atomic.Int32
+		for range 4 * atOnce {
+			go func() {
+				if _, err := issuer.Bundle(ctx, ""); errors.Is(err, context.DeadlineExceeded) {
+					late.Add(1)
+				}
+			}()
+		}
+		synctest.Wait()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if most := asked.most.Load(); most != atOnce || late.Load() != atOnce {
+			t.Errorf("asked by %d at once, %d came too late, want %d and %d", most, late.Load(), atOnce, atOnce)
 		}
 	})
 }

@@ -16,8 +16,7 @@ type Detail struct {
 	Usage        string   `json:"usage"`           // "server", "client", "server+client", "none"
 	KeyType      string   `json:"key_type"`
 	// Serial number in hexadecimal; empty where there is no certificate.
-	Serial    string    `json:"serial,omitempty"`
-	NotBefore time.Time `json:"not_before,omitzero"`
+	Serial string `json:"serial,omitempty"`
 	// Issued is when it was signed, as far as its beginning tells: issuers make
 	// certificates begin a little before.
 	Issued time.Time `json:"issued,omitzero"`
@@ -74,7 +73,7 @@ func detail(root layout.Root, have State, want Request, s Status) Detail {
 	if c := have.certificate(want.Name); c != nil && c.Found.Serial != "" {
 		f := c.Found
 		r = c.Request
-		d.CommonName, d.Serial, d.NotBefore, d.PreviousEnds = r.CommonName, f.Serial, f.NotBefore, f.PreviousEnd
+		d.CommonName, d.Serial, d.PreviousEnds = r.CommonName, f.Serial, f.PreviousEnd
 		d.Issued = f.NotBefore.Add(Backdate)
 		if f.Refused != nil && f.Refused.NotBefore.After(f.NotBefore) {
 			d.Refused, d.RetryAt = f.Refused, f.Refused.until(f.NotAfter)

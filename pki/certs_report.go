@@ -216,8 +216,12 @@ func (p *powers) authorities() {
 }
 
 func (p *powers) authority(key, dir string, a Authority) {
+	file := authorityKey
+	if a.Encrypted {
+		file = authorityKeySealed // worth nothing without what opens it
+	}
 	p.add(Power{
-		Key: key, File: filepath.Join(dir, authorityKey), Reach: ReachCluster,
+		Key: key, File: filepath.Join(dir, file), Reach: ReachCluster,
 		Signs: signs[a.Name][0], AcceptedBy: signs[a.Name][1], Until: a.NotAfter, Ending: "nodeagent certs rotate-ca " + a.Name,
 	})
 }

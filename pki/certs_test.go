@@ -99,7 +99,7 @@ func (h *host) pretend(names ...string) {
 	other.spec.Roles = []hosts.Role{hosts.RoleControlPlane}
 	other.converge()
 	for _, a := range []string{layout.CANodeagent, layout.CAK8sClient, layout.CAK8sServer} {
-		if err := makeAuthority(disk{}, other.root, Authority{Name: a, Cluster: "x", Lifetime: 3650 * day}, h.now); err != nil {
+		if err := makeAuthority(h.t.Context(), disk{}, other.root, nil, Authority{Name: a, Cluster: "x", Lifetime: 3650 * day}, h.now); err != nil {
 			h.t.Fatal(err)
 		}
 	}

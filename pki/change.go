@@ -34,6 +34,9 @@ type Change struct {
 	// Old and New are key ids; New is empty until there is one.
 	Old string `json:"old"`
 	New string `json:"new"`
+	// Waiting is the name of the key of an authority whose certificate is signed
+	// by somebody outside of the issuer; empty where none is, or was.
+	Waiting string `json:"waiting,omitempty"`
 	// Back tells that it leads to Old again.
 	Back bool `json:"back,omitempty"`
 	// Key is set where not a CA but a key is changed; CA is then a name that no

@@ -74,14 +74,15 @@ func (c Clock) holds(now, newest time.Time, usable bool) (reason string, left ti
 	return "", 0
 }
 
-// warning says that what is issued now may be of no use, "" where it is.
+// warning says that what is issued now may be of no use, "" where it is, or
+// where nothing is issued.
 func (c Clock) warning(now, newest time.Time) string {
 	wrong := c.wrong(now, newest)
 	if !c.unsynchronised() || wrong == "" {
 		return ""
 	}
 	if reason, _ := c.holds(now, newest, false); reason != "" {
-		return reason
+		return ""
 	}
 	return wrong + ", and no time server has corrected it: certificates are issued all the same; set the clock (timedatectl), or start a time service"
 }

@@ -23,8 +23,10 @@ const (
 	crashRoot   = "PKI_TEST_CRASH_ROOT"
 	crashNow    = "PKI_TEST_CRASH_NOW"
 	crashAt     = "PKI_TEST_CRASH_AT"
-	crashBack   = "PKI_TEST_CRASH_BACK"   // the certificate to put back, instead of an apply
-	crashChange = "PKI_TEST_CRASH_CHANGE" // the key to change, instead of an apply
+	crashBack   = "PKI_TEST_CRASH_BACK"    // the certificate to put back, instead of an apply
+	crashChange = "PKI_TEST_CRASH_CHANGE"  // the key to change, instead of an apply
+	crashForget = "PKI_TEST_CRASH_FORGET"  // to forget the local issuer, instead of an apply
+	crashKeys   = "PKI_TEST_CRASH_CA_KEYS" // how the CAs' keys are to lie on disk
 )
 
 func TestMain(m *testing.M) {
@@ -45,7 +47,11 @@ func crashSpec() *hosts.Spec {
 
 // crashWant is the worker's state with the keys of a control plane.
 func crashWant() State {
-	w := Want(crashSpec())
+	s := crashSpec()
+	if how := os.Getenv(crashKeys); how != "" {
+		s.PKI.Local = &hosts.LocalIssuer{CAKeys: how}
+	}
+	w := Want(s)
 	w.Keys = []Key{{Name: KeyEncryption}, {Name: KeyServiceAccount}}
 	return w
 }
@@ -75,6 +81,9 @@ func crash(root layout.Root) error {
 	if name := os.Getenv(crashChange); name != "" {
 		return crashKey(root, name, now, step)
 	}
+	if os.Getenv(crashForget) != "" {
+		return forgetLocal(root, step)
+	}
 	return crashApply(root, now, step)
 }
 
@@ -90,9 +99,10 @@ func crashApply(root layout.Root, now time.Time, step func(string)) error {
 		return err
 	}
 	clock := func() time.Time { return now }
+	keys := testKeyring(root)
 	a := &Applier{
-		Root: root, Now: clock, step: step,
-		Issuer: func(context.Context) (Issuer, error) { return &Local{Root: root, Now: clock}, nil },
+		Root: root, Keys: keys, Now: clock, step: step,
+		Issuer: func(context.Context) (Issuer, error) { return &Local{Root: root, Keys: keys, Now: clock}, nil },
 	}
 	return a.Apply(context.Background(), Diff(have, crashWant(), now), plan.Silent{})
 }

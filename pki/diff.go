@@ -32,6 +32,7 @@ type differ struct {
 
 func (d *differ) diff() []plan.Change {
 	d.modes()
+	d.caKeys()
 	d.authorities()
 	d.trust()
 	d.keys()
@@ -81,14 +82,21 @@ func (d *differ) findAnchor(ca string) anchor {
 	if want := d.want.authority(ca); want != nil {
 		have := d.have.authority(ca)
 		job, _, held := d.authorityWork(have, *want)
-		if held != "" && job == authorityRenew {
+		if held.why != "" && job == authorityRenew {
 			job = authorityKeep
 		}
 		switch job {
 		case authorityMake:
 			return anchor{anew: true}
 		case authorityComplete, authorityRenew:
-			return anchor{known: true, keys: []string{have.KeyID}}
+			if have.KeyID != "" {
+				return anchor{known: true, keys: []string{have.KeyID}}
+			}
+			// Only the bundle tells whose key it is that lies there encrypted.
+			if b := d.have.bundle(ca); b != nil && b.Condition == Sound {
+				return anchor{known: true, keys: b.KeyIDs}
+			}
+			return anchor{}
 		case authorityKeep:
 			return anchor{known: true, keys: []string{have.KeyID}, end: have.NotAfter, bundle: have.Bundle}
 		}
@@ -106,8 +114,9 @@ func (d *differ) authorities() {
 		key := "authority " + want.Name
 		before, after := describeAuthority(have), describeWantedAuthority(want, d.now)
 		job, reason, held := d.authorityWork(have, want)
-		if held != "" {
-			d.add(key, plan.ActionIssue, plan.Quiet, reason+"; "+held, before, after, heldOp{held})
+		if held.why != "" {
+			reason += "; " + held.why
+			d.add(key, plan.ActionIssue, plan.Quiet, reason, before, after, heldOp{reason, held.why})
 			continue
 		}
 		switch job {
@@ -121,17 +130,30 @@ func (d *differ) authorities() {
 	}
 }
 
+// holding is what an authority waits for, and until when at the latest; the zero
+// value where it does not wait.
+type holding struct {
+	why   string
+	until time.Time
+}
+
 // authorityWork is authorityWork by the clock's leave: held says why nothing is
-// issued yet to an authority that cannot go on as it is. One that can is kept.
-func (d *differ) authorityWork(have *Authority, want Authority) (job authorityJob, reason, held string) {
+// issued yet to an authority that cannot go on as it is. One that can is kept,
+// until then as well.
+func (d *differ) authorityWork(have *Authority, want Authority) (job authorityJob, reason string, held holding) {
 	job, reason = authorityWork(have, want, d.now)
 	if job == authorityKeep || job == authorityMend {
-		return job, reason, ""
+		return job, reason, holding{}
 	}
-	held, _ = d.have.Clock.holds(d.now, d.have.newest(), job == authorityRenew)
-	if held != "" && job == authorityRenew && !d.now.Before(have.NotBefore) && d.now.Before(have.NotAfter) {
-		return authorityKeep, "", ""
+	why, left := d.have.Clock.holds(d.now, d.have.newest(), job == authorityRenew)
+	if why == "" {
+		return job, reason, holding{}
 	}
+	held.until = d.now.Add(left)
+	if job == authorityRenew && !d.now.Before(have.NotBefore) && d.now.Before(have.NotAfter) {
+		return authorityKeep, "", held
+	}
+	held.why = why
 	return job, reason, held
 }
 
@@ -192,7 +214,7 @@ func (d *differ) certificates() {
 		case !v.until.IsZero() && have.usable(d.now):
 			// It goes on with what it has.
 		case !v.until.IsZero():
-			d.add(key, v.action, plan.Quiet, v.reason, before, describeWanted(want.Request), heldOp{v.reason})
+			d.add(key, v.action, plan.Quiet, v.reason, before, describeWanted(want.Request), heldOp{v.reason, v.why})
 		case v.action == plan.ActionIssue, v.action == plan.ActionRenew:
 			d.add(key, v.action, plan.Quiet, v.reason, before, describeWanted(want.Request), issueOp{want.Request, d.want})
 		case v.action == plan.ActionUpdate:

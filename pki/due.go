@@ -89,13 +89,15 @@ func span(d time.Duration) string {
 // date prints a moment for people, in UTC.
 func date(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }
 
-// NextDue is the earliest moment from now on at which Diff gives a change if
-// nothing but time passes: now itself when there is one already, the zero time
-// when nothing is wanted that ends.
+// NextDue is the earliest moment from now on at which Diff gives a change that
+// need not wait, if nothing but time passes: now itself when there is one
+// already, the zero time when nothing is wanted that ends.
 func NextDue(have, want State, now time.Time) time.Time {
 	d := differ{have: have, want: want, now: now}
-	if len(d.diff()) > 0 {
-		return now
+	for _, c := range d.diff() {
+		if _, waits := c.Payload.(heldOp); !waits {
+			return now
+		}
 	}
 	var next time.Time
 	sooner := func(t time.Time) {
@@ -104,12 +106,12 @@ func NextDue(have, want State, now time.Time) time.Time {
 		}
 	}
 	for _, w := range want.Authorities {
-		at := authorityRenewAt(have.authority(w.Name), w)
-		if !at.After(now) { // it waits for the clock
-			_, left := have.Clock.holds(now, have.newest(), true)
-			at = now.Add(left)
+		a := have.authority(w.Name)
+		if _, _, held := d.authorityWork(a, w); !held.until.IsZero() {
+			sooner(held.until)
+			continue
 		}
-		sooner(at)
+		sooner(authorityRenewAt(a, w))
 	}
 	for _, w := range want.Certificates {
 		c := have.certificate(w.Name)

@@ -78,6 +78,8 @@ type host struct {
 	step func(string)
 	// issuer is the local one where nil.
 	issuer Issuer
+	// keys opens the CAs' keys; nil where nothing does.
+	keys *Keyring
 }
 
 func newHost(t testing.TB, spec *hosts.Spec) *host {
@@ -120,9 +122,9 @@ func (h *host) apply(changes []plan.Change) error {
 			if h.issuer != nil {
 				return h.issuer, nil
 			}
-			return &Local{Root: h.root, Now: func() time.Time { return h.now }}, nil
+			return &Local{Root: h.root, Keys: h.keys, Now: func() time.Time { return h.now }}, nil
 		},
-		Now: func() time.Time { return h.now }, step: h.step,
+		Keys: h.keys, Now: func() time.Time { return h.now }, step: h.step,
 	}
 	return a.Apply(context.Background(), changes, plan.Silent{})
 }

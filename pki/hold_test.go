@@ -132,15 +132,86 @@ func TestFirstInstallationDoesNotWait(t *testing.T) {
 	}
 }
 
-// NextDue of what is held is when the patience ends.
+// NextDue of what is held is when the patience ends, whether or not there is a
+// pair to go on with.
 func TestNextDueOfWhatIsHeld(t *testing.T) {
 	h := newHost(t, spec("n1", "192.0.2.1", hosts.RoleEtcd))
 	h.converge()
 	have, want := h.observe(), Want(h.spec)
-	now := start.Add(70 * day)
-	have.Clock = Clock{Unsynchronised: true, Uptime: 30 * time.Second}
-	if next := NextDue(have, want, now); !next.Equal(now.Add(90 * time.Second)) {
-		t.Errorf("the next moment is %s from now, want the end of the patience in 90s", next.Sub(now))
+	fresh := State{Clock: Clock{Built: start.Add(time.Minute)}}
+	for _, tc := range []struct {
+		name    string
+		have    State
+		now     time.Time
+		left    time.Duration
+		changes bool
+	}{
+		{"due", have, start.Add(70 * day), 90 * time.Second, false},
+		{"ended", have, start.Add(91 * day), 90 * time.Second, true},
+		{"not begun", have, start.Add(-day), 270 * time.Second, true},
+		{"authorities ended", have, start.AddDate(20, 0, 0), 90 * time.Second, true},
+		{"nothing there, and a clock that is wrong", fresh, start, 270 * time.Second, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			have := tc.have
+			have.Clock.Unsynchronised, have.Clock.Uptime = true, 30*time.Second
+			// Trust bundles and keys wait for nothing; they were made in the first round.
+			want := want
+			if len(have.Certificates) == 0 {
+				want.Trust, want.Keys = nil, nil
+			}
+			if next := NextDue(have, want, tc.now); !next.Equal(tc.now.Add(tc.left)) {
+				t.Errorf("the next moment is %s from now, want the end of the patience in %s", next.Sub(tc.now), tc.left)
+			}
+			if changes := len(Diff(have, want, tc.now)) > 0; changes != tc.changes {
+				t.Errorf("changes to wait for: %v, want %v", changes, tc.changes)
+			}
+			held := HeldBack(have, want, tc.now)
+			if held == nil || !held.Until.Equal(tc.now.Add(tc.left)) || !strings.Contains(held.String(), "until then wait etcd-peer, etcd-server") {
+				t.Errorf("held back: %v", held)
+			}
+			for _, s := range List(have, want, tc.now) {
+				if s.State != StateHeld || !s.WaitsUntil.Equal(held.Until) {
+					t.Errorf("%+v", s)
+				}
+			}
+		})
+	}
+}
+
+// Of many changes that wait for the clock one error is left, in one line.
+func TestHeldIsOneError(t *testing.T) {
+	h := newHost(t, mercury())
+	h.converge()
+	have, want := h.observe(), Want(h.spec)
+	have.Clock = Clock{Unsynchronised: true, Uptime: time.Second}
+	err := h.apply(Diff(have, want, start.Add(-day)))
+	if err == nil || strings.Contains(err.Error(), "\n") || strings.Count(err.Error(), "nothing is issued") != 1 {
+		t.Fatalf("the changes wait with: %v", err)
+	}
+	for _, c := range want.Certificates {
+		if !strings.Contains(err.Error(), "certificate "+c.Name) {
+			t.Errorf("%s is not named: %v", c.Name, err)
+		}
+	}
+}
+
+// Nothing is said of a clock that may be right while nothing waits for it.
+func TestNothingHeldBack(t *testing.T) {
+	h := newHost(t, mercury())
+	h.converge()
+	have, want := h.observe(), Want(h.spec)
+	have.Clock = Clock{Unsynchronised: true, Uptime: time.Second}
+	if held := HeldBack(have, want, start.Add(day)); held != nil {
+		t.Errorf("said of a clock that may be right: %v", held)
+	}
+	have.Clock.Built = start.Add(30 * day)
+	if held := HeldBack(have, want, start.Add(5*day)); held == nil || len(held.Certificates) > 1 {
+		t.Errorf("of a clock that is wrong: %v", held)
+	}
+	have.Clock.Unsynchronised = false
+	if held := HeldBack(have, want, start.Add(5*day)); held != nil {
+		t.Errorf("of a clock that is synchronised: %v", held)
 	}
 }
 

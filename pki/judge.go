@@ -29,8 +29,9 @@ type verdict struct {
 	action plan.Action
 	reason string
 	// until is when it is judged anew because it waits, the zero time where it
-	// does not.
+	// does not; why is what it waits for.
 	until time.Time
+	why   string
 }
 
 // lifetimeSlack is by how much a certificate may outlive the spec's lifetime,
@@ -66,7 +67,7 @@ func (d *differ) judge(have *Certificate, want Request) verdict {
 
 // waits is the verdict when nothing is issued before a moment.
 func (v verdict) waits(state, why string, until time.Time) verdict {
-	return verdict{state: state, action: v.action, reason: v.reason + "; " + why, until: until}
+	return verdict{state: state, action: v.action, reason: v.reason + "; " + why, until: until, why: why}
 }
 
 // bundleOf is the digest of the trust bundle of a CA that lies on disk.

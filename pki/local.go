@@ -18,6 +18,9 @@ import (
 // none itself.
 type Local struct {
 	Root layout.Root
+	// Keys opens the authorities' keys where they are encrypted; nil where they
+	// are not.
+	Keys *Keyring
 	// Now is time.Now where nil.
 	Now func() time.Time
 
@@ -28,7 +31,7 @@ type Local struct {
 var _ Issuer = (*Local)(nil)
 
 // Sign implements Issuer. A leaf ends with its authority at the latest.
-func (l *Local) Sign(_ context.Context, r Request, csr []byte) ([]byte, error) {
+func (l *Local) Sign(ctx context.Context, r Request, csr []byte) ([]byte, error) {
 	asked, err := parseCSR(r, csr)
 	if err != nil {
 		return nil, fmt.Errorf("sign %q: %w", r.Name, err)
@@ -45,10 +48,14 @@ func (l *Local) Sign(_ context.Context, r Request, csr []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign %q: %w", r.Name, err)
 	}
+	key, err := ca.signer(ctx, l.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("sign %q: %w", r.Name, err)
+	}
 	if _, ok := asked.PublicKey.(*rsa.PublicKey); ok {
 		leaf.KeyUsage |= x509.KeyUsageKeyEncipherment
 	}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca.certificate, asked.PublicKey, ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, leaf, ca.certificate, asked.PublicKey, key)
 	if err != nil {
 		return nil, fmt.Errorf("sign %q: %w", r.Name, err)
 	}

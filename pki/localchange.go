@@ -33,10 +33,15 @@ func (l *Local) Authorities(_ context.Context, ca string) ([]*x509.Certificate, 
 }
 
 // Add implements Rotator: the second authority lives as long as the first was
-// to live. It is made whole under a name that nobody looks at.
+// to live, and its key lies as that one's does. It is made whole under a name
+// that nobody looks at.
 func (l *Local) Add(ctx context.Context, ca string) (err error) {
 	list, err := l.Authorities(ctx, ca)
 	if err != nil || len(list) == 2 {
+		return err
+	}
+	signs, err := loadAuthority(l.Root, ca)
+	if err != nil {
 		return err
 	}
 	beside := l.Root.LocalCABeside(ca)
@@ -45,7 +50,7 @@ func (l *Local) Add(ctx context.Context, ca string) (err error) {
 		return fmt.Errorf("add authority %q: %w", ca, err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(staged)) }()
-	if err := l.makeBeside(filepath.Join(staged, "new"), ca, list[0]); err != nil {
+	if err := l.makeBeside(filepath.Join(staged, "new"), ca, signs); err != nil {
 		return fmt.Errorf("add authority %q: %w", ca, err)
 	}
 	if err := os.Rename(filepath.Join(staged, "new"), beside); err != nil {
@@ -55,9 +60,9 @@ func (l *Local) Add(ctx context.Context, ca string) (err error) {
 	return atomicfile.SyncDir(filepath.Dir(beside))
 }
 
-func (l *Local) makeBeside(dir, ca string, old *x509.Certificate) error {
-	d := disk{l.step}
-	key, err := makeAuthorityKey(d, dir)
+func (l *Local) makeBeside(dir, ca string, signs authorityFiles) error {
+	d, old := disk{l.step}, signs.certificate
+	key, err := makeAuthorityKey(d, dir, sealer(l.Keys, signs.Encrypted))
 	if err != nil {
 		return err
 	}

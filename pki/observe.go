@@ -2,7 +2,6 @@ package pki
 
 import (
 	"context"
-	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -11,11 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 	"github.com/nodeagent/nodeagent/internal/layout"
-	"github.com/nodeagent/nodeagent/internal/plan"
 )
 
 // Observe reads what is on disk. It writes nothing, asks no issuer, and one
@@ -104,7 +101,43 @@ func (o *observer) folders(context.Context) {
 	o.folder(certsFolder(o.root))
 	o.folder(keysFolder(o.root))
 	o.folder(filepath.Dir(o.root.Trust("")))
-	o.folder(filepath.Dir(o.root.LocalCA("x")))
+	if dir := filepath.Dir(o.root.LocalCA("x")); o.folder(dir) {
+		o.temporary(dir)
+		o.keyring()
+	}
+}
+
+// keyring looks at what opens the authorities' keys.
+func (o *observer) keyring() {
+	k := &o.state.CAKeys
+	k.Protection = ProtectPlain
+	content, err := o.file(o.root.LocalKeyring(), 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var held keyringFile
+	if err == nil {
+		held, err = parseKeyring(content)
+	}
+	if err != nil {
+		k.Condition, k.Problem = Damaged, filepath.Base(o.root.LocalKeyring())+" "+problem(err)
+		return
+	}
+	k.Condition, k.Protection = Sound, held.Protection
+}
+
+// authorityFiles looks at the files of one authority, but not into them.
+func (o *observer) authorityFiles(name, dir string) {
+	o.temporary(dir)
+	at := CAKey{
+		Name: name, Dir: dir,
+		Clear:  o.regular(filepath.Join(dir, authorityKey), 0o600),
+		Sealed: o.regular(filepath.Join(dir, authorityKeySealed), 0o600),
+	}
+	o.regular(filepath.Join(dir, authorityCert), 0o644)
+	if at.Clear || at.Sealed {
+		o.state.CAKeys.Files = append(o.state.CAKeys.Files, at)
+	}
 }
 
 func (o *observer) authorities(context.Context) {
@@ -113,9 +146,7 @@ func (o *observer) authorities(context.Context) {
 		if !o.folder(dir) {
 			continue
 		}
-		o.temporary(dir)
-		o.regular(filepath.Join(dir, authorityKey), 0o600)
-		o.regular(filepath.Join(dir, authorityCert), 0o644)
+		o.authorityFiles(name, dir)
 		a, beside := readAuthorities(o.root, name)
 		o.state.Authorities = append(o.state.Authorities, a.Authority)
 		if beside != nil {
@@ -134,19 +165,21 @@ func (o *observer) authorities(context.Context) {
 func (o *observer) beside(name string, a *authorityFiles) {
 	dir := o.root.LocalCABeside(name)
 	o.folder(dir)
-	o.temporary(dir)
-	o.regular(filepath.Join(dir, authorityKey), 0o600)
-	o.regular(filepath.Join(dir, authorityCert), 0o644)
+	o.authorityFiles(name+" beside", dir)
 	if a.certificate != nil {
 		o.anchor(anchorOf(a.certificate))
 	}
 }
 
-// regular checks the mode of a file that is read elsewhere.
-func (o *observer) regular(path string, want fs.FileMode) {
-	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
-		o.mode(path, info.Mode(), want, owner(info))
+// regular checks the mode of a file that is read elsewhere, and tells whether
+// it is there.
+func (o *observer) regular(path string, want fs.FileMode) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
 	}
+	o.mode(path, info.Mode(), want, owner(info))
+	return true
 }
 
 func (o *observer) anchor(a anchorKey) {
@@ -190,207 +223,6 @@ func (o *observer) trust(context.Context) {
 		}
 		o.state.Trust = append(o.state.Trust, b)
 	}
-}
-
-func (o *observer) certificates(ctx context.Context) {
-	for _, e := range o.list(certsFolder(o.root)) {
-		if ctx.Err() != nil {
-			o.fail(ctx.Err())
-			return
-		}
-		if !e.IsDir() {
-			continue
-		}
-		c := o.certificate(e.Name())
-		// A folder without any name of ours in it is not ours.
-		if c.Found.Condition == Missing && len(c.Found.Leftovers) == 0 && c.Found.Unfit == nil {
-			continue
-		}
-		o.state.Certificates = append(o.state.Certificates, c)
-	}
-}
-
-// certificate reads one certificate's folder.
-func (o *observer) certificate(name string) Certificate {
-	c := Certificate{Request: Request{Name: name}}
-	dir := filepath.Dir(o.root.Certificate(name).Dir)
-	names, err := leftovers(dir)
-	o.fail(err)
-	c.Found.Leftovers = names
-	c.Found.Unfit = readUnfit(dir)
-	generation, err := current(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c
-	}
-	if err != nil {
-		return c.damaged(currentLink, err)
-	}
-	o.folder(dir)
-	o.folder(generation)
-	o.previous(dir)
-	if pair, err := Previous(o.root, name); err == nil {
-		c.Found.PreviousEnd = pair.Leaf.NotAfter
-	}
-	// A note that cannot be read must not stop a renewal.
-	c.Found.Refused, _ = readRefused(dir)
-	return o.pair(c, generation)
-}
-
-func (o *observer) previous(dir string) {
-	path := filepath.Join(dir, previousFolder)
-	if info, err := os.Lstat(path); err == nil && info.IsDir() {
-		o.mode(path, info.Mode(), 0o700, owner(info))
-	}
-}
-
-// pair reads a generation of a certificate.
-func (o *observer) pair(c Certificate, generation string) Certificate {
-	at := o.root.Certificate(c.Name)
-	inUse := func(path string) string { return filepath.Join(generation, filepath.Base(path)) }
-	if bundle, err := o.file(inUse(at.CA), 0o644); err == nil {
-		c.Found.Bundle = digest(bundle)
-	}
-	keyPEM, keyErr := o.file(inUse(at.Key), 0o600)
-	content, err := o.file(inUse(at.Cert), 0o644)
-	if err != nil {
-		return c.damaged(filepath.Base(at.Cert), err)
-	}
-	chain, err := parseCertificates(content)
-	if err != nil {
-		return c.damaged(filepath.Base(at.Cert), err)
-	}
-	leaf := chain[0]
-	c.Request = describe(leaf)
-	c.Name = filepath.Base(filepath.Dir(generation))
-	c.Found.Serial = leaf.SerialNumber.Text(16)
-	c.Found.NotBefore, c.Found.NotAfter = leaf.NotBefore, leaf.NotAfter
-	c.Found.ChainEnd = chainEnd(chain[1:])
-	var key crypto.Signer
-	if keyErr == nil {
-		key, keyErr = parseKey(keyPEM)
-	}
-	if keyErr != nil {
-		return c.damaged(filepath.Base(at.Key), keyErr)
-	}
-	if !samePublic(leaf.PublicKey, key.Public()) {
-		return c.damaged(filepath.Base(at.Key), errors.New("does not belong to the certificate"))
-	}
-	c.Found.Condition = Sound
-	c.Found.SignedBy = signedBy(chain, o.anchors)
-	return c
-}
-
-// chainEnd is the earliest end of authorities, the zero time of none.
-func chainEnd(list []*x509.Certificate) time.Time {
-	var end time.Time
-	for _, c := range list {
-		if end.IsZero() || c.NotAfter.Before(end) {
-			end = c.NotAfter
-		}
-	}
-	return end
-}
-
-// damaged returns the certificate as one that cannot be used.
-func (c Certificate) damaged(file string, err error) Certificate {
-	c.Found.Condition, c.Found.Problem = Damaged, file+" "+problem(err)
-	return c
-}
-
-func (o *observer) keys(context.Context) {
-	for _, name := range []string{KeyEncryption, KeyServiceAccount} {
-		if k := o.key(name); k.Condition != Missing || len(k.Leftovers) > 0 {
-			o.state.Keys = append(o.state.Keys, k)
-		}
-	}
-}
-
-// key reads one key's folder.
-func (o *observer) key(name string) Key {
-	k := Key{Name: name}
-	dir := filepath.Join(keysFolder(o.root), name)
-	names, err := leftovers(dir)
-	o.fail(err)
-	k.Leftovers = names
-	generation, err := current(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return k
-	}
-	if err != nil {
-		k.Condition, k.Problem = Damaged, currentLink+" "+problem(err)
-		return k
-	}
-	o.folder(dir)
-	o.folder(generation)
-	o.previous(dir)
-	if name == KeyEncryption {
-		o.regular(retiredPath(o.root), 0o600)
-		return o.encryption(k, generation)
-	}
-	return o.serviceAccount(k, generation)
-}
-
-func (o *observer) encryption(k Key, generation string) Key {
-	file := filepath.Base(o.root.EncryptionConfig())
-	var keys [][]byte
-	content, err := o.file(filepath.Join(generation, file), 0o600)
-	if err == nil {
-		keys, err = parseEncryptionKeys(content)
-	}
-	if err != nil {
-		k.Condition, k.Problem = Damaged, file+" "+problem(err)
-		return k
-	}
-	k.Condition, k.Fingerprint = Sound, plan.Fingerprint(keys[0])
-	for _, key := range keys {
-		k.IDs = append(k.IDs, plan.Fingerprint(key))
-	}
-	return k
-}
-
-func (o *observer) serviceAccount(k Key, generation string) Key {
-	private, public := filepath.Base(o.root.ServiceAccountKey()), filepath.Base(o.root.ServiceAccountPublic())
-	var key crypto.Signer
-	content, err := o.file(filepath.Join(generation, private), 0o600)
-	if err == nil {
-		key, err = parseKey(content)
-	}
-	if err != nil {
-		k.Condition, k.Problem = Damaged, private+" "+problem(err)
-		return k
-	}
-	k.Condition, k.Fingerprint = Sound, plan.Fingerprint([]byte(keyID(key.Public())))
-	content, err = o.file(filepath.Join(generation, public), 0o644)
-	if err == nil {
-		k.IDs, err = checkPublics(content, key)
-	}
-	if err != nil {
-		k.Condition, k.Problem = Incomplete, public+" "+problem(err)
-	}
-	o.regular(filepath.Join(generation, besideFile), 0o600)
-	return k
-}
-
-// checkPublics returns the ids of a bundle of public keys, that of the key's own
-// first, which must be there. Others' tokens are still accepted.
-func checkPublics(content []byte, key crypto.Signer) ([]string, error) {
-	list, err := parsePublics(content)
-	if err != nil {
-		return nil, err
-	}
-	ids := []string{keyID(key.Public())}
-	own := false
-	for _, p := range list {
-		if samePublic(p, key.Public()) {
-			own = true
-		} else {
-			ids = append(ids, keyID(p))
-		}
-	}
-	if !own {
-		return nil, errors.New("does not have the public half of the private key")
-	}
-	return ids, nil
 }
 
 // etcd tells whether etcd has data on this host: the folder "member" is what

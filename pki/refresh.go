@@ -3,9 +3,11 @@ package pki
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 )
@@ -15,9 +17,9 @@ import (
 // host in this way, and nothing else of what a host has on disk ever waits for
 // its issuer.
 //
-// A bundle that has none of the certificates before it is not taken: an issuer
-// that answers so is not the one that this host knows, or the host was off while
-// a CA was changed, which only a person can tell apart.
+// A bundle that has none of the keys before it is not taken: an issuer that
+// answers so is not the one that this host knows, or the host was off while a CA
+// was changed, which only a person can tell apart.
 func (a *Applier) Refresh(ctx context.Context, want State) ([]string, error) {
 	issuer, err := a.Issuer(ctx)
 	if err != nil {
@@ -61,18 +63,28 @@ func (a *Applier) refresh(ctx context.Context, issuer Issuer, ca string) (bool, 
 	known := false
 	for _, b := range before {
 		for _, c := range after {
-			known = known || b.Equal(c)
+			known = known || samePublic(b.PublicKey, c.PublicKey)
 		}
 	}
 	if !known {
 		return false, &Refusal{
 			Cause: CauseUntrusted, What: fmt.Sprintf("refresh trust bundle %q", ca),
 			Err:    errors.New("it answers none of the authorities that this host trusts"),
-			Remedy: fmt.Sprintf("if the CA was changed while this host was off, remove %s and run nodeagent apply --only pki, which fetches it anew", path),
+			Remedy: a.strangerRemedy(ca, before),
 		}
 	}
 	if err := atomicfile.Write(path, content, 0o644); err != nil {
 		return false, fmt.Errorf("refresh trust bundle %q in %s: %w", ca, filepath.Dir(path), err)
 	}
 	return true, nil
+}
+
+// strangerRemedy is what to do about an issuer that knows none of the authorities
+// that this host trusts.
+func (a *Applier) strangerRemedy(ca string, trusted []*x509.Certificate) string {
+	own, _ := readAuthorities(a.Root, ca)
+	if slices.ContainsFunc(trusted, func(c *x509.Certificate) bool { return keyID(c.PublicKey) == own.KeyID }) {
+		return "this host's certificates are those of its local issuer, whose CAs Vault has not got: nothing is taken from there before they are (nodeagent pki bootstrap --adopt-local; see docs/vault.md)"
+	}
+	return fmt.Sprintf("if the CA was changed while this host was off, remove %s and run nodeagent apply --only pki, which fetches it anew", a.Root.Trust(ca))
 }

@@ -41,11 +41,15 @@ const (
 	CauseMissing
 	// CauseUntrusted: who answered is not the issuer.
 	CauseUntrusted
+	// CauseLocked: the issuer's own keys are encrypted, and it has not what opens
+	// them.
+	CauseLocked
 )
 
 var causes = map[Cause]string{
 	CauseUnknown: "failed", CauseUnreachable: "cannot be reached", CauseLogin: "knows this host not",
 	CauseDenied: "denied it", CauseUnfit: "signs something else", CauseMissing: "lacks it", CauseUntrusted: "cannot be trusted",
+	CauseLocked: "cannot open them",
 }
 
 // String says the cause in words that complete "the issuer …".

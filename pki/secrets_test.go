@@ -238,7 +238,7 @@ func TestAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := makeAuthority(disk{}, h.root, Want(h.spec).Authorities[2], h.now.Add(3640*day)); err != nil {
+	if err := makeAuthority(t.Context(), disk{}, h.root, nil, Want(h.spec).Authorities[2], h.now.Add(3640*day)); err != nil {
 		t.Fatal(err)
 	}
 	second, err := loadAuthority(h.root, layout.CAK8sServer)

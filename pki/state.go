@@ -43,6 +43,8 @@ type State struct {
 	// Authorities are the local issuer's CAs, in the order of layout.CAs.
 	// None is wanted where the issuer is not local.
 	Authorities []Authority
+	// CAKeys is how the authorities' private keys lie on disk.
+	CAKeys CAKeys
 	// Trust is the trust bundles, in the order of layout.CAs.
 	Trust []Bundle
 	// Keys are the secrets that are not certificates, sorted by name.
@@ -153,15 +155,46 @@ type Authority struct {
 	// certificate is made for the same key; wanted only.
 	Lifetime, RenewBefore time.Duration
 
+	// Encrypted tells that its key lies encrypted on disk, and not in clear.
+	Encrypted bool
+
 	// The rest is observed only. Condition is Incomplete where the key is
-	// sound and the certificate is missing or damaged.
+	// sound and the certificate is missing or damaged. Whether an encrypted key
+	// belongs to the certificate shows only when it is used.
 	Condition Condition
 	Problem   string
-	// KeyID is the digest of the public key.
+	// KeyID is the digest of the public key; empty where the key is encrypted
+	// and there is no certificate.
 	KeyID string
 	// Bundle is the digest of ca.crt.
 	Bundle              string
 	NotBefore, NotAfter time.Time
+}
+
+// CAKeys is how the private keys of the local issuer's authorities lie on disk.
+type CAKeys struct {
+	// Protection is one of the Protect… constants; empty where the issuer is not
+	// local, and what lies there is left alone. Observed, it is that of the
+	// keyring.
+	Protection string
+
+	// The rest is observed only. Condition is that of the keyring, and Problem
+	// why it is damaged.
+	Condition Condition
+	Problem   string
+	// Files are the keys found, in the order of layout.CAs.
+	Files []CAKey
+}
+
+// CAKey is the private key of one authority, as files.
+type CAKey struct {
+	// Name is the authority's: "etcd-peer", or "etcd-peer beside" while it is one
+	// that is being changed for another.
+	Name string
+	Dir  string
+	// Clear and Sealed tell in which forms it is there. It is in both for a
+	// moment while it gets from the one into the other.
+	Clear, Sealed bool
 }
 
 // Bundle is the trusted certificates of one CA, as a file.

@@ -7,12 +7,16 @@ type Status struct {
 	Name       string `json:"name"`
 	CA         string `json:"ca"`
 	CommonName string `json:"common_name"`
-	// NotAfter and RenewAt are the zero time where there is no certificate.
-	NotAfter time.Time `json:"not_after,omitzero"`
-	RenewAt  time.Time `json:"renew_at,omitzero"`
+	// The times are the zero time where there is no certificate.
+	NotBefore time.Time `json:"not_before,omitzero"`
+	NotAfter  time.Time `json:"not_after,omitzero"`
+	RenewAt   time.Time `json:"renew_at,omitzero"`
 	// State is one of the State… constants; Reason says why it is not ok.
 	State  string `json:"state"`
 	Reason string `json:"reason,omitempty"`
+	// WaitsUntil is when another one is asked for at the latest, where that is
+	// called for and waits; the zero time elsewhere.
+	WaitsUntil time.Time `json:"waits_until,omitzero"`
 }
 
 // List returns the wanted certificates and how they are, sorted by name.
@@ -23,9 +27,9 @@ func List(have, want State, now time.Time) []Status {
 		s := Status{Name: w.Name, CA: w.CA, CommonName: w.CommonName}
 		found := have.certificate(w.Name)
 		v := d.judge(found, w.Request)
-		s.State, s.Reason = v.state, v.reason
+		s.State, s.Reason, s.WaitsUntil = v.state, v.reason, v.until
 		if found != nil && found.Found.Serial != "" {
-			s.NotAfter, s.RenewAt = found.Found.NotAfter, d.due(w.Request, found.Found)
+			s.NotBefore, s.NotAfter, s.RenewAt = found.Found.NotBefore, found.Found.NotAfter, d.due(w.Request, found.Found)
 		}
 		list = append(list, s)
 	}
@@ -49,11 +53,11 @@ func Authorities(have, want State, now time.Time) []Status {
 		case authorityRenew:
 			s.State = StateDue
 		}
-		if held != "" {
-			s.State, s.Reason = StateHeld, reason+"; "+held
+		if held.why != "" {
+			s.State, s.Reason, s.WaitsUntil = StateHeld, reason+"; "+held.why, held.until
 		}
 		if a != nil && !a.NotAfter.IsZero() {
-			s.NotAfter, s.RenewAt = a.NotAfter, authorityRenewAt(a, w)
+			s.NotBefore, s.NotAfter, s.RenewAt = a.NotBefore, a.NotAfter, authorityRenewAt(a, w)
 		}
 		list = append(list, s)
 	}

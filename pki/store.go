@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 )
@@ -46,7 +47,7 @@ type file struct {
 // check is called with the new folder before it is used; when it fails nothing
 // has changed. keep tells whether the generation in use is worth keeping.
 func (d disk) publish(dir string, files []file, keep bool, check func(generation string) error) (err error) {
-	if err := atomicfile.MkdirAll(dir, 0o700); err != nil {
+	if err := makeFolder(dir); err != nil {
 		return err
 	}
 	d.did("folder made")
@@ -84,44 +85,97 @@ func (d disk) publish(dir string, files []file, keep bool, check func(generation
 	return d.clean(dir)
 }
 
-// fill writes a generation's files and syncs them, the folder and the one
-// above it.
-func (d disk) fill(generation string, files []file) error {
+// makeFolder makes dir, for fill to sync, and durably the folders above it.
+func makeFolder(dir string) error {
+	if err := atomicfile.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	return os.Chmod(dir, 0o700) // whatever the umask
+}
+
+// fill writes a generation's files and syncs them, the folder and the two above
+// it: what they are, and that they are there, is on disk when it returns.
+func (d disk) fill(generation string, files []file) (err error) {
+	var unsynced []*os.File
+	defer func() {
+		for _, f := range unsynced {
+			err = errors.Join(err, f.Close())
+		}
+	}()
 	for _, f := range files {
-		if err := d.write(filepath.Join(generation, f.name), f.content, f.mode); err != nil {
+		written, err := d.draft(filepath.Join(generation, f.name), f.content, f.mode)
+		if written != nil {
+			unsynced = append(unsynced, written)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if err := atomicfile.SyncDir(generation); err != nil {
-		return err
+	dir := filepath.Dir(generation)
+	for _, folder := range []string{generation, dir, filepath.Dir(dir)} {
+		opened, err := os.Open(folder)
+		if err != nil {
+			return err
+		}
+		unsynced = append(unsynced, opened)
 	}
-	if err := atomicfile.SyncDir(filepath.Dir(generation)); err != nil {
+	if err := syncAll(unsynced); err != nil {
 		return err
 	}
 	d.did("generation synced")
 	return nil
 }
 
-// write makes a file that must not exist yet, in a folder that nobody uses
-// yet. The mode is set on the open file before the content arrives.
-func (d disk) write(path string, content []byte, mode fs.FileMode) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+// syncAll syncs files and folders, all at once: nobody uses them yet, so their
+// order does not matter, and a file system writes them to its journal together.
+// They are synced through what they were written through: where writing to the
+// disk fails before, only that is sure to hear of it.
+func syncAll(files []*os.File) error {
+	failed := make([]error, len(files))
+	var running sync.WaitGroup
+	for i, f := range files {
+		running.Go(func() { failed[i] = f.Sync() })
+	}
+	running.Wait()
+	return errors.Join(failed...)
+}
+
+// write makes a file that must not exist yet, and syncs it.
+func (d disk) write(path string, content []byte, mode fs.FileMode) error {
+	f, err := d.draft(path, content, mode)
+	if f == nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// draft makes a file that must not exist yet, in a folder that nobody uses
+// yet. The mode is set on the open file before the content arrives. The file is
+// the caller's to sync and to close, also after an error; it is nil where none
+// was made.
+func (d disk) draft(path string, content []byte, mode fs.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
 	if err := f.Chmod(mode); err != nil {
-		return err
+		return f, err
 	}
 	d.did("file made")
 	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
+		return f, err
 	}
 	d.did("file written")
-	return nil
+	return f, nil
 }
 
 // keepPrevious copies the generation in use into the folder "previous". It runs
@@ -190,7 +244,7 @@ func clearWay(dir string) error {
 // clean removes what an interrupted run, or the switch before it, left in dir.
 func (d disk) clean(dir string) error {
 	names, err := leftovers(dir)
-	if err != nil {
+	if err != nil || len(names) == 0 {
 		return err
 	}
 	for _, name := range names {

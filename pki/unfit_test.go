@@ -177,7 +177,7 @@ func TestFreshCertificateOfTheWrongSigner(t *testing.T) {
 	elsewhere.converge()
 	h := newHost(t, spec("n3", "192.0.2.3", "worker"))
 	h.spec.PKI.Issuer = IssuerVault
-	if err := makeAuthority(disk{}, elsewhere.root, Authority{Name: layout.CANodeagent, Cluster: "mercury", Lifetime: 3650 * day}, start); err != nil {
+	if err := makeAuthority(t.Context(), disk{}, elsewhere.root, nil, Authority{Name: layout.CANodeagent, Cluster: "mercury", Lifetime: 3650 * day}, start); err != nil {
 		t.Fatal(err)
 	}
 	issuer := &twoSigners{counting{&Local{Root: elsewhere.root, Now: func() time.Time { return h.now }}, &tally{}, nil}, readString(t, elsewhere.root.Trust(layout.CAK8sServer))}

@@ -181,6 +181,7 @@ func (w *wanter) state() State {
 		s.Trust = append(s.Trust, Bundle{CA: ca})
 		if w.spec.PKI.Issuer == IssuerLocal {
 			s.Authorities = append(s.Authorities, w.authority(ca))
+			s.CAKeys.Protection = caKeysOf(w.spec.PKI)
 		}
 	}
 	return s
@@ -195,7 +196,16 @@ func (w *wanter) authority(ca string) Authority {
 		Cluster:     w.spec.Cluster,
 		Lifetime:    p.CALifetime,
 		RenewBefore: min(max(p.Lifetime, p.AdminLifetime), p.CALifetime/2).Truncate(time.Second),
+		Encrypted:   caKeysOf(p) != ProtectPlain,
 	}
+}
+
+// caKeysOf is how the local issuer's keys are to lie on disk.
+func caKeysOf(p hosts.PKI) string {
+	if p.Local == nil {
+		return ProtectPlain
+	}
+	return cmp.Or(p.Local.CAKeys, ProtectPlain)
 }
 
 func sortedNames(list []string) []string {

@@ -14,10 +14,11 @@ due; nothing here needs to be run for that.`,
   nodeagent certs report
   nodeagent certs renew --revoke admin
   nodeagent certs rotate-ca etcd-peer
-  nodeagent certs rotate-key encryption`,
+  nodeagent certs rotate-key encryption
+  nodeagent certs passphrase`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newCertsList(o), newCertsShow(o), newCertsReport(o), newCertsRenew(o), newRotateCA(o), newRotateKey(o))
+	cmd.AddCommand(newCertsList(o), newCertsShow(o), newCertsReport(o), newCertsRenew(o), newRotateCA(o), newRotateKey(o), newCertsPassphrase(o))
 	return cmd
 }

@@ -107,13 +107,33 @@ func TestCertificatesGolden(t *testing.T) {
 	golden.Check(t, "testdata/certs/show.json", steady(string(json), root)+"\n")
 }
 
+// TestListOfWhatIsHeld: a list says that issuing waits for the clock, why, and
+// until when at most.
+func TestListOfWhatIsHeld(t *testing.T) {
+	seen, root := issued(t, 0, func(layout.Root) {})
+	have := seen.have
+	have.Clock = pki.Clock{Unsynchronised: true, Uptime: 30 * time.Second}
+	seen = see(root, seen.spec, have, issuedAt.Add(-24*time.Hour))
+	var b strings.Builder
+	for _, out := range []screen{{w: &b, table: true}, {w: &b}} {
+		if err := printCertificates(out, &seen); err != nil {
+			t.Error(err)
+		}
+	}
+	json, err := json.MarshalIndent(seen.held, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "testdata/certs/list.held.txt", steady(b.String()+string(json), root)+"\n")
+}
+
 // TestLifeBar: the bar is as long at any time, shrinks, and has its mark.
 func TestLifeBar(t *testing.T) {
 	begins := issuedAt
-	s := pki.Status{NotAfter: begins.Add(90 * time.Hour), RenewAt: begins.Add(60 * time.Hour), State: pki.StateOK}
+	s := pki.Status{NotBefore: begins, NotAfter: begins.Add(90 * time.Hour), RenewAt: begins.Add(60 * time.Hour), State: pki.StateOK}
 	last := barWidth + 1
 	for hour := -5; hour < 100; hour++ {
-		bar := lifeBar(screen{}, s, begins, begins.Add(time.Duration(hour)*time.Hour))
+		bar := lifeBar(screen{}, s, begins.Add(time.Duration(hour)*time.Hour))
 		left := strings.Count(bar, "█")
 		if len([]rune(bar)) != barWidth || strings.Count(bar, "╎") != 1 || left > last {
 			t.Fatalf("hour %d: %q", hour, bar)
@@ -123,7 +143,7 @@ func TestLifeBar(t *testing.T) {
 	if last != 0 {
 		t.Errorf("%d cells are left after the end", last)
 	}
-	if bar := lifeBar(screen{}, pki.Status{}, time.Time{}, begins); bar != strings.Repeat("·", barWidth) {
+	if bar := lifeBar(screen{}, pki.Status{}, begins); bar != strings.Repeat("·", barWidth) {
 		t.Errorf("without a certificate: %q", bar)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/pki"
@@ -20,7 +21,9 @@ func newCertsList(o *options) *cobra.Command {
 		Long: `list shows every certificate that this host's roles need, and with the local issuer its
 CAs: when it ends, when it is renewed, and whether it is as it should be. On a terminal a
 bar shows the time left, with a mark where it is renewed; elsewhere each row is name, CA,
-end, renewal, serial number and state, with one tab between them.
+end, renewal, serial number and state, with one tab between them. What is not issued yet
+because of the clock is in state held, with the reason and for how long at most; JSON tells
+it under held too, which else is null.
 
 It reads this host's disk alone and changes nothing.`,
 		Example: `  nodeagent certs list
@@ -35,7 +38,7 @@ It reads this host's disk alone and changes nothing.`,
 		}
 		if o.json() {
 			return errors.Join(printJSON(o, map[string]any{
-				"host": seen.spec.Name, "time": seen.now, "certificates": seen.details, "authorities": nonNil(seen.authorities),
+				"host": seen.spec.Name, "time": seen.now, "held": seen.held, "certificates": seen.details, "authorities": nonNil(seen.authorities),
 			}), err)
 		}
 		return errors.Join(printCertificates(newScreen(o.stdout), seen), err)
@@ -50,6 +53,7 @@ type certificatesSeen struct {
 	have, want  pki.State
 	details     []pki.Detail
 	authorities []pki.Status
+	held        *pki.Hold
 }
 
 // certificates looks at this host's certificates. What could not be read is
@@ -60,7 +64,7 @@ func (o *options) certificates(cmd *cobra.Command) (*certificatesSeen, error) {
 	if err != nil {
 		return nil, err
 	}
-	have, err := pki.Observe(cmd.Context(), layout.Root(""))
+	have, err := agent.ObserveCertificates(cmd.Context(), layout.Root(""))
 	s := see(layout.Root(""), spec, have, time.Now())
 	return &s, withHint(err, "certificates and keys can be read by root alone")
 }
@@ -70,33 +74,34 @@ func see(root layout.Root, spec *hosts.Spec, have pki.State, now time.Time) cert
 	return certificatesSeen{
 		spec: spec, now: now, have: have, want: want,
 		details: pki.Details(root, have, want, now), authorities: pki.Authorities(have, want, now),
+		held: pki.HeldBack(have, want, now),
 	}
 }
 
 func printCertificates(out screen, seen *certificatesSeen) error {
 	var rows [][]string
-	add := func(s pki.Status, serial string, begins time.Time) {
+	add := func(s pki.Status, serial string) {
 		if !out.table {
 			rows = append(rows, []string{s.Name, s.CA, moment(s.NotAfter), moment(s.RenewAt), serial, stateWords(s)})
 			return
 		}
-		rows = append(rows, []string{s.Name, s.CA, ends(s, seen.now), renews(s, seen.now), lifeBar(out, s, begins, seen.now) + " " + stateWords(s)})
+		if s.State == pki.StateHeld && seen.held != nil {
+			s.Reason = "" // it stands above the table
+		}
+		rows = append(rows, []string{s.Name, s.CA, ends(s, seen.now), renews(s, seen.now), lifeBar(out, s, seen.now) + " " + stateWords(s)})
 	}
 	if out.table {
+		if seen.held != nil {
+			fmt.Fprintf(out.w, "%s %s\n", out.bad("!"), seen.held)
+		}
 		rows = append(rows, []string{"NAME", "CA", "ENDS IN", "RENEWED IN", "TIME LEFT"})
 	}
 	for _, d := range seen.details {
-		add(d.Status, d.Serial, d.NotBefore)
+		add(d.Status, d.Serial)
 	}
 	for _, a := range seen.authorities {
-		begins := a.NotAfter
-		for _, found := range seen.have.Authorities {
-			if found.Name == a.Name {
-				begins = found.NotBefore
-			}
-		}
 		a.CA = "(authority)"
-		add(a, "", begins)
+		add(a, "")
 	}
 	return out.rows(rows)
 }
@@ -141,8 +146,8 @@ const barWidth = 24
 
 // lifeBar shows how much of a life is left, and where in it lies the renewal:
 // "██████████╎████······" has passed a third of the way to it.
-func lifeBar(out screen, s pki.Status, begins, now time.Time) string {
-	life := s.NotAfter.Sub(begins)
+func lifeBar(out screen, s pki.Status, now time.Time) string {
+	life := s.NotAfter.Sub(s.NotBefore)
 	if life <= 0 {
 		return out.bad(strings.Repeat("·", barWidth))
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/pki"
@@ -115,7 +116,7 @@ func (k *kubeconfig) request(spec *hosts.Spec, chosen bool) (pki.Request, error)
 // issuer is the fleet's, for a person.
 func (k *kubeconfig) issuer(spec *hosts.Spec) (pki.Issuer, error) {
 	if spec.PKI.Issuer != pki.IssuerVault {
-		return &pki.Local{}, nil
+		return &pki.Local{Keys: agent.CAKeyring("", func() *hosts.Spec { return spec }, k.prompt())}, nil
 	}
 	client, err := vault.NewClient(spec.PKI.Vault)
 	if err != nil {

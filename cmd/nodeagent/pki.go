@@ -24,7 +24,7 @@ func newPKI(o *options) *cobra.Command {
 		Short: "Prepare Vault for a cluster, check it, and let hosts in",
 		Long: `pki is for the administrator of a cluster whose issuer is Vault. bootstrap makes all
 that the cluster needs there, check looks for what is missing or too wide, token lets a
-new host in.
+new host in, forget-local ends a move from the local issuer.
 
 ` + vaultHelp,
 		Example: `  nodeagent pki bootstrap --plan        what would be made in Vault
@@ -34,7 +34,7 @@ new host in.
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPKIBootstrap(o), newPKICheck(o), newPKIToken(o))
+	cmd.AddCommand(newPKIBootstrap(o), newPKICheck(o), newPKIToken(o), newPKIForget(o))
 	return cmd
 }
 

@@ -12,8 +12,11 @@ import (
 	"github.com/hashicorp/vault/api"
 	"github.com/spf13/cobra"
 
+	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/hosts"
+	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/pki"
 	"github.com/nodeagent/nodeagent/pki/vault"
 )
 
@@ -36,15 +39,24 @@ CAs are roots made in Vault unless they are signed elsewhere: --csr makes their 
 Vault and writes a request for each to a folder as NAME.csr; --import takes the
 certificates from a folder as NAME.crt, PEM, each with the chain up to the root behind it.
 
+A cluster of one host that has the local issuer moves to Vault with --adopt-local, on that
+host: its CAs with their keys, its service account key and its encryption key go on in
+Vault, so that nothing is issued anew and nobody who trusted another stops doing so. Where
+Vault has others of these already it refuses, and changes nothing. --adopt takes them from
+a copy of the host's files: a folder in which var/lib/nodeagent is. On a host whose local
+issuer has CAs of this cluster that Vault has not, bootstrap makes no new ones beside them.
+
 ` + vaultHelp,
 		Example: `  nodeagent pki bootstrap --plan
   nodeagent pki bootstrap
   nodeagent pki bootstrap --print-policy | less
   nodeagent pki bootstrap --csr ./requests        then, with the signed ones:
-  nodeagent pki bootstrap --import ./signed`,
+  nodeagent pki bootstrap --import ./signed
+  nodeagent pki bootstrap --adopt-local --fleet ./fleet.vault`,
 		Args: noArgs,
 	}
 	b := bootstrap{options: o}
+	var adoptLocal bool
 	flags := cmd.Flags()
 	flags.BoolVar(&b.plan, "plan", false, "only show what would be made")
 	flags.BoolVar(&b.full, "full", false, "show every line of a plan")
@@ -54,7 +66,9 @@ certificates from a folder as NAME.crt, PEM, each with the chain up to the root 
 	flags.StringVar(&b.requests, "csr", "", "have CAs signed elsewhere: write their requests to this `folder`")
 	flags.StringVar(&b.signed, "import", "", "take the certificates of CAs that were signed elsewhere from this `folder`")
 	cmd.MarkFlagsMutuallyExclusive("plan", "print-policy", "terraform")
-	cmd.MarkFlagsMutuallyExclusive("csr", "import")
+	flags.BoolVar(&adoptLocal, "adopt-local", false, "go on with the CAs and keys of the local issuer on this host")
+	flags.StringVar(&b.adopt, "adopt", "", "go on with those in a copy of a host's files in this `folder`")
+	cmd.MarkFlagsMutuallyExclusive("csr", "import", "adopt", "adopt-local")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		fleet, err := o.vaultFleet()
 		if err != nil {
@@ -77,7 +91,10 @@ certificates from a folder as NAME.crt, PEM, each with the chain up to the root 
 		if err != nil {
 			return err
 		}
-		b.client, b.want = client, want
+		if adoptLocal {
+			b.adopt = "/"
+		}
+		b.client, b.want, b.host = client, want, fleet.Hosts[0]
 		return vaultHint(b.run(cmd.Context()))
 	}
 	return cmd
@@ -114,6 +131,9 @@ type bootstrap struct {
 	*options
 	plan, full, exitCode bool
 	requests, signed     string // folders
+	adopt                string // the root folder of a host; empty for none
+	held                 pki.Held
+	host                 *hosts.Spec // the first, whose local issuer it was
 	client               *api.Client
 	want                 vault.State
 }
@@ -134,11 +154,34 @@ func (b *bootstrap) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if b.adopt != "" {
+		root := layout.Root(b.adopt)
+		local := &pki.Local{Root: root, Keys: agent.CAKeyring(root, func() *hosts.Spec { return b.host }, b.prompt())}
+		if b.held, err = local.Held(ctx); err != nil {
+			return err
+		}
+	}
+	if err := b.adopts(ctx, have); err != nil {
+		return err
+	}
 	changes := vault.Diff(have, b.want)
 	if b.plan {
 		return b.print(plan.Plan{Changes: changes, Warnings: b.warnings(have)})
 	}
 	return b.apply(ctx, changes)
+}
+
+// adopts has Vault go on with what the local issuer holds, or, where that is not
+// asked for, refuses to make CAs beside those of this host.
+func (b *bootstrap) adopts(ctx context.Context, have vault.State) error {
+	if b.adopt != "" {
+		return vault.Adopt(ctx, b.client, have, &b.want, b.held, time.Now())
+	}
+	if names := vault.Beside(have, b.want, pki.LeftAuthorities(layout.Root(""))); len(names) > 0 {
+		return withHint(fmt.Errorf("the local issuer on this host has the CAs %s of this cluster, and Vault has none in their places: new ones would be trusted by nobody", strings.Join(names, ", ")),
+			"--adopt-local has Vault go on with them; to have new ones all the same, as for hosts made anew, run this on another machine")
+	}
+	return nil
 }
 
 func (b *bootstrap) print(p plan.Plan) error {
@@ -190,6 +233,9 @@ func (b *bootstrap) apply(ctx context.Context, changes []plan.Change) error {
 	progress.close()
 	have, err := vault.Observe(ctx, b.client, b.want.Place)
 	if err != nil {
+		return errors.Join(applyErr, err)
+	}
+	if err := b.adopts(ctx, have); err != nil {
 		return errors.Join(applyErr, err)
 	}
 	done := bootstrapped{Remaining: nonNil(vault.Diff(have, b.want)), Warnings: nonNil(b.warnings(have)), Requests: []string{}}

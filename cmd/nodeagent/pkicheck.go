@@ -3,11 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/pki"
 	"github.com/nodeagent/nodeagent/pki/vault"
 )
 
@@ -42,6 +45,7 @@ It answers 1 when it finds an error or a warning.
 		if err != nil {
 			return vaultHint(err)
 		}
+		findings = append(findings, o.leftKeys()...)
 		if err := printFindings(o, findings); err != nil {
 			return err
 		}
@@ -85,6 +89,22 @@ func (o *options) checkAsHost(cmd *cobra.Command) ([]vault.Finding, error) {
 	issuer := vault.New(spec, "", logger(o.stderr))
 	defer issuer.Close(cmd.Context())
 	return issuer.Check(cmd.Context(), spec, time.Now())
+}
+
+// leftKeys tells of CA keys that the local issuer has left on this host.
+func (o *options) leftKeys() []vault.Finding {
+	var names []string
+	for _, l := range pki.LeftAuthorities(layout.Root("")) {
+		names = append(names, l.Name)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []vault.Finding{{
+		Severity: vault.SeverityWarning, Where: "this host",
+		What:   "CA keys of the local issuer still lie here (" + strings.Join(names, ", ") + "): who has them can sign for whoever trusts them",
+		Remedy: "change these CAs (nodeagent certs rotate-ca NAME), then run nodeagent pki forget-local",
+	}}
 }
 
 func printFindings(o *options, findings []vault.Finding) error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -95,6 +96,8 @@ type options struct {
 	output string
 	stdout io.Writer
 	stderr io.Writer
+	// asking is held while a person types; nothing else may move the cursor.
+	asking sync.Mutex
 }
 
 func newRoot(stdout, stderr io.Writer) *cobra.Command {
@@ -142,7 +145,7 @@ its own way in and did nothing; 64 wrong usage.`,
 	must(root.MarkPersistentFlagDirname("fleet"))
 	root.AddCommand(
 		newValidate(o), newPlan(o), newApply(o), newRun(o), newStatus(o), newSnapshot(o),
-		newConfirm(o), newRollback(o), newWireGuard(o), newFirewall(o), newEnroll(o), newCerts(o), newKubeconfig(o), newPKI(o), newEtcd(o),
+		newConfirm(o), newRollback(o), newWireGuard(o), newFirewall(o), newEnroll(o), newCerts(o), newKubeconfig(o), newPKI(o), newHold(), newEtcd(o),
 	)
 	return root
 }
@@ -202,7 +205,11 @@ func (o *options) open(cmd *cobra.Command) (*agent.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return agent.Open(cmd.Context(), "", spec, logger(o.stderr))
+	host, err := agent.Open(cmd.Context(), "", spec, logger(o.stderr))
+	if err == nil {
+		host.AskBy(o.prompt())
+	}
+	return host, err
 }
 
 func (o *options) completeHost(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

@@ -18,7 +18,7 @@ import (
 )
 
 // changeable are the CAs that rotate-ca knows.
-var changeable = []string{layout.CAEtcdServer, layout.CAEtcdPeer, layout.CAK8sServer, layout.CAK8sClient, layout.CAFrontProxy}
+var changeable = []string{layout.CAEtcdServer, layout.CAEtcdPeer, layout.CAK8sServer, layout.CAK8sClient, layout.CAFrontProxy, layout.CANodeagent}
 
 func newRotateCA(o *options) *cobra.Command {
 	cmd := &cobra.Command{
@@ -35,24 +35,43 @@ With the local issuer it runs on the host itself. With Vault it runs wherever th
 and an administrator's token are (VAULT_TOKEN), while 'nodeagent run' on each host
 follows; a host that is off holds it up until it is back, or out of the fleet.
 
+A CA that is signed by a root outside of Vault is changed in two halves. The command makes
+the new key in Vault, writes a request for it (NAME.csr, or the file of --csr), and says
+what to do; with --signed FILE, PEM with the chain up to the root behind it, it goes on.
+--csr does the same for a CA whose root is in Vault. nodeagent, with which hosts log in,
+is a CA of Vault's alone; while it is changed, logins trust both.
+
 It can be interrupted at any time: the same command goes on from there. --back turns it
 back, as long as the old one is not dropped.`,
 		Example: `  nodeagent certs rotate-ca etcd-peer
   nodeagent certs rotate-ca etcd-peer --back
+  nodeagent certs rotate-ca etcd-peer --csr etcd-peer.csr         then, when it is signed:
+  nodeagent certs rotate-ca etcd-peer --signed etcd-peer.crt
   VAULT_TOKEN=… nodeagent certs rotate-ca k8s-client --fleet ./fleet`,
 		Args: oneOf("CA", changeable), ValidArgs: changeable,
 	}
 	back := cmd.Flags().Bool("back", false, "go back to the old CA")
+	h := halves{options: o}
+	cmd.Flags().StringVar(&h.csr, "csr", "", "have the new CA signed outside of Vault: write the request to this `file`")
+	cmd.Flags().StringVar(&h.signed, "signed", "", "go on with the certificate in this `file`, PEM, with the chain up to the root behind it")
+	cmd.MarkFlagsMutuallyExclusive("csr", "signed", "back")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		fleet, err := hosts.Load(o.fleet)
 		if err != nil {
 			return err
 		}
 		r := rotation{options: o, began: time.Now()}
+		if err := h.check(fleet.Hosts[0].PKI.Issuer, args[0]); err != nil {
+			return err
+		}
 		if fleet.Hosts[0].PKI.Issuer == pki.IssuerVault {
 			client, err := vault.NewClient(fleet.Hosts[0].PKI.Vault)
 			if err != nil {
 				return err
+			}
+			done, err := h.prepare(cmd.Context(), client, fleet, args[0], *back)
+			if done || err != nil {
+				return vaultHint(err)
 			}
 			err = agent.ChangeVaultCA(cmd.Context(), client, fleet, args[0], *back, r.tell)
 			return r.end(args[0], err)

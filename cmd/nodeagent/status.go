@@ -136,7 +136,10 @@ func issuerRows(out screen, s agent.Status) [][]string {
 		return nil
 	}
 	name, answer := i.Kind, ""
-	if i.SurvivesDays != nil {
+	if i.Kind == pki.IssuerLocal && i.Problem != "" {
+		answer = out.bad("cannot issue: " + i.Problem)
+	}
+	if i.Kind == pki.IssuerVault && i.SurvivesDays != nil {
 		name += " at " + i.Address
 		answer = "no answer heard since the boot"
 		if !i.LastAnswer.IsZero() {

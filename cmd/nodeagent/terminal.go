@@ -46,9 +46,10 @@ func logger(w io.Writer) *slog.Logger {
 // and on a terminal the one that is under way with the seconds it has taken.
 // It prints to standard error when standard output carries JSON.
 type progress struct {
-	out   io.Writer
-	style plan.Style
-	live  bool
+	out    io.Writer
+	asking *sync.Mutex
+	style  plan.Style
+	live   bool
 
 	mu      sync.Mutex
 	current []underWay // several units may start side by side
@@ -68,7 +69,7 @@ func newProgress(o *options) *progress {
 		out = o.stderr
 	}
 	p := &progress{
-		out: out, style: plan.Style{Color: colored(out)}, live: terminal(out),
+		out: out, asking: &o.asking, style: plan.Style{Color: colored(out)}, live: terminal(out),
 		done: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if !p.live {
@@ -99,9 +100,10 @@ func (p *progress) tick() {
 // draw shows the change that has been under way for longest, and how many
 // others are.
 func (p *progress) draw() {
-	if len(p.current) == 0 {
+	if len(p.current) == 0 || !p.asking.TryLock() {
 		return
 	}
+	defer p.asking.Unlock()
 	first := p.current[0]
 	line := fmt.Sprintf("  … %s (%.0fs)", first.name, time.Since(first.since).Seconds())
 	if others := len(p.current) - 1; others > 0 {

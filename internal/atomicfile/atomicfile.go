@@ -13,8 +13,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 )
 
 // TempPrefix begins the names of temporary files and folders.
@@ -70,19 +73,24 @@ func ignoreClosed(err error) error {
 // rename. It then syncs the folder of the link.
 func Symlink(target, link string) error {
 	dir := filepath.Dir(link)
-	tmp, err := os.MkdirTemp(dir, TempPrefix)
+	staged, err := stageLink(target, dir)
 	if err != nil {
 		return fmt.Errorf("link %q: %w", link, err)
 	}
-	defer os.RemoveAll(tmp)
-	staged := filepath.Join(tmp, "link")
-	if err := os.Symlink(target, staged); err != nil {
-		return fmt.Errorf("link %q: %w", link, err)
-	}
 	if err := os.Rename(staged, link); err != nil {
-		return fmt.Errorf("link %q: %w", link, err)
+		return errors.Join(fmt.Errorf("link %q: %w", link, err), os.Remove(staged))
 	}
 	return SyncDir(dir)
+}
+
+// stageLink makes a link under a temporary name that is free.
+func stageLink(target, dir string) (string, error) {
+	for {
+		path := filepath.Join(dir, TempPrefix+strconv.FormatUint(rand.Uint64(), 36))
+		if err := os.Symlink(target, path); !errors.Is(err, fs.ErrExist) {
+			return path, err
+		}
+	}
 }
 
 // Remove deletes a file durably. A file that is not there is no error.
@@ -98,8 +106,17 @@ func Remove(path string) error {
 
 // MkdirAll makes a folder and the missing ones above it with the mode (not
 // reduced by the umask) and syncs each folder in which one was made. Folders
-// that exist keep their mode.
+// that exist keep their mode. Of several goroutines that need a folder, none goes
+// on before it is synced.
 func MkdirAll(path string, mode fs.FileMode) error {
+	making.Lock()
+	defer making.Unlock()
+	return mkdirAll(path, mode)
+}
+
+var making sync.Mutex
+
+func mkdirAll(path string, mode fs.FileMode) error {
 	if info, err := os.Stat(path); err == nil {
 		if !info.IsDir() {
 			return fmt.Errorf("make folder %q: a file is in its place", path)
@@ -108,7 +125,7 @@ func MkdirAll(path string, mode fs.FileMode) error {
 	}
 	parent := filepath.Dir(path)
 	if parent != path {
-		if err := MkdirAll(parent, mode); err != nil {
+		if err := mkdirAll(parent, mode); err != nil {
 			return err
 		}
 	}

@@ -28,15 +28,16 @@ func apiServer(spec *hosts.Spec, root layout.Root) component {
 			yamlFile(authentication, 0o600, anonymousHealth()),
 		},
 		hardening: hardening{on: true, capabilities: lowPort(spec.Kubernetes.APIPort)},
-		service: []string{
+		service: append(
+			held(root, spec.Kubernetes.APIPort),
 			"LogsDirectory=kubernetes",
 			"LogsDirectoryMode=0700",
 			"Type=notify",
-			"TimeoutStartSec=5min",
+			"TimeoutStartSec=6min", // a minute of it until it is ready
 			"TimeoutStopSec=90s",
 			"OOMScoreAdjust=-997",
 			"LimitNOFILE=65536",
-		},
+		),
 		after: needs,
 		needs: needs,
 		ready: &units.Probe{
@@ -49,19 +50,28 @@ func apiServer(spec *hosts.Spec, root layout.Root) component {
 			Timeout: 5 * time.Minute,
 		},
 		effect:  plan.Restart,
-		restart: apiServerRestart(spec, root),
+		restart: apiServerRestart(root),
 	}
 }
 
-// apiServerRestart: leaf pairs and the client, request-header and (from 1.36)
-// kubelet CAs are watched, the encryption configuration is polled; these are
-// read once.
-func apiServerRestart(spec *hosts.Spec, root layout.Root) []string {
-	files := []string{root.Trust(layout.CAEtcdServer), root.ServiceAccountKey(), root.ServiceAccountPublic()}
-	if minor(spec.Kubernetes.Version) < 36 {
-		files = append(files, root.Trust(layout.CAK8sServer))
+// held keeps other machines away from the server's port until it is ready: it
+// listens a second or more before it has read the roles, and denies everything
+// meanwhile. A failure of that is in the journal and nothing more, hence the "-";
+// the "+" is for the firewall's capability, which the server has not.
+func held(root layout.Root, port int) []string {
+	hold := "-+" + quote(root.Program(), arguments) + " hold "
+	return []string{
+		"ExecStartPre=" + hold + "start " + strconv.Itoa(port),
+		"ExecStartPost=" + hold + "ready " + strconv.Itoa(port),
+		"ExecStopPost=" + hold + "end",
 	}
-	return files
+}
+
+// apiServerRestart: leaf pairs and the client and request-header CAs are watched,
+// the encryption configuration is polled; these are read once, or, the kubelets'
+// CA from 1.36 on, again after five minutes only, for which no log could be read.
+func apiServerRestart(root layout.Root) []string {
+	return []string{root.Trust(layout.CAEtcdServer), root.Trust(layout.CAK8sServer), root.ServiceAccountKey(), root.ServiceAccountPublic()}
 }
 
 func apiServerFlags(spec *hosts.Spec, root layout.Root, authentication, audit string) flags {

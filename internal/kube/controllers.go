@@ -34,7 +34,7 @@ func controllerManager(spec *hosts.Spec, root layout.Root) component {
 	}...)
 	c.flags = append(c.flags, nodeRanges(spec)...)
 	c.service = append(c.service, stateDirectory(root, state)...)
-	c.restart = append(c.restart, root.Trust(layout.CAK8sServer), root.ServiceAccountKey())
+	c.restart = append(c.restart, root.ServiceAccountKey())
 	return c
 }
 

@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
@@ -31,14 +29,13 @@ func inputs(content string, files []units.File, restart []string, digests map[st
 // clientFiles is the restart files of a component that is a client of the API
 // servers through a kubeconfig.
 //
-// From 1.36 on client-go looks at the CA's file again every few minutes (its
-// feature ClientsAllowCARotation), before that only at start. It looks at the
-// pair, too, which is too late for one that is renewed shortly before its end.
+// client-go reads the CA's file at start alone, and from 1.36 on again every five
+// minutes (its feature ClientsAllowCARotation), which is too late where a CA is
+// changed: the API server shows the new one's certificate within seconds. It
+// looks at the pair as often, which is too late for one that is renewed shortly
+// before its end.
 func clientFiles(spec *hosts.Spec, root layout.Root, certificate string) []string {
-	var files []string
-	if minor(spec.Kubernetes.Version) < 36 {
-		files = append(files, root.Trust(layout.CAK8sServer))
-	}
+	files := []string{root.Trust(layout.CAK8sServer)}
 	if spec.PKI.RenewBefore < hosts.ClientReread {
 		files = append(files, root.Certificate(certificate).Cert)
 	}
@@ -59,17 +56,4 @@ func ClientPairs(spec *hosts.Spec, root layout.Root) []string {
 		files = append(files, root.Certificate(name).Cert)
 	}
 	return files
-}
-
-// minor is the second number of "1.36.3", 0 where there is none.
-func minor(version string) int {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) < 2 {
-		return 0
-	}
-	n, err := strconv.Atoi(parts[1])
-	if err != nil {
-		return 0
-	}
-	return n
 }

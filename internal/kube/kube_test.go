@@ -173,7 +173,7 @@ func TestInputs(t *testing.T) {
 		{"etcd's CA", single(), digest(root.Trust(layout.CAEtcdServer)), []string{layout.Etcd, layout.APIServer}},
 		{"the peers' CA", single(), digest(root.Trust(layout.CAEtcdPeer)), []string{layout.Etcd}},
 		{"the clients' CA", single(), digest(root.Trust(layout.CAK8sClient)), nil},
-		{"the servers' CA", single(), digest(root.Trust(layout.CAK8sServer)), []string{layout.ControllerManager}},
+		{"the servers' CA", single(), digest(root.Trust(layout.CAK8sServer)), []string{layout.APIServer, layout.ControllerManager, layout.Scheduler, layout.Kubelet, layout.KubeProxy}},
 		{"the token key", single(), digest(root.ServiceAccountKey()), []string{layout.APIServer, layout.ControllerManager}},
 		{"a flag", changed(func(s *hosts.Spec) { s.Kubernetes.ExtraArgs["kubelet"]["v"] = "4" }), Facts{}, []string{layout.Kubelet}},
 		{"a file", changed(func(s *hosts.Spec) { s.Kubernetes.Config["kube-proxy"]["portRange"] = "1-2" }), Facts{}, []string{layout.KubeProxy}},
@@ -188,23 +188,6 @@ func TestInputs(t *testing.T) {
 		if diff := cmp.Diff(test.want, restarted(test.spec, test.facts)); diff != "" {
 			t.Errorf("a change of %s restarts (-want +got):\n%s", test.what, diff)
 		}
-	}
-}
-
-// TestOldClientsRestart: before 1.36 no client read a CA again.
-func TestOldClientsRestart(t *testing.T) {
-	spec, root := single(), layout.Root("")
-	spec.Kubernetes.Version = "1.35.9"
-	old := Render(spec, root, Facts{})
-	rotated := Render(spec, root, Facts{Digests: map[string]string{root.Trust(layout.CAK8sServer): "sha256:1"}})
-	var same []string
-	for i, unit := range old.Units {
-		if unit.Inputs == rotated.Units[i].Inputs {
-			same = append(same, unit.Name)
-		}
-	}
-	if diff := cmp.Diff(unitNames([]string{layout.Etcd, layout.Containerd}), same); diff != "" {
-		t.Error(diff)
 	}
 }
 

@@ -22,6 +22,10 @@ func (r Root) Fleet() string { return r.join("etc/nodeagent/fleet") }
 // State is the folder below which nodeagent keeps what it writes; mode 0700.
 func (r Root) State() string { return r.join("var/lib/nodeagent") }
 
+// Program is a link to the nodeagent that keeps the host, for units that run a
+// part of it.
+func (r Root) Program() string { return filepath.Join(r.State(), "program") }
+
 // Components is the folder above the components' folders.
 func (r Root) Components() string { return filepath.Join(r.State(), "components") }
 
@@ -113,8 +117,13 @@ func (r Root) EncryptionConfig() string {
 }
 
 // LocalCA is the folder of one CA of the local issuer; it holds ca.crt and,
-// mode 0600, ca.key. It exists only where the issuer is "local".
+// mode 0600, ca.key, or ca.key.age where the keys are encrypted at rest. It
+// exists only where the issuer is "local".
 func (r Root) LocalCA(ca string) string { return filepath.Join(r.State(), "ca", ca) }
+
+// LocalKeyring is the file that opens the keys of the local issuer's CAs where
+// they are encrypted at rest, itself encrypted; mode 0600.
+func (r Root) LocalKeyring() string { return filepath.Join(r.State(), "ca", "keyring.json") }
 
 // Enrolment is the folder of what this host logs in to Vault with until it has
 // a certificate of its own, or where the fleet chose AppRole; mode 0700. It

@@ -72,6 +72,8 @@ const (
 	ActionRevert  Action = "revert" // to the original value, which the spec no longer overrides
 	ActionIssue   Action = "issue"  // a certificate that is not there, or not usable
 	ActionRenew   Action = "renew"  // a certificate that is due
+	ActionEncrypt Action = "encrypt"
+	ActionDecrypt Action = "decrypt"
 	ActionStart   Action = "start"
 	ActionStop    Action = "stop"
 	ActionRestart Action = "restart"

@@ -24,12 +24,22 @@ import (
 // An error names the part that could not be seen; the State then holds the
 // rest. Without systemd the units' files are seen but not whether they run.
 //
-// It costs one D-Bus call and up to six small ones for each unit that is loaded.
-// Units that are not loaded are not asked about: asking would make systemd load
-// them, and that in turn would wake up Watch.
+// It costs one D-Bus call and two small ones for each unit that is loaded. Units
+// that are not loaded are not asked about: asking would make systemd load them,
+// and that in turn would wake up Watch.
 func (s *Systemd) Observe(ctx context.Context, want State) (State, error) {
+	return s.observe(ctx, want, false)
+}
+
+// ObserveFigures is Observe with the figures of each unit's Detail, that people
+// want to see and no plan needs: up to three calls more for each.
+func (s *Systemd) ObserveFigures(ctx context.Context, want State) (State, error) {
+	return s.observe(ctx, want, true)
+}
+
+func (s *Systemd) observe(ctx context.Context, want State, figures bool) (State, error) {
 	have, diskErr := s.folders.observe(want)
-	live, liveErr := s.observeLoaded(ctx)
+	live, liveErr := s.observeLoaded(ctx, figures)
 	for name, l := range live {
 		have.Units = addLoaded(have.Units, name, l, have.Host)
 	}
@@ -93,11 +103,11 @@ const (
 
 // observeLoaded asks again when it fails: a systemd, or a bus, that is executed
 // anew in the middle of the questions cuts the connection and is back at once.
-func (s *Systemd) observeLoaded(ctx context.Context) (map[string]loaded, error) {
+func (s *Systemd) observeLoaded(ctx context.Context, figures bool) (map[string]loaded, error) {
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
 	for attempt := 1; ; attempt++ {
-		units, err := s.askLoaded(ctx)
+		units, err := s.askLoaded(ctx, figures)
 		if err == nil || attempt == observeAttempts {
 			return units, err
 		}
@@ -109,7 +119,7 @@ func (s *Systemd) observeLoaded(ctx context.Context) (map[string]loaded, error) 
 	}
 }
 
-func (s *Systemd) askLoaded(ctx context.Context) (map[string]loaded, error) {
+func (s *Systemd) askLoaded(ctx context.Context, figures bool) (map[string]loaded, error) {
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -126,7 +136,7 @@ func (s *Systemd) askLoaded(ctx context.Context) (map[string]loaded, error) {
 		if status.LoadState == "not-found" && status.ActiveState == "inactive" {
 			continue
 		}
-		l, err := observeUnit(ctx, conn, status)
+		l, err := observeUnit(ctx, conn, status, figures)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("observe unit %q: %w", status.Name, err))
 			continue
@@ -139,21 +149,19 @@ func (s *Systemd) askLoaded(ctx context.Context) (map[string]loaded, error) {
 // observeUnit asks for the few properties that count one by one. There is a
 // call that gives all of them, but a service has more than three hundred:
 // decoding those takes many times as long as these calls.
-func observeUnit(ctx context.Context, conn *dbus.Conn, status dbus.UnitStatus) (loaded, error) {
+func observeUnit(ctx context.Context, conn *dbus.Conn, status dbus.UnitStatus, figures bool) (loaded, error) {
 	r := reader{ctx: ctx, conn: conn, unit: status.Name}
 	l := loaded{stale: read[bool](&r, "Unit", "NeedDaemonReload")}
 	l.detail = Detail{ActiveState: status.ActiveState, SubState: status.SubState}
-	if us := read[uint64](&r, "Unit", "ActiveEnterTimestamp"); us != 0 && us <= math.MaxInt64 {
-		l.detail.Since = time.UnixMicro(int64(us))
-	}
-	if filepath.Ext(status.Name) == ".service" {
+	service := filepath.Ext(status.Name) == ".service"
+	if service {
 		l.detail.MainPID = int(read[uint32](&r, "Service", "MainPID"))
-		l.detail.Restarts = int(read[uint32](&r, "Service", "NRestarts"))
-		l.detail.Result = read[string](&r, "Service", "Result")
-		// The largest number means that memory is not accounted for.
-		if bytes := read[uint64](&r, "Service", "MemoryCurrent"); bytes != math.MaxUint64 {
-			l.detail.MemoryBytes = bytes
+		if status.ActiveState != "active" {
+			l.detail.Result = read[string](&r, "Service", "Result")
 		}
+	}
+	if figures {
+		readFigures(&r, &l.detail, service)
 	}
 	if r.err != nil || l.detail.MainPID == 0 {
 		return l, r.err
@@ -161,6 +169,20 @@ func observeUnit(ctx context.Context, conn *dbus.Conn, status dbus.UnitStatus) (
 	var err error
 	l.inputs, err = processInputs(l.detail.MainPID)
 	return l, err
+}
+
+func readFigures(r *reader, d *Detail, service bool) {
+	if us := read[uint64](r, "Unit", "ActiveEnterTimestamp"); us != 0 && us <= math.MaxInt64 {
+		d.Since = time.UnixMicro(int64(us))
+	}
+	if !service {
+		return
+	}
+	d.Restarts = int(read[uint32](r, "Service", "NRestarts"))
+	// The largest number means that memory is not accounted for.
+	if bytes := read[uint64](r, "Service", "MemoryCurrent"); bytes != math.MaxUint64 {
+		d.MemoryBytes = bytes
+	}
 }
 
 // reader reads properties of one unit until one of them cannot be read.

@@ -35,7 +35,7 @@ func (s *Systemd) Check(ctx context.Context, u Unit) error {
 		return fmt.Errorf("%s: %w", u.Name, s.failure(ctx, u.Name))
 	}
 	if u.Ready != nil {
-		if err := u.Ready.ask(ctx); err != nil {
+		if err := u.Ready.Ask(ctx); err != nil {
 			return fmt.Errorf("%s: %w", u.Name, err)
 		}
 	}
@@ -66,7 +66,7 @@ func (s *Systemd) awaitReady(ctx context.Context, u Unit) error {
 		if u.Ready == nil {
 			return nil
 		}
-		if answer = u.Ready.ask(ctx); answer == nil {
+		if answer = u.Ready.Ask(ctx); answer == nil {
 			return nil
 		}
 		select {
@@ -101,9 +101,9 @@ func (s *Systemd) activeState(ctx context.Context, name string) (string, error) 
 	return state, nil
 }
 
-// ask makes one attempt. The files are read anew each time, as they may be
+// Ask makes one attempt; an error says what speaks against readiness. The files are read anew each time, as they may be
 // replaced while the unit starts.
-func (p *Probe) ask(ctx context.Context) error {
+func (p *Probe) Ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attemptTimeout, fmt.Errorf("no answer within %s", attemptTimeout))
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true}

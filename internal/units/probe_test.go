@@ -79,7 +79,7 @@ func TestProbeOverMutualTLS(t *testing.T) {
 	defer server.Close()
 
 	good := Probe{URL: server.URL, CA: ca, Cert: cert, Key: key, ServerName: "etcd.internal"}
-	if err := good.ask(t.Context()); err != nil {
+	if err := good.Ask(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
@@ -96,7 +96,7 @@ func TestProbeOverMutualTLS(t *testing.T) {
 	} {
 		p := good
 		tc.change(&p)
-		if err := p.ask(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if err := p.Ask(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want an error with %q", tc.name, err, tc.want)
 		}
 	}
@@ -109,13 +109,13 @@ func TestProbeOverMutualTLS(t *testing.T) {
 	if err := os.WriteFile(key, []byte("half a"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if good.ask(t.Context()) == nil {
+	if good.Ask(t.Context()) == nil {
 		t.Error("a broken key was not noticed")
 	}
 	if err := os.WriteFile(key, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := good.ask(t.Context()); err != nil {
+	if err := good.Ask(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -138,12 +138,12 @@ func TestProbeAnswers(t *testing.T) {
 		{"http://127.0.0.1:1/", "connection refused"},
 		{"gopher://x", "unsupported protocol scheme"},
 	} {
-		err := (&Probe{URL: tc.url}).ask(t.Context())
+		err := (&Probe{URL: tc.url}).Ask(t.Context())
 		if err == nil || !strings.Contains(err.Error(), tc.want) || len(err.Error()) > 400 {
 			t.Errorf("%s: %v, want %q", tc.url, err, tc.want)
 		}
 	}
-	if err := (&Probe{URL: answer(200, "ok")}).ask(t.Context()); err != nil {
+	if err := (&Probe{URL: answer(200, "ok")}).Ask(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -155,7 +155,7 @@ func TestProbeGivesUpOnASilentServer(t *testing.T) {
 	defer close(release)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, fmt.Errorf("no answer in time"))
 	defer cancel()
-	if err := (&Probe{URL: s.URL}).ask(ctx); err == nil || !strings.Contains(err.Error(), "no answer in time") {
+	if err := (&Probe{URL: s.URL}).Ask(ctx); err == nil || !strings.Contains(err.Error(), "no answer in time") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -219,8 +219,12 @@ func TestRealCreateStartReadyAndBack(t *testing.T) {
 		}
 	}
 	u, _ := observe(t, ctx, s, want).find(name("a"))
-	if u.Inputs != "first" || u.Detail.SubState != "running" || u.Detail.Since.IsZero() {
+	if u.Inputs != "first" || u.Detail.SubState != "running" || !u.Detail.Since.IsZero() {
 		t.Errorf("observed %+v", u)
+	}
+	figures, err := s.ObserveFigures(ctx, want)
+	if u, _ := figures.find(name("a")); err != nil || u.Inputs != "first" || u.Detail.Since.IsZero() || u.Detail.MainPID == 0 {
+		t.Errorf("observed with figures %+v, %v", u, err)
 	}
 	gone := converge(t, ctx, s, State{})
 	if len(gone) != 4 {

@@ -139,11 +139,13 @@ type Probe struct {
 
 // Detail is what systemd and /proc say of a unit.
 type Detail struct {
-	ActiveState, SubState, Result string
-	MainPID                       int
-	Restarts                      int
-	Since                         time.Time
-	MemoryBytes                   uint64
+	ActiveState, SubState string
+	MainPID               int
+	Result                string // how the last run ended; "" of a unit that is active
+	// Figures; see [Systemd.ObserveFigures].
+	Restarts    int
+	Since       time.Time
+	MemoryBytes uint64
 	// DropIns are files by which somebody changes what the unit file says
 	// (systemctl edit). They are not nodeagent's, and are left alone.
 	DropIns []string

@@ -60,7 +60,7 @@ func (a *Applier) server(ctx context.Context, want Check) error {
 		return ctx.Err()
 	}
 	why := errors.Join(restartErr, err)
-	if restartErr == nil && have.Serial != "" && have.Serial != want.Serial {
+	if restartErr == nil && have.Serial != "" && have.Serial != newLook(a.Root).onDisk(want).Serial {
 		// It runs, and with another pair than the one on disk: no matter which
 		// pair lies there, this component does not read it.
 		return fmt.Errorf("%s was restarted and still does not serve its certificate: look at the flags of its unit: %w", want.Component, why)
@@ -111,15 +111,18 @@ func (a *Applier) retreat(ctx context.Context, want Check, why error) error {
 }
 
 // until asks until the check is satisfied or the time has passed, and returns
-// the last answer.
+// the last answer. Whatever pair lies on disk at that moment is the one to prove:
+// it may have been renewed since it was wanted.
 func (a *Applier) until(ctx context.Context, want Check, limit time.Duration) (Check, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		have := newLook(a.Root).ask(context.WithoutCancel(ctx), want)
-		if have.Serial == want.Serial && have.Problem == "" {
+		l := newLook(a.Root)
+		want = l.onDisk(want)
+		have := l.ask(context.WithoutCancel(ctx), want)
+		if have.proves(want) {
 			return have, nil
 		}
 		select {
@@ -128,6 +131,14 @@ func (a *Applier) until(ctx context.Context, want Check, limit time.Duration) (C
 		case <-tick.C:
 		}
 	}
+}
+
+// onDisk is the check for the pair that lies on disk now.
+func (l *look) onDisk(want Check) Check {
+	if pair, err := l.pair(want.Certificate); err == nil {
+		want.Serial = pair.Leaf.SerialNumber.Text(16)
+	}
+	return want
 }
 
 // why says what is wrong with an answer.

@@ -14,12 +14,21 @@ func Diff(have, want State) []plan.Change {
 	var changes []plan.Change
 	for _, w := range want.Checks {
 		h, ok := have.find(w)
-		if !ok || h.Down || h.Serial == w.Serial && h.Problem == "" {
+		if !ok || h.Down || h.proves(w) {
 			continue
 		}
 		changes = append(changes, change(h, w))
 	}
 	return changes
+}
+
+// proves tells whether the answer is the wanted one. A client's pair was renewed
+// since it was wanted where another one was taken: that one lies on disk now.
+func (c Check) proves(want Check) bool {
+	if want.Client {
+		return c.Serial != "" && c.Problem == ""
+	}
+	return c.Serial == want.Serial && c.Problem == ""
 }
 
 func (s State) find(like Check) (Check, bool) {

@@ -419,6 +419,33 @@ func TestClientIsPutBack(t *testing.T) {
 	}
 }
 
+// TestRenewedMeanwhile: a pair that was renewed after it was wanted, and before
+// it was asked about, is neither refused nor put back, and restarts nobody.
+func TestRenewedMeanwhile(t *testing.T) {
+	h := newHost(t)
+	c := h.serve(layout.CertAPIServer)
+	for _, want := range []State{c.client(layout.CertAdmin), c.server()} {
+		name := want.Checks[0].Certificate
+		h.renew(name)
+		renewed := h.pair(name).Leaf.SerialNumber.Text(16)
+		if name == layout.CertAPIServer {
+			if err := c.restart(t.Context(), layout.APIServer); err != nil {
+				t.Fatal(err)
+			}
+		} else if left := Diff(c.observe(want), want); len(left) > 0 {
+			t.Errorf("a renewed pair that is taken gives %v", left)
+		}
+		restarts := c.restarts.Load()
+		stale := []plan.Change{change(Check{}, want.Checks[0])} // decided before it was renewed
+		if err := c.applier().Apply(t.Context(), stale, plan.Silent{}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := h.pair(name).Leaf.SerialNumber.Text(16); got != renewed || c.restarts.Load() != restarts {
+			t.Errorf("%s: in use is %s, renewed was %s; %d restarts", name, got, renewed, c.restarts.Load()-restarts)
+		}
+	}
+}
+
 func TestWant(t *testing.T) {
 	h := newHost(t)
 	var got []string

@@ -27,6 +27,8 @@ func Apply(ctx context.Context, client *api.Client, place Place, changes []plan.
 			return fmt.Errorf("%s could not be made", e.mount())
 		case e.authority != nil:
 			return applyAuthority(ctx, client, *e.authority)
+		case e.secret != nil:
+			return adoptSecret(ctx, client, place, *e.secret)
 		case c.Action == plan.ActionDelete:
 			return deleteObject(ctx, client, *e.object)
 		case c.Action == plan.ActionCreate:
@@ -47,6 +49,8 @@ func applyAuthority(ctx context.Context, client *api.Client, want Authority) err
 		return err
 	case have.Condition == Waiting && want.Signed != "":
 		return importSigned(ctx, client, want, time.Now())
+	case want.Adopted != nil:
+		return adoptAuthority(ctx, client, want, have)
 	case have.Condition != Absent:
 		return nil // made since it was observed; never replaced
 	case want.Offline:

@@ -40,12 +40,17 @@ type Authority struct {
 	// root behind it, where it is to be imported; wanted only.
 	Offline bool
 	Signed  string
+	// Adopted is the authority of a local issuer that it is to go on as; nil for
+	// one of its own; wanted only.
+	Adopted *pki.HeldAuthority
 
 	// The rest is observed only.
 	Condition Condition
 	// Default is the id of the issuer that signs.
 	Default string
 	Issuers []IssuerCertificate
+	// Follows tells that whatever issuer comes next becomes the default at once.
+	Follows bool
 }
 
 // Condition is how an authority is.
@@ -80,13 +85,26 @@ func (a Authority) signer() *IssuerCertificate {
 	return nil
 }
 
-// bundle is all certificates, PEM.
-func (a Authority) bundle() string {
-	var b strings.Builder
+// bundle is the certificates that what it signs is checked against, PEM, less
+// those of a key. A root that only stands above is not among them, as
+// [Issuer.Bundle] says.
+func (a Authority) bundle(less ...string) string {
+	var all []*x509.Certificate
 	for _, i := range a.Issuers {
-		b.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.Certificate.Raw}))
+		if !slices.Contains(less, pki.KeyID(i.Certificate)) {
+			all = append(all, i.Certificate)
+		}
 	}
-	return b.String()
+	content, err := encodeBundle(all)
+	if err != nil {
+		return "" // there is none
+	}
+	return string(content)
+}
+
+// holds tells whether the authority has a key, with its certificate.
+func (a Authority) holds(keyID string) bool {
+	return slices.ContainsFunc(a.Issuers, func(i IssuerCertificate) bool { return i.Key != "" && pki.KeyID(i.Certificate) == keyID })
 }
 
 func (s State) authority(name string) *Authority {
@@ -137,6 +155,7 @@ func readAuthority(ctx context.Context, client *api.Client, name, engine string)
 		return a, err
 	}
 	a.Default, _ = config["default"].(string)
+	a.Follows, _ = config["default_follows_latest_issuer"].(bool)
 	for _, id := range ids {
 		issuer, err := readIssuer(ctx, client, engine+"/issuer/"+id)
 		if err != nil {
@@ -238,11 +257,20 @@ func SigningRequest(ctx context.Context, client *api.Client, a Authority) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("request a certificate for authority %q: %w", a.Name, plain(err))
 	}
-	csr, _ := secret.Data["csr"].(string)
-	if csr == "" {
-		return nil, fmt.Errorf("request a certificate for authority %q: no request was answered", a.Name)
+	request, err := csrIn(secret)
+	if err != nil {
+		return nil, fmt.Errorf("request a certificate for authority %q: %w", a.Name, err)
 	}
-	return []byte(strings.TrimSpace(csr) + "\n"), nil
+	return request, nil
+}
+
+func csrIn(secret *api.Secret) ([]byte, error) {
+	if secret != nil {
+		if csr, _ := secret.Data["csr"].(string); csr != "" {
+			return []byte(strings.TrimSpace(csr) + "\n"), nil
+		}
+	}
+	return nil, errors.New("no request was answered")
 }
 
 // CheckSigned tells whether a chain, PEM, is what an offline root was asked

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 // Bundle implements pki.Issuer: the certificates of all issuers of the CA's
@@ -158,4 +160,24 @@ func join(list []string) []byte {
 		b.WriteByte('\n')
 	}
 	return []byte(b.String())
+}
+
+// Vouched are the key ids in Vault's bundles of the CAs that the local issuer has
+// left on a host, by CA; see [pki.Forget].
+func (i *Issuer) Vouched(ctx context.Context, left []pki.LeftAuthority) (map[string][]string, error) {
+	vouched := map[string][]string{}
+	for _, l := range left {
+		content, err := i.Bundle(ctx, l.Name)
+		if err != nil {
+			return nil, err
+		}
+		list, err := parseChain(string(content))
+		if err != nil {
+			return nil, fmt.Errorf("trust bundle %q %w", l.Name, err)
+		}
+		for _, c := range list {
+			vouched[l.Name] = append(vouched[l.Name], pki.KeyID(c))
+		}
+	}
+	return vouched, nil
 }

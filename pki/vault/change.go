@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -88,12 +87,13 @@ func (c *Changer) Add(ctx context.Context, ca string) error {
 	if err != nil || len(a.signing()) == 2 {
 		return err
 	}
-	if s := a.signer(); !selfSigned(s.Certificate) {
-		return fmt.Errorf("change CA %q: a root outside of this Vault has signed it: have a second intermediate signed there "+
-			"(vault write %s/intermediate/generate/internal …), import it without making it the default, then run this command again: it goes on with the one that it finds", ca, a.Engine)
+	switch {
+	case !selfSigned(a.signer().Certificate):
+		return fmt.Errorf("change CA %q: its next authority is signed outside of this Vault, and was not prepared", ca)
+	case a.Follows:
+		return fmt.Errorf("change CA %q: %w", ca, a.mustNotFollow())
 	}
-	want := c.want.authority(ca)
-	name := "since-" + time.Now().UTC().Format("20060102-150405")
+	want, name := c.want.authority(ca), successor()
 	err = write(ctx, c.client, a.Engine+"/root/rotate/internal", want.request(map[string]any{
 		"common_name": ca + " " + name, "ttl": seconds(want.Lifetime), "issuer_name": name, "key_name": name,
 		"max_path_length": 0, "not_before_duration": seconds(pki.Backdate),
@@ -117,6 +117,9 @@ func (c *Changer) Switch(ctx context.Context, ca, keyID string) error {
 		if n == 0 {
 			return nil
 		}
+		if err := c.trustLogins(ctx, a); err != nil {
+			return fmt.Errorf("change CA %q: have logins trust both authorities: %w", ca, err)
+		}
 		if err := write(ctx, c.client, a.Engine+"/root/replace", map[string]any{"default": i.ID}); err != nil {
 			return fmt.Errorf("change CA %q: let issuer %q sign: %w", ca, i.Name, err)
 		}
@@ -135,6 +138,11 @@ func (c *Changer) Drop(ctx context.Context, ca, keyID string) error {
 	}
 	if pki.KeyID(a.signer().Certificate) == keyID {
 		return fmt.Errorf("drop an authority of CA %q: the one with the key %s signs", ca, keyID)
+	}
+	// First of all: a run that goes on after this one was cut off finds nothing
+	// to drop any more.
+	if err := c.trustLogins(ctx, a, keyID); err != nil {
+		return fmt.Errorf("drop an authority of CA %q: have logins trust the other one alone: %w", ca, err)
 	}
 	for _, i := range a.Issuers {
 		if pki.KeyID(i.Certificate) != keyID {

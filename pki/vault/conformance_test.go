@@ -38,6 +38,7 @@ type member struct {
 	spec   *hosts.Spec
 	root   layout.Root
 	issuer pki.Issuer
+	keys   *pki.Keyring // of the local issuer whose keys are encrypted
 }
 
 // shipped are the files of one of the fleets that come with nodeagent, with
@@ -78,6 +79,12 @@ func TestConformance(t *testing.T) {
 			t.Run("mercury/"+keyType, func(t *testing.T) { conform(t, local(t, keyType)) })
 		}
 	})
+	t.Run("local, its keys encrypted", func(t *testing.T) {
+		t.Parallel()
+		for _, how := range []string{pki.ProtectPassphrase, pki.ProtectCredential} {
+			t.Run("mercury/"+how, func(t *testing.T) { conform(t, encrypted(t, how)) })
+		}
+	})
 	for _, version := range servers.Versions() {
 		for _, c := range []struct{ fleet, keyType string }{
 			{"mercury", "ecdsa-p256"}, {"k8s-235", "ecdsa-p256"}, {"k8s-235", "ecdsa-p384"}, {"k8s-235", "ed25519"}, {"mercury", "rsa-2048"},
@@ -88,7 +95,7 @@ func TestConformance(t *testing.T) {
 				candidate := candidate{shared: true}
 				for _, spec := range w.fleet.Hosts {
 					n := w.enrolled(spec.Name)
-					candidate.hosts = append(candidate.hosts, member{spec, n.root, n})
+					candidate.hosts = append(candidate.hosts, member{spec, n.root, n, nil})
 				}
 				conform(t, candidate)
 			})
@@ -105,9 +112,22 @@ func local(t *testing.T, keyType string) candidate {
 	}
 	spec := *fleet.Hosts[0]
 	spec.PKI.KeyType = keyType
-	m := member{&spec, layout.Root(t.TempDir()), nil}
+	m := member{&spec, layout.Root(t.TempDir()), nil, nil}
 	m.issuer = &pki.Local{Root: m.root}
 	return candidate{hosts: []member{m}}
+}
+
+// encrypted is the local issuer with the keys of its authorities encrypted.
+func encrypted(t *testing.T, how string) candidate {
+	t.Helper()
+	c := local(t, "ecdsa-p256")
+	m := &c.hosts[0]
+	m.spec.PKI.Local = &hosts.LocalIssuer{CAKeys: how}
+	m.keys = &pki.Keyring{Root: m.root, Secret: func(context.Context, pki.SecretAsk) (string, error) {
+		return "kM1Yb3zq8Tq0Jm5vJ2m3Xw4r6s9uBvCxDyEzF0gHiJk=", nil
+	}}
+	m.issuer = &pki.Local{Root: m.root, Keys: m.keys}
+	return c
 }
 
 // conform is the suite.
@@ -127,7 +147,7 @@ func conform(t *testing.T, c candidate) {
 // converge makes everything that the spec wants, and then has nothing to do.
 func (m member) converge(t *testing.T) {
 	t.Helper()
-	applier := pki.Applier{Root: m.root, Issuer: func(context.Context) (pki.Issuer, error) { return m.issuer, nil }}
+	applier := pki.Applier{Root: m.root, Keys: m.keys, Issuer: func(context.Context) (pki.Issuer, error) { return m.issuer, nil }}
 	diff := func() []plan.Change {
 		have, err := pki.Observe(t.Context(), m.root)
 		if err != nil {

@@ -7,15 +7,18 @@ import (
 	"strings"
 
 	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 // Domain is the name of this domain in plans.
 const Domain = "vault"
 
-// edit is what Apply needs of a change: one of the two.
+// edit is what Apply needs of a change: one of the three.
 type edit struct {
-	object    *Object    // as wanted, or as it is where it goes
-	authority *Authority // as wanted
+	object    *Object      // as wanted, or as it is where it goes
+	authority *Authority   // as wanted
+	secret    *pki.HeldKey // to be written
+	engine    string       // of the secret
 }
 
 // mount is the engine or method that it is about, as plans name it; empty for a
@@ -24,6 +27,8 @@ func (e edit) mount() string {
 	switch {
 	case e.authority != nil:
 		return "engine " + e.authority.Engine
+	case e.secret != nil:
+		return "engine " + e.engine
 	case e.object.Kind == KindMethod || e.object.Kind == KindLogin:
 		return "method " + e.object.Mount
 	case e.object.Mount == "":
@@ -45,6 +50,9 @@ func Diff(have, want State) []plan.Change {
 		if a := d.authorityOf(o); a != nil {
 			d.authority(*a)
 			d.object(Object{Kind: KindTidy, Mount: o.Mount})
+		}
+		if o.Kind == KindSettings { // before any host can log in and make others
+			d.secrets()
 		}
 	}
 	for i := len(have.Objects) - 1; i >= 0; i-- { // logins before the policies that they give
@@ -128,6 +136,10 @@ func (d *differ) authority(want Authority) {
 	change := plan.Change{Key: "authority " + want.Engine, Payload: edit{authority: &want}}
 	subject := fmt.Sprintf("subject: CN=%s, O=%s", want.Name, want.Cluster)
 	switch {
+	case condition == Absent && want.Adopted != nil:
+		c := want.Adopted.Certificate
+		change.Action, change.Reason = plan.ActionCreate, "the engine has none; it goes on as the local issuer's, which the hosts trust already"
+		change.After = fmt.Sprintf("subject: %s\nvalid: until %s\nkey: %s, imported from a host", c.Subject, date(c.NotAfter), pki.KeyID(c)[:shownID])
 	case condition == Absent && !want.Offline:
 		change.Action, change.Reason = plan.ActionCreate, "the engine has none"
 		change.After = fmt.Sprintf("%s\nroot: made in Vault, lives %s\nkey: ecdsa-p256, never leaves Vault", subject, want.Lifetime)
@@ -141,6 +153,28 @@ func (d *differ) authority(want Authority) {
 		return
 	}
 	d.add(change)
+}
+
+// shownID is how much of a key's id plans show.
+const shownID = len("sha256:") + 12
+
+// secrets writes what the cluster's components use already.
+func (d *differ) secrets() {
+	for _, k := range d.want.Adopted {
+		ids, err := pki.KeyIDs(k.Name, k.Content)
+		if err != nil {
+			continue // Adopt has read them
+		}
+		shown := make([]string, len(ids))
+		for i, id := range ids {
+			shown[i] = id[:min(len(id), shownID)]
+		}
+		d.add(plan.Change{
+			Key: "secret " + d.want.Place.Secrets() + "/" + k.Name, Action: plan.ActionCreate,
+			Reason: "there is none; it goes on as the one that the cluster uses already", After: "keys: " + strings.Join(shown, ", "),
+			Payload: edit{secret: &k, engine: d.want.Place.Secrets()},
+		})
+	}
 }
 
 // leftover removes what is ours by its name and wanted no more.

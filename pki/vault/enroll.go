@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,6 +85,9 @@ func (i *Issuer) enrolment() Enrolled {
 // It is for a host that is not enrolled, or that is to be enrolled again: every
 // step is done whatever lies on disk.
 func (i *Issuer) Enroll(ctx context.Context, token string) (Enrolled, error) {
+	if err := i.sameAsLocal(ctx); err != nil {
+		return Enrolled{}, err
+	}
 	if err := i.lock(ctx); err != nil {
 		return Enrolled{}, err
 	}
@@ -99,6 +103,35 @@ func (i *Issuer) Enroll(ctx context.Context, token string) (Enrolled, error) {
 		return Enrolled{}, err
 	}
 	return i.CheckEnrolment(ctx)
+}
+
+// sameAsLocal refuses a Vault with other CAs than those of the local issuer that
+// the host's certificates are of: nothing that it signs would be trusted here.
+// It is found out before the token is used up.
+func (i *Issuer) sameAsLocal(ctx context.Context) error {
+	left := pki.LeftAuthorities(i.root)
+	if len(left) == 0 {
+		return nil
+	}
+	have, err := pki.Observe(ctx, i.root)
+	if err != nil {
+		return err
+	}
+	left = slices.DeleteFunc(left, func(l pki.LeftAuthority) bool { return !l.Trusted(have) })
+	vouched, err := i.Vouched(ctx, left)
+	if err != nil {
+		return err
+	}
+	for _, l := range left {
+		if !l.Shares(have, vouched[l.Name]) {
+			return &pki.Refusal{
+				Cause: pki.CauseUntrusted, What: fmt.Sprintf("enrol %q", i.host),
+				Err:    fmt.Errorf("the CA %q in Vault is another one than that of the local issuer, which this host trusts", l.Name),
+				Remedy: "have Vault go on with the CAs of this host (nodeagent pki bootstrap --adopt-local); the enrolment token was not used",
+			}
+		}
+	}
+	return nil
 }
 
 // firstLogin logs in with what the token holds, with what an earlier run has

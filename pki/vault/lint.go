@@ -95,6 +95,9 @@ func (l *linter) authority(want Authority) {
 	if f, ok := life(where, want.Name, signer.Certificate, want.Leaf, l.now); ok {
 		l.findings = append(l.findings, f)
 	}
+	if have.Follows {
+		l.add(SeverityWarning, where, "default_follows_latest_issuer is set: when the CA is changed, the new one signs before hosts trust it", fmt.Sprintf("vault write %s/config/issuers default=%s default_follows_latest_issuer=false", want.Engine, have.Default))
+	}
 	if signer.Ends != "" && signer.Ends != "err" {
 		l.add(SeverityWarning, where, fmt.Sprintf("leaf_not_after_behavior is %q: leaves silently end with the CA, or outlive it", signer.Ends), fmt.Sprintf("vault patch %s/issuer/%s leaf_not_after_behavior=err", want.Engine, signer.ID))
 	}

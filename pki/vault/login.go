@@ -65,6 +65,13 @@ func (i *Issuer) current(ctx context.Context) (*session, error) {
 	return i.fresh(ctx)
 }
 
+// Ready logs in where that is not done yet, for what will be asked for in a
+// moment.
+func (i *Issuer) Ready(ctx context.Context) error {
+	_, err := i.current(ctx)
+	return err
+}
+
 // fresh is current for who has the turn. While Vault cannot be reached a token
 // that is good for a while yet serves on, and who waited for the turn does not
 // find the outage out once more.

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 // State is everything that a cluster has in Vault, as the fleet wants it or as
@@ -19,6 +21,9 @@ type State struct {
 	Objects []Object
 	// Authorities are in the order of layout.CAs.
 	Authorities []Authority
+	// Adopted are the secrets of a local issuer that are to be written; see
+	// [Adopt]; wanted only.
+	Adopted []pki.HeldKey
 
 	// The rest is observed only.
 

@@ -3,19 +3,20 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nodeagent/nodeagent/test/lab"
+	"github.com/nodeagent/nodeagent/test/measure"
 )
 
 // BenchmarkMercury measures nodeagent on a lab host: the converge of a bare
 // host until all units are active, a converge with nothing to do, and the
 // daemon while nothing happens. Run it with -benchtime 1x: each part is
-// meaningful once, and repeats itself where an average is.
+// meaningful once, and repeats itself where a median is.
 func BenchmarkMercury(b *testing.B) {
 	lab.Require(b)
 	ctx := b.Context()
@@ -32,80 +33,91 @@ func BenchmarkMercury(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Run("cold", func(b *testing.B) { benchmarkCold(b, m) })
-	b.Run("noop", func(b *testing.B) { benchmarkNoop(b, m) })
-	b.Run("idle", func(b *testing.B) { benchmarkIdle(b, m) })
-}
-
-func benchmarkCold(b *testing.B, m *lab.Mercury) {
-	for b.Loop() {
-		b.StopTimer()
-		if err := m.Reset(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		if err := m.Boot(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-		report(b, measure(b, m, "nodeagent", "apply"))
-	}
-}
-
-// noopRuns is how many runs an average is made of.
-const noopRuns = 20
-
-func benchmarkNoop(b *testing.B, m *lab.Mercury) {
-	for b.Loop() {
-		entering := average(b, m, "true")
-		apply := average(b, m, "nodeagent", "apply")
-		apply.wall -= entering.wall
-		apply.cpu -= entering.cpu
-		report(b, apply)
-	}
-}
-
-// average runs a command several times.
-func average(b *testing.B, m *lab.Mercury, args ...string) usage {
-	var sum usage
-	for range noopRuns {
-		u := measure(b, m, args...)
-		sum.wall += u.wall / noopRuns
-		sum.cpu += u.cpu / noopRuns
-		sum.peak = max(sum.peak, u.peak)
-	}
-	return sum
-}
-
-// usage is what a run of nodeagent took.
-type usage struct {
-	wall, cpu time.Duration
-	peak      int64 // bytes of resident memory
-}
-
-// measure runs a command on the host. What it took includes the two small
-// programs that enter the host.
-func measure(b *testing.B, m *lab.Mercury, args ...string) usage {
-	b.Helper()
-	cmd, err := m.Command(b.Context(), args...)
+	launcher, err := measure.Build(ctx, b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}
-	start := time.Now()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	rusage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return usage{
-		wall: time.Since(start),
-		cpu:  cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(),
-		peak: rusage.Maxrss * 1024,
+	h := measured{m, launcher}
+	b.Run("cold", func(b *testing.B) { benchmarkCold(b, h) })
+	b.Run("noop", func(b *testing.B) { benchmarkNoop(b, h) })
+	b.Run("idle", func(b *testing.B) { benchmarkIdle(b, m) })
+}
+
+func benchmarkCold(b *testing.B, h measured) {
+	for b.Loop() {
+		b.StopTimer()
+		if err := h.Reset(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if err := h.Boot(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		report(b, h.run(b, "nodeagent", "apply"))
 	}
 }
 
-func report(b *testing.B, u usage) {
-	b.ReportMetric(float64(u.wall.Milliseconds()), "wall-ms")
-	b.ReportMetric(float64(u.cpu.Milliseconds()), "cpu-ms")
-	b.ReportMetric(float64(u.peak)/(1<<20), "peak-MB")
+// noopRuns is how many runs a median is of.
+const noopRuns = 20
+
+func benchmarkNoop(b *testing.B, h measured) {
+	for b.Loop() {
+		entering, apply := h.repeat(b, "true"), h.repeat(b, "nodeagent", "apply")
+		wall, cpu, peak := apply.spread()
+		b.Logf("entering the host: %v\nnodeagent apply: %v", entering, apply)
+		enteringWall, enteringCPU, _ := entering.spread()
+		report(b, measure.Usage{Wall: wall - enteringWall, CPU: cpu - enteringCPU, Peak: peak})
+	}
+}
+
+// measured is a lab host on which commands are measured.
+type measured struct {
+	*lab.Mercury
+	launcher measure.Launcher
+}
+
+// run runs a command on the host. What it took includes the two small programs
+// that enter the host.
+func (h measured) run(b *testing.B, args ...string) measure.Usage {
+	b.Helper()
+	cmd, err := h.Command(b.Context(), args...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	u, err := h.launcher.Run(cmd, "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return u
+}
+
+// runs are several of the same command.
+type runs []measure.Usage
+
+func (h measured) repeat(b *testing.B, args ...string) runs {
+	b.Helper()
+	var list runs
+	for range noopRuns {
+		list = append(list, h.run(b, args...))
+	}
+	return list
+}
+
+// spread returns the medians of times, and the largest peak.
+func (r runs) spread() (wall, cpu time.Duration, peak int64) {
+	var walls, cpus []time.Duration
+	for _, u := range r {
+		walls, cpus, peak = append(walls, u.Wall), append(cpus, u.CPU), max(peak, u.Peak)
+	}
+	slices.Sort(walls)
+	slices.Sort(cpus)
+	return walls[len(walls)/2], cpus[len(cpus)/2], peak
+}
+
+func report(b *testing.B, u measure.Usage) {
+	b.ReportMetric(float64(u.Wall.Microseconds())/1000, "wall-ms")
+	b.ReportMetric(float64(u.CPU.Microseconds())/1000, "cpu-ms")
+	b.ReportMetric(float64(u.Peak)/1e6, "peak-MB")
 }
 
 // idleWindow is how long the daemon is watched while nothing happens.
@@ -161,7 +173,7 @@ func lookAt(ctx context.Context, b *testing.B, m *lab.Mercury, pid string) idle 
 				look.ticks += number(b, ticks)
 			}
 		case name == "VmRSS":
-			look.residentMB = float64(number(b, fields[0])) / 1024
+			look.residentMB = float64(number(b, fields[0])) * 1024 / 1e6
 		case threads:
 			look.wakeups += number(b, fields[0])
 		}

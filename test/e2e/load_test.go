@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
@@ -31,25 +32,30 @@ import (
 //
 // A request may have to go to another host, as every client of several servers
 // does when the one that it talks to is restarted: where the connection breaks,
-// where the server says Retry-After, and where the API server is not ready yet,
-// which load balancers see by /readyz (one that has just started denies
-// everything until it has read the roles). Everything else counts as a failure:
-// an answer that is an error, a certificate that one side does not trust, or
-// that no host answers within patience.
+// where the server says Retry-After, and where the API server is not ready, which
+// load balancers see by /readyz. Everything else counts as a failure: an answer
+// that is an error, a certificate that one side does not trust, or that no host
+// answers within patience; and that an API server denies what is allowed, ready or
+// not, since no client asks another one then.
 type load struct {
-	cluster *trio
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-	count   atomic.Int64
-	moved   atomic.Int64
+	cluster  *trio
+	patience time.Duration
+	stop     context.CancelFunc
+	done     sync.WaitGroup
+	count    atomic.Int64
+	moved    atomic.Int64
 
 	mu       sync.Mutex
 	failures []string
 }
 
 // loadPatience is for how long no host may answer; a client with retries
-// outlives that.
-const loadPatience = 10 * time.Second
+// outlives that. Where there is one host alone nobody answers while it restarts
+// its etcd and its API server, which wait for each other.
+const (
+	loadPatience = 10 * time.Second
+	lonePatience = 2 * time.Minute
+)
 
 // target is one kind of request.
 type target struct {
@@ -75,10 +81,12 @@ var targets = []target{
 	},
 }
 
-// start begins; end stops it and returns what failed.
-func (c *trio) startLoad() *load {
+// startLoad begins; report ends it.
+func (c *trio) startLoad() *load { return c.startPatientLoad(loadPatience) }
+
+func (c *trio) startPatientLoad(patience time.Duration) *load {
 	ctx, cancel := context.WithCancel(c.ctx)
-	l := &load{cluster: c, stop: cancel}
+	l := &load{cluster: c, patience: patience, stop: cancel}
 	for _, kind := range targets {
 		l.done.Go(func() {
 			for ctx.Err() == nil {
@@ -94,10 +102,46 @@ func (c *trio) startLoad() *load {
 	return l
 }
 
+// end stops the load and returns what failed.
 func (l *load) end() (requests, moved int64, failures []string) {
 	l.stop()
 	l.done.Wait()
 	return l.count.Load(), l.moved.Load(), l.failures
+}
+
+// report ends the load, logs what was asked meanwhile, and fails the test for
+// each request that failed.
+func (l *load) report(t *testing.T, what string) {
+	t.Helper()
+	requests, moved, failures := l.end()
+	t.Logf("%s; %d requests meanwhile, %d tries at another host, %d failures", what, requests, moved, len(failures))
+	failFor(t, failures)
+}
+
+// failFor fails the test for requests that failed.
+func failFor(t *testing.T, failures []string) {
+	t.Helper()
+	if len(failures) > 0 {
+		t.Errorf("requests that failed, by kind:\n%s", strings.Join(kinds(failures), "\n"))
+	}
+}
+
+// kinds groups failures that say the same at different moments, each with its
+// count and its first moment.
+func kinds(failures []string) []string {
+	count, first := map[string]int{}, map[string]string{}
+	var order []string
+	for _, f := range failures {
+		moment, what, _ := strings.Cut(f, " ")
+		if count[what]++; count[what] == 1 {
+			first[what] = moment
+			order = append(order, what)
+		}
+	}
+	for i, what := range order {
+		order[i] = fmt.Sprintf("%6d times, first %s: %s", count[what], first[what], what)
+	}
+	return order
 }
 
 // request makes one request, at the hosts one after another until one answers.
@@ -113,8 +157,8 @@ func (l *load) request(ctx context.Context, kind target) error {
 			return fmt.Errorf("at %s: %w", h.Name(), err)
 		}
 		l.moved.Add(1)
-		if time.Since(began) > loadPatience {
-			return fmt.Errorf("no host answered for %s, at last %s: %w", loadPatience, h.Name(), err)
+		if time.Since(began) > l.patience {
+			return fmt.Errorf("no host answered for %s, at last %s: %w", l.patience, h.Name(), err)
 		}
 		_ = lab.Within(ctx, 50*time.Millisecond, "the next try", func(context.Context) error { return errors.New("wait") })
 	}
@@ -143,16 +187,18 @@ func (l *load) once(ctx context.Context, kind target, n int) error {
 		return err
 	}
 	server := fmt.Sprintf("https://192.0.2.%d:%d", 11+n, kind.port)
+	var notReady error
 	if kind.ready != "" {
-		if err := ask(ctx, client, http.MethodGet, server+kind.ready, ""); err != nil {
-			var answer *answerError
-			if errors.As(err, &answer) {
-				err = fmt.Errorf("%w: %w", errNotReady, err)
-			}
-			return err
+		notReady = ask(ctx, client, http.MethodGet, server+kind.ready, "")
+		if answer := (*answerError)(nil); notReady != nil && !errors.As(notReady, &answer) {
+			return notReady
 		}
 	}
-	return ask(ctx, client, kind.method, server+kind.path, kind.body)
+	err = ask(ctx, client, kind.method, server+kind.path, kind.body)
+	if answer := (*answerError)(nil); notReady != nil && !(errors.As(err, &answer) && answer.code == http.StatusForbidden) {
+		return fmt.Errorf("%w: %w", errNotReady, notReady)
+	}
+	return err
 }
 
 // errNotReady is the error of a server that another one is to be asked for.
@@ -160,6 +206,7 @@ var errNotReady = errors.New("not ready")
 
 // answerError is an answer that is an error.
 type answerError struct {
+	code         int
 	status, body string
 }
 
@@ -179,7 +226,7 @@ func ask(ctx context.Context, client *http.Client, method, url, body string) err
 	if err != nil || answer.StatusCode == http.StatusOK {
 		return err
 	}
-	err = &answerError{answer.Status, string(bytes.TrimSpace(content))}
+	err = &answerError{answer.StatusCode, answer.Status, string(bytes.TrimSpace(content))}
 	if answer.Header.Get("Retry-After") != "" {
 		err = fmt.Errorf("%w: %w", errNotReady, err)
 	}

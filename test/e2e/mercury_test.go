@@ -29,6 +29,7 @@ func TestMercury(t *testing.T) {
 		{"apply makes the node ready", applyMakesReady},
 		{"a pod runs and answers HTTP", podAnswers},
 		{"the firewall opens what the fleet names", firewallOpens},
+		{"an API server that starts denies nothing", deniesNothing},
 		{"a second plan is empty and a second apply changes nothing", secondApplyChangesNothing},
 		{"status tells how the host is", statusTells},
 		{"run repairs a killed component", runRepairsComponents},

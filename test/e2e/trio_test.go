@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,8 @@ type trio struct {
 	hosts []*lab.Mercury
 	vault *lab.Mercury
 	token string // of Vault's root
+
+	personEnds time.Time // the certificate of a person
 }
 
 // trioCluster is the fleet's cluster.toml; %s is what a test adds to [pki].
@@ -235,6 +238,56 @@ func (c *trio) enrol() {
 	})
 }
 
+// nodeagent runs nodeagent on a host; its error has what the command printed.
+func (c *trio) nodeagent(ctx context.Context, h *lab.Mercury, args ...string) (string, error) {
+	out, err := h.Nodeagent(ctx, args...)
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, out)
+	}
+	return out, err
+}
+
+// apply makes every host what the fleet says.
+func (c *trio) apply() {
+	c.t.Helper()
+	c.each("apply", func(h *lab.Mercury) error { _, err := c.nodeagent(c.ctx, h, "apply"); return err })
+}
+
+// startAgents starts the agent on every host, now and at each boot.
+func (c *trio) startAgents() { c.t.Helper(); c.agents("enable", "--quiet", "--now") }
+
+// reloadAgents has every host's agent read its fleet and look at everything at
+// once.
+func (c *trio) reloadAgents() { c.t.Helper(); c.agents("reload") }
+
+func (c *trio) agents(verb ...string) {
+	c.t.Helper()
+	c.each(verb[0]+" the agent", func(h *lab.Mercury) error {
+		_, err := h.Exec(c.ctx, slices.Concat([]string{"systemctl"}, verb, []string{"nodeagent.service"})...)
+		return err
+	})
+}
+
+// converged waits until a plan of every host is empty; with no limit it must be
+// empty now.
+func (c *trio) converged(limit time.Duration) {
+	c.t.Helper()
+	c.each("plan", func(h *lab.Mercury) error {
+		empty := func(ctx context.Context) error { _, err := c.nodeagent(ctx, h, "plan", "--exit-code"); return err }
+		if limit == 0 {
+			return empty(c.ctx)
+		}
+		return lab.Within(c.ctx, limit, "an empty plan", empty)
+	})
+}
+
+// with is the cluster in the hands of a subtest, which fails itself alone.
+func (c *trio) with(t *testing.T) *trio {
+	other := *c
+	other.t = t
+	return &other
+}
+
 // etcdctl runs etcdctl on a host.
 func (c *trio) etcdctl(h *lab.Mercury, args ...string) (string, error) {
 	return h.Exec(c.ctx, "sh", "-c", ". /etc/profile; etcdctl "+strings.Join(args, " "))
@@ -243,10 +296,10 @@ func (c *trio) etcdctl(h *lab.Mercury, args ...string) (string, error) {
 // nodesReady waits until every host's node is Ready.
 func (c *trio) nodesReady(limit time.Duration) {
 	c.t.Helper()
-	c.until(limit, "three nodes to be Ready", func() error {
+	c.until(limit, "every node to be Ready", func() error {
 		out, err := c.hosts[0].Kubectl(c.ctx, "get", "nodes", "-o",
 			`jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status} {end}`)
-		if err == nil && strings.Count(out, "=True") != 3 {
+		if err == nil && strings.Count(out, "=True") != len(c.hosts) {
 			err = fmt.Errorf("nodes: %s", out)
 		}
 		return err

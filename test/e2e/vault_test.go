@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/nodeagent/nodeagent/test/lab"
 )
 
 // newestVault is the version that end-to-end tests use; the tests of pki/vault
@@ -28,33 +26,18 @@ func TestVaultCluster(t *testing.T) {
 	}
 	c.enrol()
 	start := time.Now()
-	c.each("apply", func(h *lab.Mercury) error {
-		out, err := h.Nodeagent(c.ctx, "apply")
-		if err != nil {
-			return fmt.Errorf("%w\n%s", err, out)
-		}
-		return nil
-	})
+	c.apply()
 	t.Logf("three hosts applied after %s", time.Since(start).Round(100*time.Millisecond))
 	c.nodesReady(2 * time.Minute)
 	members, err := c.etcdctl(c.hosts[0], "member", "list")
 	if err != nil || strings.Count(members, "started") != 3 {
 		t.Fatalf("etcd members (%v):\n%s", err, members)
 	}
-	c.each("plan", func(h *lab.Mercury) error {
-		out, err := h.Nodeagent(c.ctx, "plan", "--exit-code")
-		if err != nil {
-			return fmt.Errorf("%w\n%s", err, out)
-		}
-		return nil
-	})
+	c.converged(0)
 
-	c.each("start the agent", func(h *lab.Mercury) error {
-		_, err := h.Exec(c.ctx, "systemctl", "start", "nodeagent.service")
-		return err
-	})
+	c.startAgents()
 	for _, ca := range []string{"etcd-peer", "etcd-server", "k8s-server", "k8s-client", "front-proxy"} {
-		t.Run("change "+ca, func(t *testing.T) { changeCA(t, c, ca) })
+		t.Run("change "+ca, func(t *testing.T) { changeCA(t, c.with(t), ca) })
 	}
 }
 
@@ -72,10 +55,7 @@ func changeCA(t *testing.T, c *trio, ca string) {
 	// Hosts ask Vault every two minutes while nothing happens; who is in a hurry
 	// says so.
 	c.until(time.Minute, "the second authority", func() error {
-		c.each("reload the agent", func(h *lab.Mercury) error {
-			_, err := h.Exec(c.ctx, "systemctl", "reload", "nodeagent.service")
-			return err
-		})
+		c.reloadAgents()
 		for _, h := range c.hosts {
 			if out := c.on(h, "cat", "/var/lib/nodeagent/pki/trust/"+ca+".crt"); strings.Count(out, "BEGIN") < 2 {
 				return fmt.Errorf("host %s trusts one authority still", h.Name())
@@ -84,34 +64,12 @@ func changeCA(t *testing.T, c *trio, ca string) {
 		return nil
 	})
 	err := rotating.Wait()
-	requests, moved, failures := load.end()
-	t.Logf("%s: changed in %s; %d requests meanwhile, %d tries at another host, %d failures", ca, time.Since(start).Round(time.Second), requests, moved, len(failures))
+	load.report(t, fmt.Sprintf("%s: changed in %s", ca, time.Since(start).Round(time.Second)))
 	if err != nil {
 		t.Error(err)
-	}
-	if len(failures) > 0 {
-		t.Errorf("requests that failed, by kind:\n%s", strings.Join(kinds(failures), "\n"))
 	}
 	after := c.on(c.hosts[0], "cat", "/var/lib/nodeagent/pki/trust/"+ca+".crt")
 	if after == before || strings.Count(after, "BEGIN") != 1 {
 		t.Errorf("in the end the host trusts:\n%s", after)
 	}
-}
-
-// kinds groups failures that say the same at different moments, each with its
-// count and its first moment.
-func kinds(failures []string) []string {
-	count, first := map[string]int{}, map[string]string{}
-	var order []string
-	for _, f := range failures {
-		moment, what, _ := strings.Cut(f, " ")
-		if count[what]++; count[what] == 1 {
-			first[what] = moment
-			order = append(order, what)
-		}
-	}
-	for i, what := range order {
-		order[i] = fmt.Sprintf("%6d times, first %s: %s", count[what], first[what], what)
-	}
-	return order
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -126,13 +127,22 @@ func (h *Host) state() hostState {
 // Boot switches the host on and waits until its systemd has started all units
 // of the boot. Failed units do not make it an error: nodeagent may be what the
 // test breaks.
-func (h *Host) Boot(ctx context.Context) error {
+func (h *Host) Boot(ctx context.Context) error { return h.bootUntil(ctx, "running", "degraded") }
+
+// SwitchOn is Boot that does not wait for the boot's units: some of them may
+// wait for what the test does next.
+func (h *Host) SwitchOn(ctx context.Context) error {
+	return h.bootUntil(ctx, "running", "degraded", "starting")
+}
+
+// bootUntil boots until systemd says that it is in one of the states.
+func (h *Host) bootUntil(ctx context.Context, states ...string) error {
 	if h.Running() {
 		return fmt.Errorf("boot host %q: it is running", h.name)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("no boot within %s; see %s", bootTimeout, h.Console()))
 	defer cancel()
-	if err := h.boot(ctx); err != nil {
+	if err := h.boot(ctx, states...); err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 		defer cancel()
 		return fmt.Errorf("boot host %q: %w", h.name, errors.Join(err, h.Kill(cleanup)))
@@ -140,7 +150,7 @@ func (h *Host) Boot(ctx context.Context) error {
 	return nil
 }
 
-func (h *Host) boot(ctx context.Context) error {
+func (h *Host) boot(ctx context.Context, states ...string) error {
 	if err := h.makeCgroups(); err != nil {
 		return err
 	}
@@ -165,12 +175,11 @@ func (h *Host) boot(ctx context.Context) error {
 	return Until(ctx, "the host's systemd to finish the boot", func(ctx context.Context) error {
 		// --wait is not used: it fails while systemd's own socket is not up.
 		out, err := h.Exec(ctx, "systemctl", "is-system-running")
-		switch state := strings.TrimSpace(out); state {
-		case "running", "degraded":
+		state := strings.TrimSpace(out)
+		if slices.Contains(states, state) {
 			return nil
-		default:
-			return errors.Join(fmt.Errorf("systemd says %q", state), err)
 		}
+		return errors.Join(fmt.Errorf("systemd says %q", state), err)
 	})
 }
 

@@ -102,8 +102,9 @@ func arguments(c Config, accel, cpu, line string) []string {
 		"-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot",
 		"-kernel", c.Kernel, "-initrd", c.Initrd,
 		// no_timer_check: on a busy machine an emulated timer misses the kernel's
-		// test of it, which is a panic.
-		"-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 no_timer_check rdinit=/usr/lib/systemd/systemd net.ifnames=0",
+		// test of it, which is a panic. nodeagent.vm: by which tests that must not
+		// run on a machine know the guest.
+		"-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 no_timer_check rdinit=/usr/lib/systemd/systemd net.ifnames=0 nodeagent.vm",
 		"-serial", "stdio",
 		"-chardev", "socket,id=line,path=" + line, "-serial", "chardev:line",
 	}

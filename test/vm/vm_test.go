@@ -25,7 +25,7 @@ var cards = []string{"52:54:00:00:00:10", "52:54:00:00:00:11", "52:54:00:00:00:1
 var programs = []string{
 	"usr/lib/systemd/systemd", "usr/bin/kmod", "usr/bin/ip", "usr/sbin/bridge", "usr/sbin/nft", "usr/bin/ping",
 	"usr/bin/dash", "usr/bin/cat", "usr/bin/ls", "usr/bin/grep", "usr/bin/mkdir", "usr/bin/mount",
-	"usr/bin/readlink",
+	"usr/bin/readlink", "usr/bin/unshare",
 }
 
 // files are those of /etc. systemd, as process 1, starts guestd and nothing else.
@@ -57,6 +57,7 @@ var packages = []struct{ path, tests string }{
 	// The rest runs on any kernel, and takes minutes on an emulated processor.
 	{"netcfg", "Link|VLAN|WireGuard"},
 	{"test/fleets", "."},
+	{"test/clock", "."}, // the last one: it leaves the clock wrong
 }
 
 // TestVM boots one guest for all its parts: a host's first minutes, in order.

@@ -82,7 +82,12 @@ path "nodeagent/mercury/+/root/replace" {
 }
 
 path "nodeagent/mercury/+/key/+" {
-  capabilities = ["delete"]
+  capabilities = ["read", "delete"]
+}
+
+# taking over from the local issuer: `pki bootstrap --adopt`
+path "nodeagent/mercury/+/issuers/import/bundle" {
+  capabilities = ["update"]
 }
 
 path "nodeagent/mercury/secrets/data/changes/+" {
@@ -93,13 +98,13 @@ path "nodeagent/mercury/secrets/metadata/changes/+" {
   capabilities = ["delete"]
 }
 
-# changing a key: `nodeagent certs rotate-key`
+# changing a key: `nodeagent certs rotate-key`; `pki bootstrap --adopt`
 path "nodeagent/mercury/secrets/data/encryption" {
-  capabilities = ["read", "update"]
+  capabilities = ["create", "read", "update"]
 }
 
 path "nodeagent/mercury/secrets/data/service-account" {
-  capabilities = ["read", "update"]
+  capabilities = ["create", "read", "update"]
 }
 
 path "nodeagent/mercury/secrets/destroy/service-account" {
