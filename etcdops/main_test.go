@@ -38,6 +38,7 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
+	envBench   = "ETCDOPS_TEST_BENCH"
 )
 
 func TestMain(m *testing.M) {
@@ -46,6 +47,8 @@ func TestMain(m *testing.M) {
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
+	case os.Getenv(envBench) != "":
+		exit(runBench([]byte(os.Getenv(envBench))))
 	case os.Getenv(envRestore) != "":
 		exit(runRestore([]byte(os.Getenv(envRestore))))
 	default:
