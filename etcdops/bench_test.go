@@ -84,6 +84,11 @@ func BenchmarkSnapshot(b *testing.B) {
 	}
 	h.waitHealthy(b)
 	load(b, h, benchMiB(b))
+	h.Server.Durable = true
+	if err := h.Restart(b.Context(), "etcd"); err != nil {
+		b.Fatal(err)
+	}
+	h.waitHealthy(b)
 	identity, err := age.GenerateX25519Identity()
 	if err != nil {
 		b.Fatal(err)
@@ -125,6 +130,14 @@ func BenchmarkSnapshot(b *testing.B) {
 		clear(b, data)
 		return launch(b, launcher, exec.Command(etcdutl, "snapshot", "restore", plain, "--data-dir", data, "--bump-revision", fmt.Sprint(DefaultRevisionBump), "--mark-compacted"))
 	})
+	latencies(b, h, func() {
+		clear(b, job.Dir)
+		job.Snapshot = ""
+		launch(b, launcher, selfJob(b, job))
+	}, func() {
+		clear(b, plain)
+		launch(b, launcher, exec.Command(etcdctl, "--endpoints", h.endpoint(), "--cert", h.Files.Cert, "--key", h.Files.Key, "--cacert", h.Files.CA, "snapshot", "save", plain))
+	})
 	b.ReportMetric(share, "size/plain")
 	b.ReportMetric(save, "save/etcdctl")
 	b.ReportMetric(restore, "restore/etcdutl")
@@ -144,6 +157,46 @@ func versus(b *testing.B, what string, ours, theirs func() measure.Usage) float6
 	}
 	slices.Sort(ratios)
 	return ratios[turns/2]
+}
+
+// latencies says what a steady load of writes feels of a save, ours and theirs.
+func latencies(b *testing.B, h *host, ours, theirs func()) {
+	quiet := func() { time.Sleep(5 * time.Second) }
+	for _, during := range []struct {
+		what string
+		do   func()
+	}{{"nothing", quiet}, {"nodeagent's save", ours}, {"etcdctl's save", theirs}} {
+		took := writes(b, h, during.do)
+		slices.Sort(took)
+		at := func(share float64) time.Duration {
+			return took[min(int(share*float64(len(took))), len(took)-1)].Round(10 * time.Microsecond)
+		}
+		b.Logf("a write each 5 ms during %s: %d writes, median %s, of 99 in 100 %s, longest %s", during.what, len(took), at(0.5), at(0.99), at(1))
+	}
+}
+
+// writes writes a small key each 5 ms while something is done, and answers how
+// long each write took.
+func writes(b *testing.B, h *host, do func()) []time.Duration {
+	client := h.client(b)
+	defer client.Close()
+	done := make(chan struct{})
+	go func() { defer close(done); do() }()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	var took []time.Duration
+	for {
+		select {
+		case <-done:
+			return took
+		case <-ticker.C:
+			began := time.Now()
+			if _, err := client.Put(b.Context(), "/steady", began.String()); err != nil {
+				b.Fatal(err)
+			}
+			took = append(took, time.Since(began))
+		}
+	}
 }
 
 func clear(b *testing.B, path string) {

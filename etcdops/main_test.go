@@ -77,6 +77,8 @@ type server struct {
 	// Election is etcd's election timeout in ms, 100 unless set; a heartbeat is a
 	// tenth of it.
 	Election uint
+	// Durable has etcd sync what it writes, as it does on a host.
+	Durable bool
 }
 
 func runEtcd(config []byte) error {
@@ -101,7 +103,7 @@ func runEtcd(config []byte) error {
 	election := cmp.Or(s.Election, 100)
 	cfg.TickMs, cfg.ElectionMs = election/10, election
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
-	cfg.UnsafeNoFsync = true // the machine's power stays on
+	cfg.UnsafeNoFsync = !s.Durable // the machine's power stays on
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return err
