@@ -29,9 +29,8 @@ type SaveOptions struct {
 	TLS       TLS
 	// Version is nodeagent's own, for the manifest.
 	Version string
-	// EncryptionKey is the fingerprint of the host's encryption-at-rest key, for
-	// the manifest; empty where there is none.
-	EncryptionKey string
+	// Surroundings go into the manifest.
+	Surroundings Surroundings
 	// Sealing is the form of the file; the zero one is plain.
 	Sealing Sealing
 	// Scratch is the folder for what lies unsealed on disk, without a name, while
@@ -183,6 +182,7 @@ func (m *Manifest) inspect(ctx context.Context, path string) error {
 		return fmt.Errorf("check what %s sent: %w", m.Endpoint, err)
 	}
 	m.Revision, m.Keys, m.Objects = contents.Revision, contents.Keys, contents.Objects
+	m.Hash, m.Prefixes, m.EncryptedWith = contents.Hash, contents.Prefixes, contents.EncryptedWith
 	m.RaftTerm, m.RaftIndex = contents.RaftTerm, contents.RaftIndex
 	m.StorageVersion = contents.StorageVersion
 	return nil

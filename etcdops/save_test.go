@@ -60,13 +60,14 @@ func TestSaveIsWhatEtcdHolds(t *testing.T) {
 	whole := sha256.Sum256(content)
 	trailer := sha256.Sum256(content[:len(content)-trailerSize])
 	want := Manifest{
-		Format: 2, Cluster: "mercury", Host: "m1", Taken: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
+		Format: 3, Cluster: "mercury", Host: "m1", Taken: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
 		ClusterID: idText(status.Header.ClusterId), MemberID: idText(status.Header.MemberId), MemberName: "m1", Endpoint: h.endpoint(),
 		EtcdVersion: status.Version, StorageVersion: m.StorageVersion,
-		Revision: status.Header.Revision, RaftTerm: status.RaftTerm, RaftIndex: m.RaftIndex, Keys: 5,
+		Revision: status.Header.Revision, RaftTerm: status.RaftTerm, RaftIndex: m.RaftIndex, Hash: m.Hash, Keys: 5,
 		Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:]), Trailer: hex.EncodeToString(trailer[:]), NodeagentVersion: "test",
-		Objects: map[string]int64{"pods": 2, "services/specs": 1, "example.com/widgets": 1},
-		Stored:  Stored{Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:])},
+		Objects:  map[string]int64{"pods": 2, "services/specs": 1, "example.com/widgets": 1},
+		Prefixes: map[string]int64{"/registry/pods/": 2, "/registry/services/specs/": 1, "/registry/example.com/widgets/": 1, "*": 1},
+		Stored:   Stored{Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:])},
 	}
 	if diff := cmp.Diff(want, m); diff != "" {
 		t.Errorf("manifest (-want +got):\n%s", diff)
@@ -97,7 +98,7 @@ func TestSaveIsWhatEtcdHolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.StorageVersion != theirs.Version || report.Hash != theirs.Hash || report.Revision != theirs.Revision || report.Keys != int64(theirs.TotalKey) || report.StorageVersion != theirs.Version {
+	if m.StorageVersion != theirs.Version || m.Hash != theirs.Hash || report.Hash != theirs.Hash || report.Revision != theirs.Revision || report.Keys != int64(theirs.TotalKey) || report.StorageVersion != theirs.Version {
 		t.Errorf("report %+v, etcdutl says %+v", report.Contents, theirs)
 	}
 	objects := map[string]int64{"pods": 2, "services/specs": 1, "example.com/widgets": 1}
