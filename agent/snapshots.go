@@ -29,6 +29,10 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 	if !spec.Has(hosts.RoleEtcd) {
 		return etcdops.Manifest{}, errNoEtcd(spec)
 	}
+	site, err := h.EtcdSite()
+	if err != nil {
+		return etcdops.Manifest{}, err
+	}
 	recipients, err := etcdops.ParseRecipients(spec.Snapshots.Recipients)
 	if err != nil {
 		return etcdops.Manifest{}, err
@@ -38,7 +42,7 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 		Scratch:      h.root.Scratch(),
 		Surroundings: h.Surroundings(ctx),
 		Dir:          dir, Cluster: spec.Cluster, Host: spec.Name,
-		Endpoints: []string{localEtcd(spec)}, TLS: EtcdTLS(h.root),
+		Site:    site,
 		Version: version, Progress: progress,
 	})
 }

@@ -23,10 +23,9 @@ type SaveOptions struct {
 	Dir string
 	// Cluster and Host are names from the fleet; they begin the file's name.
 	Cluster, Host string
-	// Endpoints are client URLs (https://host:2379), this host's own first. The
-	// first one that answers and is not known to be corrupt is saved.
-	Endpoints []string
-	TLS       TLS
+	// Site is the cluster as this host reaches it; see chooseMembers for which of
+	// its members is saved.
+	Site Site
 	// Version is nodeagent's own, for the manifest.
 	Version string
 	// Surroundings go into the manifest.
@@ -77,8 +76,8 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 		}
 	}()
 	opts = opts.withDefaults()
-	if len(opts.Endpoints) == 0 {
-		return Manifest{}, errors.New("no etcd endpoint given")
+	if len(opts.Site.Members) == 0 {
+		return Manifest{}, errors.New("no member of etcd given")
 	}
 	if err := atomicfile.MkdirAll(opts.Dir, 0o700); err != nil {
 		return Manifest{}, err
@@ -92,7 +91,7 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 		return Manifest{}, err
 	}
 
-	client, source, err := chooseMember(ctx, opts.TLS, opts.Endpoints)
+	client, source, err := chooseMember(ctx, opts.Site)
 	if err != nil {
 		return Manifest{}, err
 	}

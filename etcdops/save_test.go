@@ -61,6 +61,7 @@ func TestSaveIsWhatEtcdHolds(t *testing.T) {
 	trailer := sha256.Sum256(content[:len(content)-trailerSize])
 	want := Manifest{
 		Format: 3, Cluster: "mercury", Host: "m1", Taken: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
+		Members:   []ManifestMember{{Name: "m1", ID: idText(status.Header.MemberId), PeerURLs: []string{h.Members[0].PeerURL}, ClientURLs: []string{h.endpoint()}}},
 		ClusterID: idText(status.Header.ClusterId), MemberID: idText(status.Header.MemberId), MemberName: "m1", Endpoint: h.endpoint(),
 		EtcdVersion: status.Version, StorageVersion: m.StorageVersion,
 		Revision: status.Header.Revision, RaftTerm: status.RaftTerm, RaftIndex: m.RaftIndex, Hash: m.Hash, Keys: 5,
@@ -207,7 +208,7 @@ func TestSaveNoticesAStall(t *testing.T) {
 	fill(t, h, 8, 256<<10)
 	opts := h.saveOptions()
 	opts.Stall = 300 * time.Millisecond
-	opts.Endpoints = []string{"https://" + proxy(t, strings.TrimPrefix(h.endpoint(), "https://"), 1<<20)}
+	opts.Site.Local = "https://" + proxy(t, strings.TrimPrefix(h.endpoint(), "https://"), 1<<20)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	_, err := Save(ctx, opts)
@@ -363,11 +364,11 @@ func TestSaveFailsWithoutATrace(t *testing.T) {
 	h := startHost(t)
 	stranger := makeCerts(t, filepath.Join(t.TempDir(), "stranger"))
 	for want, change := range map[string]func(*SaveOptions){
-		"connection refused":     func(o *SaveOptions) { o.Endpoints = []string{"https://127.0.0.1:1"} },
-		"unknown authority":      func(o *SaveOptions) { o.TLS = stranger },
-		"no such file":           func(o *SaveOptions) { o.TLS.Cert = "/nonexistent" },
-		"certificate":            func(o *SaveOptions) { o.TLS.Cert, o.TLS.Key = stranger.Cert, stranger.Key },
-		"no etcd endpoint":       func(o *SaveOptions) { o.Endpoints = nil },
+		"connection refused":     func(o *SaveOptions) { o.Site.Local = "https://127.0.0.1:1" },
+		"unknown authority":      func(o *SaveOptions) { o.Site.TLS = stranger },
+		"no such file":           func(o *SaveOptions) { o.Site.TLS.Cert = "/nonexistent" },
+		"certificate":            func(o *SaveOptions) { o.Site.TLS.Cert, o.Site.TLS.Key = stranger.Cert, stranger.Key },
+		"no member of etcd":      func(o *SaveOptions) { o.Site.Members = nil },
 		"a file is in its place": func(o *SaveOptions) { o.Dir = h.Files.CA },
 		"canceled":               func(*SaveOptions) {},
 	} {
@@ -387,17 +388,6 @@ func TestSaveFailsWithoutATrace(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
-	}
-}
-
-func TestSaveTakesTheNextMember(t *testing.T) {
-	t.Parallel()
-	h := startHost(t)
-	opts := h.saveOptions()
-	opts.Endpoints = []string{"https://127.0.0.1:1", h.endpoint()}
-	m, err := Save(t.Context(), opts)
-	if err != nil || m.Endpoint != h.endpoint() {
-		t.Errorf("saved from %q, %v", m.Endpoint, err)
 	}
 }
 
