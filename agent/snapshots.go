@@ -38,6 +38,7 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 		return etcdops.Manifest{}, err
 	}
 	return etcdops.Save(ctx, etcdops.SaveOptions{
+		Signer:       h.signer(),
 		Sealing:      etcdops.Sealing{Compress: spec.Snapshots.Compression == hosts.CompressionZstd, Recipients: recipients},
 		Scratch:      h.root.Scratch(),
 		Surroundings: h.Surroundings(ctx),

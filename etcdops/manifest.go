@@ -76,8 +76,8 @@ type Manifest struct {
 	// NodeagentVersion is the version that took the snapshot.
 	NodeagentVersion string `json:"nodeagentVersion"`
 
-	// SignedBy is the public key with which the manifest can be checked, in the
-	// form of [PublicKey], and Signature the signature in base64. Both are empty
+	// SignedBy is the public key with which the manifest can be checked, as
+	// [Signer.PublicKey] has it, and Signature the signature in base64. Both are empty
 	// where it is not signed. They stay the last two fields; see sign.go.
 	SignedBy  string `json:"signedBy,omitempty"`
 	Signature string `json:"signature,omitempty"`
@@ -137,6 +137,12 @@ func readManifestFile(path string) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, fmt.Errorf("read manifest: %w", err)
 	}
+	return ParseManifest(path, content)
+}
+
+// ParseManifest reads a manifest's content; the path is for errors. One whose
+// signature does not match is refused.
+func ParseManifest(path string, content []byte) (Manifest, error) {
 	var m Manifest
 	if err := json.Unmarshal(content, &m); err != nil {
 		return Manifest{}, fmt.Errorf("read manifest %q: %w", path, err)
@@ -147,13 +153,16 @@ func readManifestFile(path string) (Manifest, error) {
 	if m.Format == 1 { // every snapshot was plain
 		m.Stored = Stored{Size: m.Size, SHA256: m.SHA256}
 	}
+	if err := m.checkSignature(content); err != nil {
+		return Manifest{}, fmt.Errorf("read manifest %q: %w", path, err)
+	}
 	return m, nil
 }
 
 func writeManifest(snapshot string, m Manifest) error {
-	content, err := json.MarshalIndent(m, "", "  ")
+	content, err := m.encode()
 	if err != nil {
-		return fmt.Errorf("write manifest: %w", err)
+		return err
 	}
-	return atomicfile.Write(manifestPath(snapshot), append(content, '\n'), 0o600)
+	return atomicfile.Write(manifestPath(snapshot), content, 0o600)
 }

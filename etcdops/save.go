@@ -30,6 +30,8 @@ type SaveOptions struct {
 	Version string
 	// Surroundings go into the manifest.
 	Surroundings Surroundings
+	// Signer signs the manifest; nil leaves it unsigned.
+	Signer *Signer
 	// Sealing is the form of the file; the zero one is plain.
 	Sealing Sealing
 	// Scratch is the folder for what lies unsealed on disk, without a name, while
@@ -125,7 +127,7 @@ func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, so
 	if err != nil {
 		return Manifest{}, err
 	}
-	err = publish(opts.Dir, f.Name(), &m)
+	err = publish(opts, f.Name(), &m)
 	return m, err
 }
 
@@ -190,7 +192,8 @@ func (m *Manifest) inspect(ctx context.Context, path string) error {
 // publish gives the finished file its name. The manifest goes first: the rename
 // of the snapshot is the one step that makes it exist, and a manifest without a
 // snapshot is plainly a save that was interrupted there.
-func publish(dir, temp string, m *Manifest) error {
+func publish(opts SaveOptions, temp string, m *Manifest) error {
+	dir := opts.Dir
 	for { // two saves in one second: names stay distinct and in order
 		_, snapshot := os.Lstat(m.Path(dir))
 		_, manifest := os.Lstat(manifestPath(m.Path(dir))) // of one in another form
@@ -201,6 +204,9 @@ func publish(dir, temp string, m *Manifest) error {
 			return err
 		}
 		m.Taken = m.Taken.Add(time.Second)
+	}
+	if err := m.sign(opts.Signer); err != nil {
+		return err
 	}
 	path := m.Path(dir)
 	if err := writeManifest(path, *m); err != nil {
