@@ -33,13 +33,13 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 	if err != nil {
 		return etcdops.Manifest{}, err
 	}
-	recipients, err := etcdops.ParseRecipients(spec.Snapshots.Recipients)
+	sealing, err := h.sealing(ctx)
 	if err != nil {
 		return etcdops.Manifest{}, err
 	}
 	return etcdops.Save(ctx, etcdops.SaveOptions{
 		Signer:       h.signer(),
-		Sealing:      etcdops.Sealing{Compress: spec.Snapshots.Compression == hosts.CompressionZstd, Recipients: recipients},
+		Sealing:      sealing,
 		Scratch:      h.root.Scratch(),
 		Surroundings: h.Surroundings(ctx),
 		Dir:          dir, Cluster: spec.Cluster, Host: spec.Name,

@@ -143,7 +143,7 @@ neither a fleet nor a running etcd. With a fleet that names its hosts' snapshot 
 	}
 	flags := openingFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		opts, err := flags.options(o)
+		opts, err := flags.options(cmd, o)
 		if err != nil {
 			return err
 		}
