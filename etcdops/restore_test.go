@@ -508,7 +508,7 @@ func TestPlanWarnsOfAnotherEncryptionKey(t *testing.T) {
 	}
 	_, unnamed := save(t, h)
 	opts := h.saveOptions()
-	opts.EncryptionKey = "sha256:aa"
+	opts.Surroundings.EncryptionKeys = []EncryptionKey{{Provider: "secretbox", Name: "key1", ID: "sha256:aa"}}
 	m, err := Save(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
