@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -130,7 +131,7 @@ func TestRestoreBringsTheSnapshotBack(t *testing.T) {
 	if err != nil || old.Keys != 3 {
 		t.Errorf("old data has %d keys, %v; want 3", old.Keys, err)
 	}
-	want := []string{"data", filepath.Base(plan.AsideDir), "initialised", "restore.lock"}
+	want := []string{"data", filepath.Base(plan.AsideDir), "initialised", "restore-tokens", "restore.lock"}
 	if diff := cmp.Diff(want, h.files(t)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
@@ -187,7 +188,7 @@ func TestRestoreOfWipedData(t *testing.T) {
 			if diff := cmp.Diff([]string{"a"}, keysOf(t, h)); diff != "" {
 				t.Errorf("keys (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff([]string{"data", "initialised", "restore.lock"}, h.files(t)); diff != "" {
+			if diff := cmp.Diff([]string{"data", "initialised", "restore-tokens", "restore.lock"}, h.files(t)); diff != "" {
 				t.Errorf("files (-want +got):\n%s", diff)
 			}
 			if err := BootstrapGuard(h.Root); err != nil {
@@ -283,7 +284,7 @@ func TestRestoreGivesTheOldDataBack(t *testing.T) {
 	if diff := cmp.Diff([]string{"a", "b"}, keysOf(t, h)); diff != "" {
 		t.Errorf("keys (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(append(before, "restore.lock"), h.files(t)); diff != "" {
+	if diff := cmp.Diff(append(before, "restore-tokens", "restore.lock"), h.files(t)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
@@ -354,7 +355,6 @@ func TestPlanRestoreRefuses(t *testing.T) {
 		"no such file":         {func(o *RestoreOptions) { o.Snapshot += "x" }, "no such file"},
 		"not a member":         {func(o *RestoreOptions) { o.Host = "m9" }, "no etcd member"},
 		"other cluster":        {func(o *RestoreOptions) { o.Cluster = "venus" }, `of cluster "mercury"`},
-		"members, no token":    {func(o *RestoreOptions) { o.Members = two }, "on each of them"},
 		"another member lives": {func(o *RestoreOptions) { o.Members, o.Token = two, "t" }, "still answers"},
 		"older etcd": {func(o *RestoreOptions) {
 			o.Snapshot, o.EtcdBinary = writeFile(t, withTrailer(makeDB(t, 1, false))), fake
@@ -488,14 +488,14 @@ func TestPlanText(t *testing.T) {
 	if err := json.Unmarshal(encoded, &decoded); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(plan, decoded); diff != "" {
+	if diff := cmp.Diff(plan, decoded, cmpopts.IgnoreUnexported(RestorePlan{})); diff != "" {
 		t.Errorf("plan through JSON:\n%s", diff)
 	}
 }
 
-// The encryption key is not in a snapshot: a plan tells when the Secrets that it
-// brings back could not be read.
-func TestPlanWarnsOfAnotherEncryptionKey(t *testing.T) {
+// The encryption key is not in a snapshot: where the Secrets that a
+// restore brings back could not be read it is refused, unless somebody says so.
+func TestPlanRefusesWithoutTheEncryptionKey(t *testing.T) {
 	t.Parallel()
 	h := startHost(t)
 	client := h.client(t)
@@ -519,8 +519,8 @@ func TestPlanWarnsOfAnotherEncryptionKey(t *testing.T) {
 	}{
 		"nothing is encrypted":    {plain, nil, ""},
 		"the same key":            {m.Path(opts.Dir), []string{"sha256:bb", "sha256:aa"}, ""},
-		"another key":             {m.Path(opts.Dir), []string{"sha256:bb"}, "with the key sha256:aa, this host has sha256:bb"},
-		"no key":                  {m.Path(opts.Dir), nil, "this host has no key"},
+		"another key":             {m.Path(opts.Dir), []string{"sha256:bb"}, "with sha256:aa, it has sha256:bb"},
+		"no key":                  {m.Path(opts.Dir), nil, "it has none"},
 		"a dropped key":           {m.Path(opts.Dir), []string{"sha256:cc"}, "put it from /retired"},
 		"a key that is not named": {unnamed, []string{"sha256:bb"}, "does not name"},
 	} {
@@ -530,6 +530,13 @@ func TestPlanWarnsOfAnotherEncryptionKey(t *testing.T) {
 			opts.RetiredKeys, opts.RetiredFile = []string{"sha256:aa"}, "/retired"
 		}
 		plan, err := PlanRestore(t.Context(), opts)
+		if refused := tc.want != "" && tc.want != "does not name"; refused {
+			if !errors.Is(err, ErrKeyMissing) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "--unreadable-secrets") {
+				t.Errorf("%s: error %v, want %q", name, err, tc.want)
+			}
+			opts.UnreadableSecrets = true
+			plan, err = PlanRestore(t.Context(), opts)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -574,7 +581,7 @@ func runRestore(config []byte) error {
 		if err != nil && k.Host.RefuseRestored == "" {
 			return err
 		}
-	} else if _, _, err := ResumeOrUndo(context.Background(), k.Host.Root, &k.Host, report); err != nil && k.Host.RefuseRestored == "" {
+	} else if _, _, err := EndRestore(context.Background(), k.Host.Root, EndSafely, OpenOptions{}, &k.Host, report); err != nil && k.Host.RefuseRestored == "" {
 		return err
 	}
 	fmt.Println(allEventsSeen)
@@ -659,14 +666,14 @@ func (h *host) checkResumed(t *testing.T, event string, plan RestorePlan, wiped 
 	if !wiped && !exists(h.Root.EtcdData()) {
 		t.Fatalf("killed at %q: etcd would have found no data folder", event)
 	}
-	_, result, err := ResumeOrUndo(t.Context(), h.Root, h, nil)
+	_, result, err := EndRestore(t.Context(), h.Root, EndSafely, OpenOptions{}, h, nil)
 	if err != nil && h.RefuseRestored == "" {
 		t.Fatalf("killed at %q: %v", event, err)
 	}
-	if outcome, _, err := ResumeOrUndo(t.Context(), h.Root, h, nil); outcome != OutcomeNone || err != nil {
+	if outcome, _, err := EndRestore(t.Context(), h.Root, EndSafely, OpenOptions{}, h, nil); outcome != OutcomeNone || err != nil {
 		t.Fatalf("killed at %q: still to do: %v, %v", event, outcome, err)
 	}
-	restored, err := marked(plan.DataDir, plan.ID)
+	restored, err := plan.marked(plan.DataDir)
 	if err != nil {
 		t.Fatal(err)
 	}
