@@ -121,8 +121,9 @@ type host struct {
 	Files   TLS
 	Server  server
 	Members []Member
-	// RefuseRestored makes etcd fail to start with restored data.
-	RefuseRestored string
+	// RefuseRestored makes etcd fail to start with restored data, RefuseUndone
+	// with data that an undo has brought back.
+	RefuseRestored, RefuseUndone string
 }
 
 func (h host) endpoint() string { return h.Members[0].ClientURL }
@@ -203,6 +204,9 @@ func (h *host) Start(_ context.Context, component string) error {
 	if component == layout.Etcd {
 		if h.RefuseRestored != "" && exists(markPath(h.Root.EtcdData())) {
 			return errors.New(h.RefuseRestored)
+		}
+		if h.RefuseUndone != "" && exists(undoMarkPath(h.Root.EtcdData())) {
+			return errors.New(h.RefuseUndone)
 		}
 		config, err := json.Marshal(h.Server)
 		if err != nil {

@@ -324,6 +324,9 @@ func (r *restorer) startClients(ctx context.Context) error {
 
 // finish removes the journal: the restore is over, one way or the other.
 func (r *restorer) finish() error {
+	if err := removeDoomed(r.root); err != nil {
+		return fmt.Errorf("remove what the restore no longer needs: %w", err)
+	}
 	if err := atomicfile.Remove(journalPath(r.root)); err != nil {
 		return fmt.Errorf("remove journal of the restore: %w", err)
 	}
@@ -331,7 +334,8 @@ func (r *restorer) finish() error {
 	if !r.plan.Undo {
 		return nil
 	}
-	// Nobody asks for the marks of an undo any more.
+	// Nobody asks for the marks of an undo any more. One that is left here by a
+	// crash names an undo that there will not be again.
 	var failed []error
 	for _, dir := range []string{r.plan.DataDir, r.plan.StagedDir, r.plan.AsideDir} {
 		if err := os.Remove(undoMarkPath(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
