@@ -61,10 +61,10 @@ func (r *restorer) watchOthers(ctx context.Context, formed *atomic.Bool) {
 		there, missing := r.gathered(ctx)
 		if slices.Contains(there, r.plan.Host) {
 			formed.Store(true)
-		}
-		if text := strings.Join(missing, ", "); len(missing) > 0 && text != said && ctx.Err() == nil {
-			said = text
-			r.say(StepProve, "%d of %d members run; the same command is to be run on %s", len(there), len(r.plan.Members), text)
+			if text := strings.Join(missing, ", "); text != said && ctx.Err() == nil {
+				said = text
+				r.sayWho(there, missing)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -72,6 +72,14 @@ func (r *restorer) watchOthers(ctx context.Context, formed *atomic.Bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+func (r *restorer) sayWho(there, missing []string) {
+	text := "all are there"
+	if len(missing) > 0 {
+		text = "the same command is to be run on " + strings.Join(missing, ", ")
+	}
+	r.say(StepProve, "%d of %d members run; %s", len(there), len(r.plan.Members), text)
 }
 
 // gathered are the members of the new cluster that run, and those that do not.
