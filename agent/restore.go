@@ -34,7 +34,7 @@ type RestoreChoices struct {
 // PlanRestore reads and checks everything that a restore on this host depends
 // on. It writes nothing.
 func (h *Host) PlanRestore(ctx context.Context, choices RestoreChoices) (etcdops.RestorePlan, error) {
-	opts, err := h.restoreOptions(choices)
+	opts, err := h.restoreOptions(ctx, choices)
 	if err != nil {
 		return etcdops.RestorePlan{}, err
 	}
@@ -44,21 +44,22 @@ func (h *Host) PlanRestore(ctx context.Context, choices RestoreChoices) (etcdops
 // PlanAgreement works out what all hosts of the fleet have to restore with. It
 // writes nothing, and asks no other host.
 func (h *Host) PlanAgreement(ctx context.Context, choices RestoreChoices) (etcdops.Agreement, error) {
-	opts, err := h.restoreOptions(choices)
+	opts, err := h.restoreOptions(ctx, choices)
 	if err != nil {
 		return etcdops.Agreement{}, err
 	}
 	return etcdops.PlanAgreement(ctx, opts)
 }
 
-func (h *Host) restoreOptions(choices RestoreChoices) (etcdops.RestoreOptions, error) {
+func (h *Host) restoreOptions(ctx context.Context, choices RestoreChoices) (etcdops.RestoreOptions, error) {
 	spec := h.Spec()
 	if !spec.Has(hosts.RoleEtcd) {
 		return etcdops.RestoreOptions{}, errNoEtcd(spec)
 	}
 	opts := etcdops.RestoreOptions{
 		EncryptionKeys: h.encryptionKeys(), RetiredKeys: h.retiredKeys(), RetiredFile: pki.RetiredFile(h.root),
-		Root: h.root, Snapshot: choices.Snapshot, SkipHash: choices.SkipHash,
+		Surroundings: h.Surroundings(ctx),
+		Root:         h.root, Snapshot: choices.Snapshot, SkipHash: choices.SkipHash,
 		Cluster: spec.Cluster, OtherCluster: choices.OtherCluster,
 		Host: spec.Name, Members: etcdops.Members(spec), Token: choices.Token, Attempt: choices.Attempt,
 		Agreed: choices.Agreed, Digest: choices.Digest, Fenced: choices.Fenced,

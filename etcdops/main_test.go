@@ -385,6 +385,11 @@ func save(t testing.TB, h *host) (Manifest, string) {
 	return m, m.Path(h.Root.Snapshots())
 }
 
+// site is the one-member cluster as its host sees it.
+func (h *host) site() Site {
+	return Site{TLS: h.Files, Members: h.Members, Self: "m1", Local: h.endpoint()}
+}
+
 func (h *host) saveOptions() SaveOptions {
-	return SaveOptions{Dir: h.Root.Snapshots(), Cluster: "mercury", Host: "m1", Endpoints: []string{h.endpoint()}, TLS: h.Files, Version: "test"}
+	return SaveOptions{Dir: h.Root.Snapshots(), Cluster: "mercury", Host: "m1", Site: h.site(), Version: "test"}
 }

@@ -44,12 +44,17 @@ func (u nodeUnits) Restart(ctx context.Context, component string) error {
 	return errors.Join(u.Stop(ctx, component), u.Start(ctx, component))
 }
 
+// siteOf is the ring as one of its hosts sees it.
+func (r *ring) siteOf(n *node) Site {
+	return Site{TLS: r.Files, Members: r.members(), Self: n.Member.Name, Local: n.Member.ClientURL}
+}
+
 func (r *ring) save(n *node) string { return r.saveTo(n, n.Root.Snapshots()) }
 
 func (r *ring) saveTo(n *node, dir string) string {
 	r.t.Helper()
 	m, err := Save(r.t.Context(), SaveOptions{
-		Dir: dir, Cluster: "ring", Host: n.Member.Name, Endpoints: []string{n.Member.ClientURL}, TLS: r.Files, Version: "test",
+		Dir: dir, Cluster: "ring", Host: n.Member.Name, Site: r.siteOf(n), Version: "test",
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -11,32 +11,54 @@ import (
 var ErrKeyMissing = errors.New("Secrets in the snapshot are encrypted, and this host lacks the key")
 
 // checkEncryption refuses where the restored Secrets could not be read, since
-// the key is not in the snapshot, and warns where that is not known.
+// keys are not in the snapshot, and warns where that is not known.
 func (p *RestorePlan) checkEncryption(opts RestoreOptions) error {
 	if !p.Snapshot.Encrypted {
 		return nil
 	}
-	var key string
+	var needed, unknown []string
 	if m := p.Snapshot.Manifest; m != nil {
-		key = m.EncryptionKey
+		needed, unknown = m.NeededKeys()
 	}
-	const remedy = "put the folder pki/keys/encryption of the host that wrote them back from a backup, or say that they may stay unreadable: --unreadable-secrets"
-	var err error
-	switch own := opts.EncryptionKeys; {
-	case len(own) == 0:
-		err = fmt.Errorf("%w: it has none: %s", ErrKeyMissing, remedy)
-	case key == "":
-		p.warn("Secrets in the snapshot are encrypted with a key that it does not name: if that is not this host's %s, they stay unreadable until the folder pki/keys/encryption of the host that wrote them is back", own[0])
-	case !slices.Contains(own, key) && slices.Contains(opts.RetiredKeys, key):
-		err = fmt.Errorf("%w: they are encrypted with %s, which was dropped since: put it from %s into the EncryptionConfiguration as the last key, or say that they may stay unreadable: --unreadable-secrets", ErrKeyMissing, key, opts.RetiredFile)
-	case !slices.Contains(own, key):
-		err = fmt.Errorf("%w: they are encrypted with %s, it has %s: %s", ErrKeyMissing, key, strings.Join(own, ", "), remedy)
+	err := missingKeys(needed, opts)
+	if err == nil && (len(needed) == 0 || len(unknown) > 0) {
+		which := "a key that it does not name"
+		if len(unknown) > 0 {
+			which = strings.Join(unknown, ", ")
+		}
+		p.warn("Secrets in the snapshot are encrypted with %s: if that is not this host's %s, they stay unreadable until the folder pki/keys/encryption of the host that wrote them is back", which, opts.EncryptionKeys[0])
 	}
 	if err != nil && opts.UnreadableSecrets {
 		p.warn("%s", err)
 		return nil
 	}
 	return err
+}
+
+// missingKeys says which of the keys are not on this host, and where they are.
+func missingKeys(needed []string, opts RestoreOptions) error {
+	const remedy = "put the folder pki/keys/encryption of the host that wrote them back from a backup, or say that they may stay unreadable: --unreadable-secrets"
+	if len(opts.EncryptionKeys) == 0 {
+		return fmt.Errorf("%w: it has none: %s", ErrKeyMissing, remedy)
+	}
+	var missing, retired []string
+	for _, key := range needed {
+		switch {
+		case slices.Contains(opts.EncryptionKeys, key):
+		case slices.Contains(opts.RetiredKeys, key):
+			retired = append(retired, key)
+		default:
+			missing = append(missing, key)
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		return fmt.Errorf("%w: they are encrypted with %s, it has %s: %s", ErrKeyMissing, strings.Join(missing, ", "), strings.Join(opts.EncryptionKeys, ", "), remedy)
+	case len(retired) > 0:
+		return fmt.Errorf("%w: they are encrypted with %s, which was dropped since: put it from %s into the EncryptionConfiguration as the last key, or say that they may stay unreadable: --unreadable-secrets",
+			ErrKeyMissing, strings.Join(retired, ", "), opts.RetiredFile)
+	}
+	return nil
 }
 
 // checkAlarms refuses data that would come back read-only.

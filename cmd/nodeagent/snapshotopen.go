@@ -17,6 +17,7 @@ type opening struct {
 	skipHash   *bool
 	identities *[]string
 	scratch    *string
+	unsigned   *bool
 }
 
 func openingFlags(cmd *cobra.Command) opening {
@@ -24,6 +25,7 @@ func openingFlags(cmd *cobra.Command) opening {
 	o := opening{
 		skipHash:   flags.Bool("skip-hash", false, "accept a database without a trailer, as copied from a data folder"),
 		identities: flags.StringArrayP("identity", "i", nil, "a `file` of age identities that open an encrypted snapshot (default: snapshots.identity_file of the spec)"),
+		unsigned:   flags.Bool("unsigned", false, "accept a snapshot that no host of the fleet has signed: know where it comes from"),
 		scratch:    flags.String("scratch", "", "the `folder` where a compressed or encrypted snapshot lies unpacked, without a name, for as long as it takes (default: one of nodeagent's own, elsewhere than on a host the snapshot's)"),
 	}
 	must(cmd.MarkFlagFilename("identity"))
@@ -35,8 +37,10 @@ func openingFlags(cmd *cobra.Command) opening {
 // spec, if this machine has one: to verify a snapshot needs no fleet.
 func (f opening) options(o *options) (etcdops.VerifyOptions, error) {
 	paths := *f.identities
-	if len(paths) == 0 {
-		if spec, err := o.quietSpec(); err == nil && spec.Snapshots.IdentityFile != "" {
+	trust := etcdops.Trust{Unsigned: *f.unsigned}
+	if spec, err := o.quietSpec(); err == nil {
+		trust.Signers = etcdops.SignersOf(spec)
+		if len(paths) == 0 && spec.Snapshots.IdentityFile != "" {
 			paths = []string{spec.Snapshots.IdentityFile}
 		}
 	}
@@ -49,7 +53,7 @@ func (f opening) options(o *options) (etcdops.VerifyOptions, error) {
 		scratch = own.Scratch() // the snapshot's folder may be somebody else's disk
 	}
 	return etcdops.VerifyOptions{
-		OpenOptions: etcdops.OpenOptions{Identities: identities, Scratch: scratch}, SkipHash: *f.skipHash,
+		OpenOptions: etcdops.OpenOptions{Identities: identities, Trust: trust, Scratch: scratch}, SkipHash: *f.skipHash,
 	}, nil
 }
 
