@@ -310,7 +310,7 @@ func (d *daemon) endRestore(ctx context.Context) {
 		return
 	}
 	defer lock.Release()
-	outcome, err := d.host.ResumeRestore(ctx, func(e etcdops.Event) {
+	outcome, err := d.host.EndRestore(ctx, etcdops.EndSafely, etcdops.OpenOptions{}, func(e etcdops.Event) {
 		if e.Text != "" {
 			d.Log.Info("ending an interrupted restore", "step", e.Step, "doing", e.Text)
 		}

@@ -28,6 +28,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdmain"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
@@ -43,6 +44,8 @@ const (
 
 func TestMain(m *testing.M) {
 	switch {
+	case len(os.Args) > 1 && (os.Args[1] == "--version" || strings.HasPrefix(os.Args[1], "--name=")):
+		etcdmain.Main(os.Args) // as etcd's own program, in an environment that tells nothing
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
 	case os.Getenv(envReplace) != "":
@@ -126,8 +129,9 @@ type host struct {
 	Files   TLS
 	Server  server
 	Members []Member
-	// RefuseRestored makes etcd fail to start with restored data.
-	RefuseRestored string
+	// RefuseRestored makes etcd fail to start with restored data, RefuseUndone
+	// with data that an undo has brought back.
+	RefuseRestored, RefuseUndone string
 }
 
 func (h host) endpoint() string { return h.Members[0].ClientURL }
@@ -208,6 +212,9 @@ func (h *host) Start(_ context.Context, component string) error {
 	if component == layout.Etcd {
 		if h.RefuseRestored != "" && exists(markPath(h.Root.EtcdData())) {
 			return errors.New(h.RefuseRestored)
+		}
+		if h.RefuseUndone != "" && exists(undoMarkPath(h.Root.EtcdData())) {
+			return errors.New(h.RefuseUndone)
 		}
 		config, err := json.Marshal(h.Server)
 		if err != nil {

@@ -30,7 +30,7 @@ A snapshot is one file <cluster>-<host>-<time>.db, compressed (.db.zst) and encr
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
 	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o),
-		newSnapshotCat(o), newSnapshotExport(o), newSnapshotKey(o))
+		newSnapshotCat(o), newSnapshotExport(o), newSnapshotUndo(o), newSnapshotKey(o))
 	return cmd
 }
 
