@@ -233,6 +233,8 @@ type Snapshots struct {
 	// IdentityFile is a file of age identities on the host, with which nodeagent
 	// opens encrypted snapshots; empty where people bring one along.
 	IdentityFile string
+	// Copies are the further places where snapshots are kept, sorted by name.
+	Copies []Copy
 }
 
 // Retention says which snapshots stay, of each cluster and host by itself:
