@@ -116,6 +116,11 @@ func readManifestFile(path string) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, fmt.Errorf("read manifest: %w", err)
 	}
+	return ParseManifest(path, content)
+}
+
+// ParseManifest reads a manifest's content; the path is for errors.
+func ParseManifest(path string, content []byte) (Manifest, error) {
 	var m Manifest
 	if err := json.Unmarshal(content, &m); err != nil {
 		return Manifest{}, fmt.Errorf("read manifest %q: %w", path, err)

@@ -84,7 +84,7 @@ func copySchema() *rule {
 
 		"credentials_file": one(text("path", parsePath)),
 		"credential":       one(text("credential name", parseCredentialName)),
-		"vault_entry":     one(text("label", parseLabel)),
+		"vault_entry":      one(text("label", parseLabel)),
 	}
 	retentionSchema(place)
 	return table(place)
@@ -131,7 +131,7 @@ func readCopies(n *node) []Copy {
 
 				CredentialsFile: parsed[string](at.get("credentials_file")),
 				Credential:      parsed[string](at.get("credential")),
-				VaultEntry:     parsed[string](at.get("vault_entry")),
+				VaultEntry:      parsed[string](at.get("vault_entry")),
 			}
 		}
 		copies = append(copies, c)

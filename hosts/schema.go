@@ -110,8 +110,8 @@ var schema = sync.OnceValue(func() *rule {
 			"election_timeout":   perCluster(one(duration(time.Millisecond))),
 			"existing":           one(boolean),
 		}),
-		"snapshots":  snapshotsSchema(),
-		"drift":      driftSchema(),
+		"snapshots": snapshotsSchema(),
+		"drift":     driftSchema(),
 	})
 })
 
