@@ -1,6 +1,8 @@
 package store
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"path"
 
 	"github.com/nodeagent/nodeagent/etcdops"
@@ -49,4 +51,10 @@ func contentType(name string) string {
 		return "application/zstd"
 	}
 	return "application/octet-stream"
+}
+
+// sumOf is what content is said to be.
+func sumOf(content []byte) Meta {
+	sum := sha256.Sum256(content)
+	return Meta{Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])}
 }
