@@ -168,3 +168,19 @@ func notNil(progress func(done, total int64)) func(done, total int64) {
 	}
 	return progress
 }
+
+// FetchTo downloads a snapshot of a place into a folder (by default the spec's).
+func (c *Copies) FetchTo(ctx context.Context, place, name, dir string, progress func(done, total int64)) (string, etcdops.Entry, error) {
+	if dir == "" {
+		dir = c.spec.Snapshots.Destination
+	}
+	entry, at, err := c.Find(ctx, place, name)
+	if err != nil {
+		return "", entry, err
+	}
+	path, err := store.Fetch(ctx, at.Store, entry, dir, notNil(progress))
+	if err != nil {
+		err = fmt.Errorf("%s: %w", place, err)
+	}
+	return path, entry, err
+}

@@ -28,8 +28,9 @@ type Copying struct {
 	Now           time.Time
 	// AcceptEmpty takes a place that has nothing any more for a new one.
 	AcceptEmpty bool
-	// KeepAll brings what is missing and deletes nothing.
-	KeepAll bool
+	// KeepAll brings what is missing and deletes nothing; BringNone deletes what
+	// retention drops and brings nothing.
+	KeepAll, BringNone bool
 	// Progress, if set, is called with the bytes of a snapshot brought and in all.
 	Progress func(name string, done, total int64)
 }
@@ -140,6 +141,10 @@ func (r *run) all(ctx context.Context) error {
 	}
 	// What is dropped already makes room for what comes.
 	pruneErr := r.prune(ctx)
+	if r.BringNone {
+		r.result.Missing = namesOf(missing)
+		return pruneErr
+	}
 	err = r.bring(ctx, missing)
 	if err == nil && len(r.result.Brought) > 0 && pruneErr == nil {
 		pruneErr = r.prune(ctx)
