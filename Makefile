@@ -16,10 +16,10 @@ UNITDIR ?= /etc/systemd/system
 # Packages with stages of their own: those that hold what they write against
 # the real programs, and those that boot hosts.
 PROGRAM_PACKAGES := ./internal/kube ./internal/cluster
-# $(VAULT_PACKAGES), in a recipe: those whose tests start Vault servers, found
-# by what they import.
-VAULT_PACKAGES = $$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if eq . "github.com/nodeagent/nodeagent/test/vault"}}{{$$p}}{{end}}{{end}}' ./... \
-	| sed -n 's/\.test$$//p' | grep -v -x -F "$$(go list $(LAB_PACKAGES))")
+# $(VAULT_PACKAGES), in a recipe: those whose tests start Vault or S3 servers,
+# found by what they import.
+VAULT_PACKAGES = $$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if or (eq . "github.com/nodeagent/nodeagent/test/vault") (eq . "github.com/nodeagent/nodeagent/test/s3")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... \
+	| sort -u | sed -n 's/\.test$$//p' | grep -v -x -F "$$(go list $(LAB_PACKAGES))")
 # Left out of the runs with the race detector, which takes five times as long:
 # tests that kill what they started after each of its steps, that try damage and
 # random states by the thousand, and the older Vault. They run without it, and
@@ -84,8 +84,8 @@ servers: ## Build the servers that lab hosts run (once; about 7 minutes on 2 cor
 	@go run ./test/servers/build servers image
 
 .PHONY: vault
-vault: ## Build the Vault servers that tests run against (once; about 10 minutes on 2 cores).
-	@go run ./test/servers/build vault
+vault: ## Build the Vault and S3 servers that tests run against (once; about 13 minutes on 2 cores).
+	@go run ./test/servers/build vault s3
 
 .PHONY: rootfs
 rootfs: deps ## Make the root folder of lab hosts (once; about 2 minutes).
@@ -127,7 +127,7 @@ test-servers: deps
 	$(call stage,servers of the tests and root folder of the lab,go run ./test/servers/build)
 
 .PHONY: test-programs
-test-programs: test-servers ## Run the tests against the real etcd, containerd, Kubernetes and Vault programs.
+test-programs: test-servers ## Run the tests against the real etcd, containerd, Kubernetes, Vault and S3 programs.
 	$(call stage,units$(comma) configuration and certificates against the programs,\
 	  go test -count=1 -timeout 30m $(PROGRAM_PACKAGES) $(VAULT_PACKAGES))
 	$(call stage,the same with the race detector,\

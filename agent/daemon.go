@@ -81,6 +81,7 @@ func Run(ctx context.Context, s Settings) error {
 	d.runLanes(ctx)
 	d.manager.stopping()
 	d.snapshots.stop()
+	d.copies.stop()
 	d.floating.stop()
 	return nil
 }
@@ -95,6 +96,8 @@ type daemon struct {
 	lanes   []*lane
 	// snapshots is owned by the lane that has the units.
 	snapshots snapshotter
+	// copies is the same lane's.
+	copies copier
 	// floating is owned by the lane that has the network.
 	floating floating
 

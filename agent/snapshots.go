@@ -204,7 +204,8 @@ func takeSnapshot(ctx context.Context, h *Host, spec *hosts.Spec, version string
 		return err
 	}
 	h.log.Info("snapshot taken", "file", manifest.Path(dir), "revision", manifest.Revision, "bytes", manifest.Size)
-	_, dropped, err := etcdops.Prune(ctx, dir, spec.Snapshots.Keep, time.Now())
+	h.copySoon()
+	_, dropped, err := h.Copies().PruneLocal(ctx, time.Now())
 	for _, d := range dropped {
 		h.log.Info("snapshot deleted", "file", d.Entry.Path, "because", d.Reason)
 	}

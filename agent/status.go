@@ -99,6 +99,8 @@ type SnapshotStatus struct {
 	// nobody took.
 	Overdue bool   `json:"overdue"`
 	Error   string `json:"error,omitempty"`
+	// Copies are the further places, as they were when they were last asked.
+	Copies []CopyStatus `json:"copies,omitempty"`
 }
 
 // Status looks at everything at once. What cannot be found out is said in the
@@ -257,7 +259,7 @@ func (h *Host) etcdStatus(ctx context.Context) *EtcdStatus {
 
 func (h *Host) snapshotStatus() *SnapshotStatus {
 	spec := h.Spec()
-	s := &SnapshotStatus{Folder: spec.Snapshots.Destination}
+	s := &SnapshotStatus{Folder: spec.Snapshots.Destination, Copies: h.Copies().Status()}
 	entries, err := etcdops.List(s.Folder)
 	if err != nil {
 		s.Error = err.Error()
@@ -310,6 +312,11 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 	}
 	if s.Snapshots != nil && s.Snapshots.Error != "" {
 		add("snapshots: %s", s.Snapshots.Error)
+	}
+	if s.Snapshots != nil {
+		for _, c := range s.Snapshots.Copies {
+			list = append(list, c.problems()...)
+		}
 	}
 	if s.Snapshots != nil && s.Snapshots.Overdue {
 		add("snapshots are overdue: the schedule called for more than one since the newest; nodeagent.service takes them: systemctl status nodeagent")

@@ -186,6 +186,7 @@ func clusterRows(out screen, s agent.Status) [][]string {
 			text += fmt.Sprintf("; next in %s", age(sn.Next.Sub(s.Time)))
 		}
 		rows = append(rows, []string{"snapshots", text})
+		rows = append(rows, copyRows(out, sn.Copies, s.Time)...)
 	}
 	return rows
 }
