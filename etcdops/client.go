@@ -113,12 +113,12 @@ func connect(ctx context.Context, files TLS, endpoint string) (*clientv3.Client,
 func newClient(cfg clientv3.Config) (*clientv3.Client, error) {
 	cfg.DialTimeout = answerTimeout
 	cfg.Logger = zap.NewNop()
-	cfg.DialOptions = []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{
 		// A member that is being started is asked again soon: gRPC's own backoff
 		// goes up to two minutes.
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: answerTimeout,
-	})}
+	}))
 	return clientv3.New(cfg)
 }
 
