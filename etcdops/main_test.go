@@ -39,6 +39,7 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
+	envDrill   = "ETCDOPS_TEST_DRILL"
 )
 
 func TestMain(m *testing.M) {
@@ -47,6 +48,8 @@ func TestMain(m *testing.M) {
 		etcdmain.Main(os.Args) // as etcd's own program, in an environment that tells nothing
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
+	case os.Getenv(envDrill) != "":
+		exit(runDrill([]byte(os.Getenv(envDrill))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
 	case os.Getenv(envRestore) != "":
