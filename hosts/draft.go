@@ -139,6 +139,8 @@ func (d *draft) read() {
 		Recipients:   values[string](d.tree.get("snapshots.recipients")),
 		IdentityFile: value[string](d, "snapshots.identity_file"),
 	}
+	d.readSchedule()
+	s.Metrics.Listen = value[netip.AddrPort](d, "metrics.listen")
 	d.readNames()
 	for _, domain := range d.tree.get("drift").names() {
 		if s.Drift == nil {

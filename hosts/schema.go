@@ -111,7 +111,12 @@ var schema = sync.OnceValue(func() *rule {
 			"existing":           one(boolean),
 		}),
 		"snapshots": table(keys{
-			"schedule":    one(text("calendar expression", parseSchedule)),
+			"schedule":     one(text("calendar expression", parseSchedule)),
+			"by":           one(word(ByEach, ByOne)),
+			"spread":       one(duration(0)),
+			"drill":        one(text("calendar expression", parseSchedule)),
+			"drill_spread": one(duration(0)),
+
 			"destination": one(text("path", parseDestinationFolder)),
 
 			"compression":   one(word(CompressionZstd, CompressionNone)),
@@ -126,7 +131,8 @@ var schema = sync.OnceValue(func() *rule {
 			"keep_within":  one(duration(time.Minute)),
 			"keep_longest": one(duration(time.Hour)),
 		}),
-		"drift": driftSchema(),
+		"metrics": table(keys{"listen": one(text("address:port", parseListen))}),
+		"drift":   driftSchema(),
 	})
 })
 
