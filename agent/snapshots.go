@@ -77,7 +77,7 @@ func nextSnapshot(schedule calendar.Schedule, newest, now time.Time) time.Time {
 	if newest.IsZero() {
 		return now
 	}
-	next := schedule.Next(newest)
+	next := schedule.Next(newest.In(now.Location())) // manifests are in UTC
 	if next.IsZero() || next.After(now) {
 		return next
 	}
@@ -191,7 +191,7 @@ func overdue(schedule calendar.Schedule, newest, now time.Time) bool {
 	if newest.IsZero() {
 		return false
 	}
-	next := schedule.Next(newest)
+	next := schedule.Next(newest.In(now.Location()))
 	if next.IsZero() {
 		return false
 	}

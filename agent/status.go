@@ -99,6 +99,8 @@ type SnapshotStatus struct {
 	// nobody took.
 	Overdue bool   `json:"overdue"`
 	Error   string `json:"error,omitempty"`
+	// Drill is whether snapshots restore, as far as it was tried.
+	Drill *DrillStatus `json:"drill"`
 }
 
 // Status looks at everything at once. What cannot be found out is said in the
@@ -267,6 +269,7 @@ func (h *Host) snapshotStatus() *SnapshotStatus {
 	if e, ok := newestOwn(entries, spec, now); ok {
 		s.Newest, newest = &e, e.Taken
 	}
+	s.Drill = h.drillStatus(now)
 	schedule, parseErr := calendar.Parse(spec.Snapshots.Schedule)
 	if parseErr != nil || err != nil {
 		return s // without a schedule nothing is due
@@ -312,6 +315,9 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 	}
 	if s.Snapshots != nil && s.Snapshots.Overdue {
 		add("snapshots are overdue: the schedule called for more than one since the newest; nodeagent.service takes them: systemctl status nodeagent")
+	}
+	if s.Snapshots != nil && s.Snapshots.Drill.Problem != "" {
+		list = append(list, s.Snapshots.Drill.Problem)
 	}
 	if nodesErr != nil {
 		add("the API server does not tell its nodes: %s", nodesErr)

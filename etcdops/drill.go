@@ -15,15 +15,15 @@ import (
 // DrillOptions says what is drilled: whether a snapshot restores, found out by
 // restoring it where it disturbs nobody.
 type DrillOptions struct {
-	// Snapshot is the file. SkipHash, Identities, Scratch and Progress are as for
-	// Verify; below Scratch lies everything that the drill makes, in a folder that
-	// is removed afterwards.
+	// Snapshot is the file, or with Fetch the name by which people know what is to
+	// be fetched. SkipHash, Identities, Scratch and Progress are as for Verify;
+	// below Scratch lies everything that the drill makes, in a folder that is
+	// removed afterwards.
 	Snapshot string
 	VerifyOptions
-	// Source says where the file came from, for the report; FetchSeconds is how
-	// long that took.
-	Source       string
-	FetchSeconds float64
+	// Fetch, if set, makes it a file; done is called when that is not needed any
+	// more.
+	Fetch func(ctx context.Context) (path string, done func() error, err error)
 	// Program is etcd's, which the throwaway runs.
 	Program string
 	// Live are folders of data that is in use: the drill is refused where its
@@ -35,8 +35,11 @@ type DrillOptions struct {
 	// Low gives the throwaway what CPU and disk nobody else wants. The caller
 	// lowers its own process.
 	Low bool
-	// Step, if set, is called as each of the Drill… steps begins.
-	Step func(step string)
+	// Step, if set, is called as each of the Drill… steps begins; Begun once, when
+	// the drill is known to be the only one, with the report of one that was killed
+	// right then.
+	Step  func(step string)
+	Begun func(DrillReport) error
 }
 
 // The steps of a drill, in their order.
@@ -69,8 +72,7 @@ const drillMember = "drill"
 // One drill at a time may use a scratch folder: the next is refused with ErrBusy.
 // What a drill leaves that was killed, the next one removes.
 func Drill(ctx context.Context, opts DrillOptions) (report DrillReport, err error) {
-	report = DrillReport{Snapshot: opts.Snapshot, Source: opts.Source, Began: time.Now().UTC().Truncate(time.Second)}
-	report.Seconds.Fetch = opts.FetchSeconds
+	report = DrillReport{Snapshot: opts.Snapshot, Began: time.Now().UTC().Truncate(time.Second)}
 	d := &driller{DrillOptions: opts, report: &report}
 	if d.Scratch == "" {
 		d.Scratch = filepath.Dir(opts.Snapshot)
@@ -90,7 +92,29 @@ func Drill(ctx context.Context, opts DrillOptions) (report DrillReport, err erro
 		return report, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(d.dir), release()) }()
+	if d.Begun != nil {
+		if err := d.Begun(report); err != nil {
+			return report, err
+		}
+	}
+	done, err := d.fetch(ctx)
+	if err != nil {
+		return report, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
 	return report, d.run(ctx)
+}
+
+// fetch makes the snapshot a file.
+func (d *driller) fetch(ctx context.Context) (done func() error, err error) {
+	if d.Fetch == nil {
+		return func() error { return nil }, nil
+	}
+	err = d.timed(DrillFetch, &d.report.Seconds.Fetch, func() error {
+		d.Snapshot, done, err = d.Fetch(ctx)
+		return err
+	})
+	return done, err
 }
 
 // enter begins a step. Until the next begins it is the one that failed.

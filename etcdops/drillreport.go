@@ -13,10 +13,8 @@ import (
 
 // DrillReport is what a drill found.
 type DrillReport struct {
-	// Snapshot is the file's path; Source says where it was fetched from, empty
-	// for one that lay on the host.
+	// Snapshot is the file, or PLACE:NAME of one that was fetched.
 	Snapshot string    `json:"snapshot"`
-	Source   string    `json:"source,omitempty"`
 	SHA256   string    `json:"sha256,omitempty"`
 	Taken    time.Time `json:"taken,omitzero"`
 	Size     int64     `json:"size,omitempty"`

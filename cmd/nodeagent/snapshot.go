@@ -30,7 +30,7 @@ A snapshot is one file <cluster>-<host>-<time>.db, compressed (.db.zst) and encr
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
 	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o),
-		newSnapshotCat(o), newSnapshotExport(o))
+		newSnapshotCat(o), newSnapshotExport(o), newSnapshotDrill(o))
 	return cmd
 }
 

@@ -185,9 +185,30 @@ func clusterRows(out screen, s agent.Status) [][]string {
 		if !sn.Next.IsZero() {
 			text += fmt.Sprintf("; next in %s", age(sn.Next.Sub(s.Time)))
 		}
-		rows = append(rows, []string{"snapshots", text})
+		rows = append(rows, []string{"snapshots", text}, []string{"drill", drillText(out, *sn.Drill, s.Time)})
 	}
 	return rows
+}
+
+// drillText says whether snapshots restore.
+func drillText(out screen, d agent.DrillStatus, now time.Time) string {
+	text := "none yet: whether a snapshot restores is not known"
+	if r := d.Last; r != nil && !d.Running {
+		text = fmt.Sprintf("%s, %s ago", out.verdict(r.Good(), "good", "failed: "+r.Failed), age(now.Sub(r.Began)))
+	}
+	if r := d.Good; r != nil {
+		if d.Running || !d.Last.Good() {
+			text += fmt.Sprintf("; the last good one %s ago", age(now.Sub(r.Began)))
+		}
+		text += fmt.Sprintf(", RPO %s, RTO %s", span(r.RPOSeconds), span(r.Seconds.RTO()))
+	}
+	if d.Running {
+		text = "runs; " + text
+	}
+	if !d.Next.IsZero() {
+		text += fmt.Sprintf("; next in %s", age(d.Next.Sub(now)))
+	}
+	return text
 }
 
 // age prints a span for people, in its two largest units: "89d 23h", "3m 5s".
