@@ -93,6 +93,9 @@ type SnapshotStatus struct {
 	Folder string         `json:"folder"`
 	Count  int            `json:"count"`
 	Newest *etcdops.Entry `json:"newest,omitempty"`
+	// Shared is the last one that a host of the cluster has taken for all, where
+	// one does; it lies on that host.
+	Shared *etcdops.Taken `json:"shared,omitempty"`
 	// Next is when the schedule calls for the next one; zero without a schedule.
 	Next time.Time `json:"next,omitzero"`
 	// Overdue tells that the schedule has called for several snapshots that
@@ -117,7 +120,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	parts.Go(func() { alarms = h.certificateStatus(ctx, &s) })
 	if spec.Has(hosts.RoleEtcd) {
 		parts.Go(func() { s.Etcd = h.etcdStatus(ctx) })
-		parts.Go(func() { s.Snapshots = h.snapshotStatus() })
+		parts.Go(func() { s.Snapshots = h.snapshotStatus(ctx) })
 	}
 	if spec.Has(hosts.RoleControlPlane) {
 		parts.Go(func() {
@@ -256,7 +259,7 @@ func (h *Host) etcdStatus(ctx context.Context) *EtcdStatus {
 	return s
 }
 
-func (h *Host) snapshotStatus() *SnapshotStatus {
+func (h *Host) snapshotStatus(ctx context.Context) *SnapshotStatus {
 	spec := h.Spec()
 	s := &SnapshotStatus{Folder: spec.Snapshots.Destination}
 	entries, err := etcdops.List(s.Folder)
@@ -268,6 +271,9 @@ func (h *Host) snapshotStatus() *SnapshotStatus {
 	var newest time.Time
 	if e, ok := newestOwn(entries, spec, now); ok {
 		s.Newest, newest = &e, e.Taken
+	}
+	if s.Shared = h.sharedSnapshot(ctx, now); s.Shared != nil && s.Shared.At.After(newest) {
+		newest = s.Shared.At
 	}
 	s.Drill = h.drillStatus(now)
 	schedule, parseErr := calendar.Parse(spec.Snapshots.Schedule)

@@ -182,6 +182,9 @@ func clusterRows(out screen, s agent.Status) [][]string {
 		if sn.Newest != nil {
 			text = fmt.Sprintf("newest %s ago, %s, %d in %s", age(s.Time.Sub(sn.Newest.Taken)), bytes(sn.Newest.Size), sn.Count, sn.Folder)
 		}
+		if last := sn.Shared; last != nil {
+			text += fmt.Sprintf("; for all hosts the last by %s %s ago", last.Host, age(s.Time.Sub(last.At)))
+		}
 		if !sn.Next.IsZero() {
 			text += fmt.Sprintf("; next in %s", age(sn.Next.Sub(s.Time)))
 		}
