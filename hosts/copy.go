@@ -56,7 +56,12 @@ const (
 
 func snapshotsSchema() *rule {
 	snapshots := keys{
-		"schedule":    one(text("calendar expression", parseSchedule)),
+		"schedule":     one(text("calendar expression", parseSchedule)),
+		"by":           one(word(ByEach, ByOne)),
+		"spread":       one(duration(0)),
+		"drill":        one(text("calendar expression", parseSchedule)),
+		"drill_spread": one(duration(0)),
+
 		"destination": one(text("path", parseDestinationFolder)),
 
 		"compression":   one(word(CompressionZstd, CompressionNone)),

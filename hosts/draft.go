@@ -135,6 +135,8 @@ func (d *draft) read() {
 		Certificates: value[bool](d, "snapshots.certificates"),
 		Copies:       readCopies(d.tree.get("snapshots.copies")),
 	}
+	d.readSchedule()
+	s.Metrics.Listen = value[netip.AddrPort](d, "metrics.listen")
 	d.readNames()
 	for _, domain := range d.tree.get("drift").names() {
 		if s.Drift == nil {
