@@ -38,12 +38,15 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
+	envSave    = "ETCDOPS_TEST_SAVE"
 )
 
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
+	case os.Getenv(envSave) != "":
+		exit(runSave([]byte(os.Getenv(envSave))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
 	case os.Getenv(envRestore) != "":
