@@ -56,6 +56,11 @@ func openPlain(ctx context.Context, path string, opts OpenOptions) (_ *opened, e
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
+	if isSealed(head[:n]) || sniff(path, head[:n]) == nil {
+		if err := opts.checkOrigin(path); err != nil {
+			return nil, err
+		}
+	}
 	if isSealed(head[:n]) {
 		err = o.unseal(path, read, opts)
 	} else if err = sniff(path, head[:n]); err == nil { // before all of something else is read

@@ -96,6 +96,20 @@ func (t Trust) judge(m *Manifest) (Signature, error) {
 	return signature, nil
 }
 
+// checkOrigin refuses a snapshot by its manifest, before all of it is read.
+func (t Trust) checkOrigin(path string) error {
+	m, err := readManifest(path)
+	switch {
+	case errors.Is(err, ErrNoManifest):
+		_, err = t.judge(nil)
+	case err != nil:
+		err = fmt.Errorf("%w: %w", ErrManifestMismatch, err)
+	default:
+		_, err = t.judge(&m)
+	}
+	return err
+}
+
 // weigh says why the snapshot is not to be believed, if it is not.
 func (t Trust) weigh(m *Manifest) (s Signature, why string) {
 	if m == nil {
