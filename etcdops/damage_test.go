@@ -116,13 +116,14 @@ func TestBitFlips(t *testing.T) {
 		place    [2]int
 	}
 	var jobs []job
-	share := damagedPlaces / len(list)
 	for _, s := range list {
+		// To open one that is encrypted takes several times as long.
+		share := damagedPlaces * map[string]int{".db": 6, ".db.zst": 3, ".db.zst.age": 1}[s.suffix] / 10
 		inManifest := min(share/3, len(s.manifest)*8)
 		for _, place := range places(inManifest, len(s.manifest)) {
 			jobs = append(jobs, job{s, true, place})
 		}
-		for _, place := range places(share-inManifest+1, len(s.content)) {
+		for _, place := range places(share-inManifest, len(s.content)) {
 			jobs = append(jobs, job{s, false, place})
 		}
 	}

@@ -96,18 +96,18 @@ func (t Trust) judge(m *Manifest) (Signature, error) {
 	return signature, nil
 }
 
-// checkOrigin refuses a snapshot by its manifest, before all of it is read.
-func (t Trust) checkOrigin(path string) error {
+// origin reads the manifest beside a snapshot, if there is one, and judges it.
+func (t Trust) origin(path string) (*Manifest, Signature, error) {
 	m, err := readManifest(path)
-	switch {
-	case errors.Is(err, ErrNoManifest):
-		_, err = t.judge(nil)
-	case err != nil:
-		err = fmt.Errorf("%w: %w", ErrManifestMismatch, err)
-	default:
-		_, err = t.judge(&m)
+	if errors.Is(err, ErrNoManifest) {
+		signature, err := t.judge(nil)
+		return nil, signature, err
 	}
-	return err
+	if err != nil {
+		return nil, Signature{}, fmt.Errorf("%w: %w", ErrManifestMismatch, err)
+	}
+	signature, err := t.judge(&m)
+	return &m, signature, err
 }
 
 // weigh says why the snapshot is not to be believed, if it is not.
