@@ -61,8 +61,8 @@ func (s specimen) copyTo(dir string) (specimen, error) {
 	return s, errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(s.snapshot, s.content, 0o600), os.WriteFile(manifestPath(s.snapshot), s.manifest, 0o600))
 }
 
-// flip flips a bit of a file, does something, and flips it back.
-func flip(path string, at int, bit int, do func() error) (err error) {
+// flipBit flips a bit of a file, does something, and flips it back.
+func flipBit(path string, at int, bit int, do func() error) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func TestBitFlips(t *testing.T) {
 				if j.manifest {
 					path, where = manifestPath(s.snapshot), "manifest"
 				}
-				err := flip(path, j.place[0], j.place[1], func() error {
+				err := flipBit(path, j.place[0], j.place[1], func() error {
 					return s.refused(fmt.Sprintf("bit %d of byte %d of the %s", j.place[1], j.place[0], where))
 				})
 				if err != nil {

@@ -28,6 +28,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdmain"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
@@ -39,16 +40,24 @@ const (
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
 	envSave    = "ETCDOPS_TEST_SAVE"
+	envBench   = "ETCDOPS_TEST_BENCH"
+	envDrill   = "ETCDOPS_TEST_DRILL"
 )
 
 func TestMain(m *testing.M) {
 	switch {
+	case len(os.Args) > 1 && (os.Args[1] == "--version" || strings.HasPrefix(os.Args[1], "--name=")):
+		etcdmain.Main(os.Args) // as etcd's own program, in an environment that tells nothing
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
 	case os.Getenv(envSave) != "":
 		exit(runSave([]byte(os.Getenv(envSave))))
+	case os.Getenv(envDrill) != "":
+		exit(runDrill([]byte(os.Getenv(envDrill))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
+	case os.Getenv(envBench) != "":
+		exit(runBench([]byte(os.Getenv(envBench))))
 	case os.Getenv(envRestore) != "":
 		exit(runRestore([]byte(os.Getenv(envRestore))))
 	default:
@@ -77,6 +86,8 @@ type server struct {
 	// Election is etcd's election timeout in ms, 100 unless set; a heartbeat is a
 	// tenth of it.
 	Election uint
+	// Durable has etcd sync what it writes, as it does on a host.
+	Durable bool
 }
 
 func runEtcd(config []byte) error {
@@ -101,7 +112,7 @@ func runEtcd(config []byte) error {
 	election := cmp.Or(s.Election, 100)
 	cfg.TickMs, cfg.ElectionMs = election/10, election
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
-	cfg.UnsafeNoFsync = true // the machine's power stays on
+	cfg.UnsafeNoFsync = !s.Durable // the machine's power stays on
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return err
@@ -124,8 +135,9 @@ type host struct {
 	Files   TLS
 	Server  server
 	Members []Member
-	// RefuseRestored makes etcd fail to start with restored data.
-	RefuseRestored string
+	// RefuseRestored makes etcd fail to start with restored data, RefuseUndone
+	// with data that an undo has brought back.
+	RefuseRestored, RefuseUndone string
 }
 
 func (h host) endpoint() string { return h.Members[0].ClientURL }
@@ -206,6 +218,9 @@ func (h *host) Start(_ context.Context, component string) error {
 	if component == layout.Etcd {
 		if h.RefuseRestored != "" && exists(markPath(h.Root.EtcdData())) {
 			return errors.New(h.RefuseRestored)
+		}
+		if h.RefuseUndone != "" && exists(undoMarkPath(h.Root.EtcdData())) {
+			return errors.New(h.RefuseUndone)
 		}
 		config, err := json.Marshal(h.Server)
 		if err != nil {
