@@ -67,7 +67,7 @@ func TestSnapshotCommands(t *testing.T) {
 		t.Fatalf("saved %+v, %v", saved, err)
 	}
 	out, _ = snapshot(exitOK, "verify", saved.Path)
-	expect(out, "Signature: signed by "+self+" (sha256:")
+	expect(out, "Signature: signed by "+self+" (sha256:", "Taken by "+self, "its data had the hash of ", "in Vault at https://")
 
 	// Without a fleet it is good in itself; with one that names another key it is
 	// refused, until a person accepts it.

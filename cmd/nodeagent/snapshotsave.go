@@ -61,6 +61,7 @@ func (o *options) printSaved(m etcdops.Manifest, dir string, copies []store.Resu
 	}
 	fmt.Fprintf(o.stdout, "Saved %s: %s, revision %d, %d keys, sha256 %s.\n",
 		m.Path(dir), sizeOf(m.Stored, m.Size), m.Revision, m.Keys, m.Stored.SHA256)
+	o.printNotes(m)
 	o.printCopied(copies)
 	return nil
 }
