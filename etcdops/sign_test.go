@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
@@ -283,5 +285,27 @@ func TestSignedSnapshot(t *testing.T) {
 	fleet.Unsigned = true
 	if r, err := verify(fleet); err != nil || r.Signature.State != SignatureAccepted {
 		t.Errorf("accepted: %+v, %v", r.Signature, err)
+	}
+}
+
+// TestOldManifests: those of before are read, without what they could not say,
+// and a later one than we know is not.
+func TestOldManifests(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]Manifest{
+		`{"format": 1, "cluster": "c", "host": "h", "size": 544, "sha256": "aa", "encryptionKey": "sha256:1"}`: {
+			Format: 1, Cluster: "c", Host: "h", Size: 544, SHA256: "aa", EncryptionKey: "sha256:1", Stored: Stored{Size: 544, SHA256: "aa"},
+		},
+		`{"format": 2, "cluster": "c", "size": 544, "sha256": "aa", "stored": {"compression": "zstd", "size": 9, "sha256": "bb"}}`: {
+			Format: 2, Cluster: "c", Size: 544, SHA256: "aa", Stored: Stored{Form: Form{Compression: "zstd"}, Size: 9, SHA256: "bb"},
+		},
+	} {
+		got, err := ParseManifest("m", []byte(text))
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+	}
+	if _, err := ParseManifest("m", []byte(`{"format": 4}`)); err == nil || !strings.Contains(err.Error(), "reads up to 3") {
+		t.Errorf("a later one: %v", err)
 	}
 }
