@@ -161,6 +161,7 @@ func TestParseAlarm(t *testing.T) {
 	for text, want := range map[string]string{
 		"memberID:10276657743932975437 alarm:CORRUPT":    "CORRUPT",
 		"memberID:10276657743932975437  alarm:NOSPACE":   "NOSPACE",
+		"memberID:7 alarm:CORRUPT ":                      "CORRUPT",
 		"etcdserver: no leader":                          "",
 		"memberID:1 alarm:OTHER":                         "",
 		"memberID:99999999999999999999999 alarm:CORRUPT": "",
