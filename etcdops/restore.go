@@ -274,6 +274,10 @@ func (r *restorer) startAndProve(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if err := noteReplaced(ctx, r.plan); err != nil {
+		// Said where it matters least: hosts that come back ask for it.
+		r.say(StepProve, "%s; see that no host comes back with the old data before this is mended by another restore or `nodeagent etcd rejoin` there", err)
+	}
 	if err := MarkInitialised(r.root, time.Now()); err != nil {
 		return Result{}, err
 	}

@@ -544,4 +544,3 @@ func TestPlanRefusesWithoutTheEncryptionKey(t *testing.T) {
 		}
 	}
 }
-
