@@ -42,7 +42,7 @@ func (s *etcdStart) of(root layout.Root, spec *hosts.Spec) (*etcdops.Starter, er
 	}
 	starter := &etcdops.Starter{
 		Root: root, Members: etcdops.Members(spec), Token: spec.Cluster, Existing: spec.Etcd.Existing,
-		Peer: etcdPeerTLS(root),
+		Peer: etcdPeerTLS(root), Client: EtcdTLS(root),
 	}
 	for _, m := range starter.Members {
 		if m.Name == spec.Name {

@@ -256,6 +256,7 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 		return err
 	}
 	go h.watchEtcdStart(ctx, events)
+	go h.watchReplaced(ctx, events)
 	clock := Event{Source: "the clock", Domains: []string{DomainPKI, DomainProof}}
 	if err := watchSignals(ctx, h.log, watchClock, events, clock); err != nil {
 		return err

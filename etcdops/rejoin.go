@@ -108,5 +108,8 @@ func (p RejoinPlan) PutAside(ctx context.Context, root layout.Root, units Units,
 		return fmt.Errorf("rejoin: a process still has %q open although etcd was stopped: stop it", p.Data)
 	}
 	told.say("aside", "its data of the cluster %s is kept in %s", p.Own, p.Aside)
-	return rename(p.Data, p.Aside)
+	if err := rename(p.Data, p.Aside); err != nil {
+		return err
+	}
+	return noteFence(root, nil)
 }

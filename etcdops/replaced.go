@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/nodeagent/nodeagent/internal/atomicfile"
+	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
 // A cluster that was brought into being by a restore says in its own data whose
@@ -92,6 +96,27 @@ func (s *Starter) Replaced(ctx context.Context) error {
 	answers := AskPeers(ctx, s.Peer, s.others())
 	askReplaced(ctx, s.Client, standing.Cluster, answers)
 	return replacedError(standing, answers)
+}
+
+// Fence notes whether this host's cluster was replaced, for systemd to heed, and
+// returns the error that says so.
+func (s *Starter) Fence(ctx context.Context) error {
+	replaced := s.Replaced(ctx)
+	return errors.Join(replaced, noteFence(s.Root, replaced))
+}
+
+// noteFence writes the file that keeps systemd from starting etcd, or removes it.
+func noteFence(root layout.Root, replaced error) error {
+	if replaced == nil {
+		if err := atomicfile.Remove(root.EtcdReplaced()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("let etcd start: %w", err)
+		}
+		return nil
+	}
+	if err := atomicfile.Write(root.EtcdReplaced(), []byte(replaced.Error()+"\n"), 0o600); err != nil {
+		return fmt.Errorf("keep etcd from being started: %w", err)
+	}
+	return nil
 }
 
 func replacedError(s Standing, answers []PeerAnswer) error {

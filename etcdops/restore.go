@@ -270,6 +270,9 @@ func (r *restorer) startAndProve(ctx context.Context) (Result, error) {
 	if err := r.enter(phaseStarting); err != nil {
 		return Result{}, err
 	}
+	if err := noteFence(r.root, nil); err != nil { // of the data that went
+		return Result{}, err
+	}
 	result, err := r.startEtcd(ctx)
 	if err != nil {
 		return Result{}, err

@@ -85,11 +85,14 @@ func (s *Starter) permitOnce(ctx context.Context) error {
 	begin, initial, err := DecideBegin(standing, answers)
 	if errors.Is(err, ErrReplaced) {
 		// It answers the others in etcd's place, for what it holds is not nothing.
-		return errors.Join(err, s.serve(standing))
+		return errors.Join(err, noteFence(s.Root, err), s.serve(standing))
 	}
 	if err != nil {
 		// What an earlier decision allowed is not allowed any more.
 		return errors.Join(s.explain(standing, err), removeStart(s.Root))
+	}
+	if err := noteFence(s.Root, nil); err != nil {
+		return err
 	}
 	if begin == BeginData {
 		return s.Close()
