@@ -54,6 +54,9 @@ type Host struct {
 	clock clockWatch
 	// start decides how etcd begins where it has no data.
 	start etcdStart
+	// settled is the digest of the spec at whose address etcd's cluster is known to
+	// find this host's member.
+	settled atomicString
 	// looks makes the daemon ask its issuer at once; see lookNow.
 	looks chan struct{}
 	// locked are the locks that the caller holds all the time; see Holds.
@@ -186,7 +189,7 @@ func (h *Host) Converge(ctx context.Context, names []string, rep plan.Reporter) 
 	if len(names) > 0 && !slices.Contains(names, DomainUnits) {
 		return result, nil
 	}
-	return result, h.markEtcd(ctx)
+	return result, errors.Join(h.markEtcd(ctx), h.settleAddress(ctx))
 }
 
 // converge is [Converge]; the daemon leaves alone what it is only to report.

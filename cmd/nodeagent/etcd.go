@@ -18,6 +18,6 @@ nothing while another host does something to etcd.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newEtcdStatus(o), newEtcdMembers(o), newEtcdDefrag(o), newEtcdMoveLeader(o), newEtcdDisarm(o), newEtcdReplace(o), newEtcdInit(o), newEtcdRecover(o), newEtcdRejoin(o))
+	cmd.AddCommand(newEtcdStatus(o), newEtcdMembers(o), newEtcdDefrag(o), newEtcdMoveLeader(o), newEtcdDisarm(o), newEtcdReplace(o), newEtcdInit(o), newEtcdRecover(o), newEtcdRejoin(o), newEtcdReaddress(o))
 	return cmd
 }
