@@ -26,9 +26,10 @@ const replacedPrefix = "/nodeagent/replaced/"
 // has taken the place of.
 var ErrReplaced = errors.New("its cluster has been replaced")
 
-// noteReplaced says in the new cluster whose place it has taken.
+// noteReplaced says in the new cluster whose place it has taken. Where the fleet
+// has no other host nobody can come back.
 func noteReplaced(ctx context.Context, p RestorePlan) (err error) {
-	if len(p.Replaces) == 0 {
+	if len(p.Replaces) == 0 || len(p.Others) < 2 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)

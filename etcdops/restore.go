@@ -209,7 +209,7 @@ func (r *restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	r.say(StepStage, "staged and verified")
-	return nil
+	return r.try(ctx)
 }
 
 // spend notes the token of restored data before it becomes live.

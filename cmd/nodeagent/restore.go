@@ -114,6 +114,7 @@ func (r *restoring) addFlags(cmd *cobra.Command) {
 	flags.StringSliceVar(&r.choices.Fenced, "fenced", nil, "other etcd `hosts` that cannot be reached and of which you know that their etcd is off, and stays so")
 	flags.BoolVar(&r.choices.RepairSpace, "repair-space", false, "deal with a snapshot's alarm NOSPACE: compact, defragment, switch it off")
 	flags.BoolVar(&r.choices.UnreadableSecrets, "unreadable-secrets", false, "restore although the key of the encrypted Secrets is missing")
+	flags.BoolVar(&r.choices.Trial, "trial", false, "boot a copy of the restored data once, out of everybody's reach, before anything is stopped")
 	flags.DurationVar(&r.choices.Wait, "wait", 0, "how long etcd may take to prove itself, the other hosts' restores included (default: 3m alone, 30m in a fleet)")
 	must(cmd.MarkFlagFilename("plan"))
 	must(cmd.MarkFlagFilename("plan-out"))
