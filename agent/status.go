@@ -93,12 +93,19 @@ type SnapshotStatus struct {
 	Folder string         `json:"folder"`
 	Count  int            `json:"count"`
 	Newest *etcdops.Entry `json:"newest,omitempty"`
+	// Shared is the last one that a host of the cluster has taken for all, where
+	// one does; it lies on that host.
+	Shared *etcdops.Taken `json:"shared,omitempty"`
 	// Next is when the schedule calls for the next one; zero without a schedule.
 	Next time.Time `json:"next,omitzero"`
 	// Overdue tells that the schedule has called for several snapshots that
 	// nobody took.
 	Overdue bool   `json:"overdue"`
 	Error   string `json:"error,omitempty"`
+	// Copies are the further places, as they were when they were last asked.
+	Copies []CopyStatus `json:"copies,omitempty"`
+	// Drill is whether snapshots restore, as far as it was tried.
+	Drill *DrillStatus `json:"drill"`
 }
 
 // Status looks at everything at once. What cannot be found out is said in the
@@ -115,7 +122,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	parts.Go(func() { alarms = h.certificateStatus(ctx, &s) })
 	if spec.Has(hosts.RoleEtcd) {
 		parts.Go(func() { s.Etcd = h.etcdStatus(ctx) })
-		parts.Go(func() { s.Snapshots = h.snapshotStatus() })
+		parts.Go(func() { s.Snapshots = h.snapshotStatus(ctx) })
 	}
 	if spec.Has(hosts.RoleControlPlane) {
 		parts.Go(func() {
@@ -255,9 +262,9 @@ func (h *Host) etcdStatus(ctx context.Context) *EtcdStatus {
 	return s
 }
 
-func (h *Host) snapshotStatus() *SnapshotStatus {
+func (h *Host) snapshotStatus(ctx context.Context) *SnapshotStatus {
 	spec := h.Spec()
-	s := &SnapshotStatus{Folder: spec.Snapshots.Destination}
+	s := &SnapshotStatus{Folder: spec.Snapshots.Destination, Copies: h.Copies().Status()}
 	entries, err := etcdops.List(s.Folder)
 	if err != nil {
 		s.Error = err.Error()
@@ -268,6 +275,10 @@ func (h *Host) snapshotStatus() *SnapshotStatus {
 	if e, ok := newestOwn(entries, spec, now); ok {
 		s.Newest, newest = &e, e.Taken
 	}
+	if s.Shared = h.sharedSnapshot(ctx, now); s.Shared != nil && s.Shared.At.After(newest) {
+		newest = s.Shared.At
+	}
+	s.Drill = h.drillStatus(now)
 	schedule, parseErr := calendar.Parse(spec.Snapshots.Schedule)
 	if parseErr != nil || err != nil {
 		return s // without a schedule nothing is due
@@ -311,8 +322,16 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 	if s.Snapshots != nil && s.Snapshots.Error != "" {
 		add("snapshots: %s", s.Snapshots.Error)
 	}
+	if s.Snapshots != nil {
+		for _, c := range s.Snapshots.Copies {
+			list = append(list, c.problems()...)
+		}
+	}
 	if s.Snapshots != nil && s.Snapshots.Overdue {
 		add("snapshots are overdue: the schedule called for more than one since the newest; nodeagent.service takes them: systemctl status nodeagent")
+	}
+	if s.Snapshots != nil && s.Snapshots.Drill.Problem != "" {
+		list = append(list, s.Snapshots.Drill.Problem)
 	}
 	if nodesErr != nil {
 		add("the API server does not tell its nodes: %s", nodesErr)

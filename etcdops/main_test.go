@@ -39,6 +39,8 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
+	envBench   = "ETCDOPS_TEST_BENCH"
+	envDrill   = "ETCDOPS_TEST_DRILL"
 )
 
 func TestMain(m *testing.M) {
@@ -47,8 +49,12 @@ func TestMain(m *testing.M) {
 		etcdmain.Main(os.Args) // as etcd's own program, in an environment that tells nothing
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
+	case os.Getenv(envDrill) != "":
+		exit(runDrill([]byte(os.Getenv(envDrill))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
+	case os.Getenv(envBench) != "":
+		exit(runBench([]byte(os.Getenv(envBench))))
 	case os.Getenv(envRestore) != "":
 		exit(runRestore([]byte(os.Getenv(envRestore))))
 	default:
@@ -77,6 +83,8 @@ type server struct {
 	// Election is etcd's election timeout in ms, 100 unless set; a heartbeat is a
 	// tenth of it.
 	Election uint
+	// Durable has etcd sync what it writes, as it does on a host.
+	Durable bool
 }
 
 func runEtcd(config []byte) error {
@@ -101,7 +109,7 @@ func runEtcd(config []byte) error {
 	election := cmp.Or(s.Election, 100)
 	cfg.TickMs, cfg.ElectionMs = election/10, election
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
-	cfg.UnsafeNoFsync = true // the machine's power stays on
+	cfg.UnsafeNoFsync = !s.Durable // the machine's power stays on
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return err

@@ -73,6 +73,10 @@ type Manifest struct {
 	// Stored is the file in which it lies.
 	Stored Stored `json:"stored"`
 
+	// OpenedBy are those who can open an encrypted one, each alone: age's public
+	// keys, and keys in Vault as "vault:<path>@<version>".
+	OpenedBy []string `json:"openedBy,omitempty"`
+
 	// NodeagentVersion is the version that took the snapshot.
 	NodeagentVersion string `json:"nodeagentVersion"`
 

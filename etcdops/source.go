@@ -31,6 +31,7 @@ func (s member) manifest(opts SaveOptions) Manifest {
 		Surroundings:     opts.Surroundings,
 		Size:             s.status.DbSize,
 		Stored:           Stored{Form: opts.Sealing.form()},
+		OpenedBy:         opts.Sealing.openedBy(),
 		NodeagentVersion: opts.Version,
 	}
 	s.choice.describe(&m, s.chosen, s.view)

@@ -23,6 +23,15 @@ func SignersOf(spec *hosts.Spec) Signers {
 	return s
 }
 
+// FleetSigners are those of all hosts of a fleet.
+func FleetSigners(fleet *hosts.Fleet) Signers {
+	s := Signers{}
+	for _, spec := range fleet.Hosts {
+		s[spec.Name] = spec.Snapshots.PublicKeys
+	}
+	return s
+}
+
 // names tells whether any host has named a key.
 func (s Signers) names() bool {
 	for _, keys := range s {

@@ -21,6 +21,8 @@ func (d *draft) checkHost(f facts) {
 	d.checkProbes(f)
 	d.checkLifetimes()
 	d.checkSnapshots()
+	d.checkSchedule()
+	d.checkMetrics()
 	d.checkPodRange(f)
 	d.checkAddress()
 	if d.spec.Etcd.Existing && len(f.members) == 1 && d.spec.Has(RoleEtcd) && d.ok("etcd.existing") {
@@ -141,19 +143,6 @@ func (d *draft) checkLifetimes() {
 		if leaf.longer && d.ok(leaf.path, "pki.ca_lifetime") {
 			d.at(d.nearest(leaf.path, "pki.ca_lifetime"), "a certificate of %s (%s) would outlive its CA of %s (%s)", hours(leaf.lifetime), d.origin(leaf.path), hours(p.CALifetime), d.origin("pki.ca_lifetime"))
 		}
-	}
-}
-
-// checkSnapshots refuses rules that contradict each other: one of them would be
-// broken, and nobody could tell from the spec which.
-func (d *draft) checkSnapshots() {
-	if d.spec.Snapshots.VaultKey != "" && d.spec.PKI.Vault == nil && d.ok("snapshots.vault_key", "pki.issuer") {
-		d.at(d.tree.get("snapshots.vault_key"), "the key is kept in Vault, and this fleet has none: let pki.issuer be \"vault\", or use snapshots.recipients")
-	}
-	k := d.spec.Snapshots.Keep
-	if k.Longest > 0 && k.Within > k.Longest && d.ok("snapshots.keep_within", "snapshots.keep_longest") {
-		d.at(d.nearest("snapshots.keep_within", "snapshots.keep_longest"), "every snapshot stays for %s (%s), and none for longer than %s (%s)",
-			hours(k.Within), d.origin("snapshots.keep_within"), hours(k.Longest), d.origin("snapshots.keep_longest"))
 	}
 }
 
