@@ -138,6 +138,13 @@ func (h *Host) DeclareEtcd(without, again bool) error {
 func (h *Host) watchEtcdStart(ctx context.Context, events chan<- Event) {
 	for sleepUntil(ctx, time.Now().Add(startLook)) {
 		starter := h.start.current()
+		if restoring, _ := etcdops.RestoreInProgress(h.root); restoring && starter != nil {
+			// The restored etcd needs the port on which this host answers.
+			if err := starter.Close(); err != nil {
+				h.log.Warn("etcd's peer port is not left", "error", err)
+			}
+			continue
+		}
 		if starter == nil || !starter.Waiting() || !starter.Allowed(ctx) {
 			continue
 		}

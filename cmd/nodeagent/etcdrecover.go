@@ -70,6 +70,7 @@ While most members can come back, do not recover: bring them back.`,
 		if err != nil {
 			return restoreHint(err)
 		}
+		defer plan.Close()
 		return recoverEtcd(cmd, o, host, plan, *yes)
 	}
 	return cmd

@@ -20,6 +20,7 @@ import (
 type restoring struct {
 	choices       agent.RestoreChoices
 	plan, planOut string
+	given         string // the snapshot as somebody named it
 	yes, dryRun   bool
 	resume, abort bool
 	opening       opening
@@ -138,7 +139,10 @@ func (r *restoring) addFlags(cmd *cobra.Command) {
 // there.
 func (r *restoring) choose(args []string) error {
 	if len(args) == 1 {
-		r.choices.Snapshot = args[0]
+		r.choices.Snapshot, r.given = args[0], args[0]
+		if path, err := filepath.Abs(args[0]); err == nil && exists(path) {
+			r.given = path
+		}
 	}
 	if r.plan == "" {
 		return nil
@@ -170,6 +174,7 @@ func writePlan(cmd *cobra.Command, o *options, host *agent.Host, r *restoring) e
 	if err != nil {
 		return err
 	}
+	agreed.Snapshot.Path = r.given // on another host it is fetched from there as well
 	if err := etcdops.WriteAgreement(r.planOut, agreed); err != nil {
 		return err
 	}
