@@ -8,6 +8,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/nodeagent/nodeagent/test/etcds"
 )
 
 func (r *ring) recoverOptions(n *node) RecoverOptions {
@@ -56,10 +58,17 @@ func (r *ring) rejoin(n *node) error {
 // quorum, and do not start it; each joins by one command, and nothing is deleted.
 func TestRecoverAndRejoin(t *testing.T) {
 	t.Parallel()
-	for name, running := range map[string]bool{"running": true, "stopped": false} {
+	for name, tc := range map[string]struct {
+		running bool
+		minor   string
+	}{"running": {true, ""}, "stopped": {false, ""}, "3.6": {true, "3.6"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := startRing(t, 3)
+			program := ""
+			if tc.minor != "" {
+				program = etcds.Program(t, tc.minor)
+			}
+			r := startRingOf(t, 3, program)
 			for _, n := range r.Nodes {
 				if err := writeMarker(n.Root, time.Now()); err != nil {
 					t.Fatal(err)
@@ -77,7 +86,7 @@ func TestRecoverAndRejoin(t *testing.T) {
 			}
 			m2.thaw()
 			m2.kill()
-			if !running {
+			if !tc.running {
 				m1.kill()
 			}
 			old, _, err := dataCluster(m1.Root.EtcdData())

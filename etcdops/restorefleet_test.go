@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/test/etcds"
 )
 
 // nodeUnits are the components of one host of a ring, of which etcd is a real one.
@@ -116,7 +117,12 @@ func (r *ring) keys(n *node) []string {
 // addresses, by one command on each host; hosts find the same plan by themselves.
 func TestRestoreAFleet(t *testing.T) {
 	t.Parallel()
-	r := startRing(t, 3)
+	t.Run("today's", func(t *testing.T) { t.Parallel(); restoreAFleet(t, "") })
+	t.Run("3.6", func(t *testing.T) { t.Parallel(); restoreAFleet(t, etcds.Program(t, "3.6")) })
+}
+
+func restoreAFleet(t *testing.T, program string) {
+	r := startRingOf(t, 3, program)
 	m1, m2, m3 := r.Nodes[0], r.Nodes[1], r.Nodes[2]
 	r.fill("/registry/", 100)
 	store := t.TempDir() // elsewhere than on the hosts
