@@ -51,7 +51,7 @@ const portPatience = 30 * time.Second
 
 // awaitPort waits until etcd's peer port is free, or etcd itself has it.
 func (r *restorer) awaitPort(ctx context.Context) error {
-	if r.plan.alone() {
+	if r.plan.Peer == (TLS{}) {
 		return nil
 	}
 	self := r.plan.Members[slices.IndexFunc(r.plan.Members, func(m Member) bool { return m.Name == r.plan.Host })]
