@@ -37,7 +37,7 @@ func (h *Host) recoverOptions(ctx context.Context, choices RecoverChoices) (etcd
 		RestoreOptions: restore, Program: restore.EtcdBinary,
 		Save: etcdops.SaveOptions{
 			Dir: h.recoverDir(), Cluster: restore.Cluster, Host: restore.Host, Site: site, Surroundings: restore.Surroundings,
-			Signer: h.signer(), Version: choices.Version, Scratch: h.root.Scratch(), Progress: choices.Progress,
+			Version: choices.Version, Scratch: h.root.Scratch(), Progress: choices.Progress,
 		},
 	}, nil
 }
@@ -64,6 +64,7 @@ func (h *Host) PlanRecover(ctx context.Context, look etcdops.RecoverLook, choice
 	if err := h.forgetRecovery(); err != nil {
 		return etcdops.RestorePlan{}, err
 	}
+	opts.Save.Signer = h.signer()
 	snapshot, err := etcdops.TakeForRecovery(ctx, look, opts, told)
 	if err != nil {
 		return etcdops.RestorePlan{}, err
