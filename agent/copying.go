@@ -64,6 +64,7 @@ func (c *Copies) copyTo(ctx context.Context, name string, opts CopyOptions) (sto
 		}
 		return result, err
 	}
+	defer place.Close()
 	copying := store.Copying{
 		Place: place, Owner: c.Owner(), Local: c.spec.Snapshots.Destination, Memory: c.memory(), Now: now,
 		AcceptEmpty: opts.AcceptEmpty, KeepAll: opts.KeepAll, BringNone: opts.BringNone,

@@ -281,9 +281,10 @@ func (r *run) remember(err error) error {
 	for _, l := range r.result.Locked {
 		k.Locked = append(k.Locked, l.Name)
 	}
-	k.Error, k.Failed = "", 0
 	if err != nil {
 		k.Error, k.Failed = err.Error(), k.Failed+1
+	} else {
+		k.Error, k.Failed = "", 0
 	}
 	r.result.Vanished, r.result.Has = k.Vanished, len(k.Snapshots)
 	return writeKnown(r.Memory, r.Place.Name, *k)
