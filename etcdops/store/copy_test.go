@@ -242,8 +242,15 @@ func (h *host) repairs(newer, older string) {
 	if err := os.Remove(filepath.Join(h.dir, older)); err != nil {
 		t.Fatal(err)
 	}
-	if result := h.copy(); !slices.Contains(result.Vanished, older) {
-		t.Errorf("nothing is said of one that vanished: %+v", result)
+	for range 2 { // and it is said for a while
+		if result := h.copy(); !slices.Contains(result.Vanished, older) {
+			t.Errorf("nothing is said of one that vanished: %+v", result)
+		}
+	}
+	later := h.copying()
+	later.Now = noon.Add(goneFor)
+	if result, err := Copy(ctx, later); err != nil || len(result.Vanished) > 0 {
+		t.Errorf("a week later %v are missed still (%v)", result.Vanished, err)
 	}
 }
 

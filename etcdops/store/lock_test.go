@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -121,14 +122,19 @@ func TestHeaders(t *testing.T) {
 			t.Fatal(err)
 		}
 		content, meta := some(10)
+		mu.Lock()
 		seen = nil
+		mu.Unlock()
 		if err := s.Put(context.Background(), "x.db", strings.NewReader(string(content)), meta, func(int64, int64) {}); err == nil {
 			t.Fatal("nothing broke")
 		}
-		if len(seen) == 0 {
+		mu.Lock()
+		sent := slices.Clone(seen)
+		mu.Unlock()
+		if len(sent) == 0 {
 			t.Fatal("nothing was sent")
 		}
-		for _, h := range seen {
+		for _, h := range sent {
 			if got := h.Get("X-Amz-Server-Side-Encryption"); got != want {
 				t.Errorf("encryption %s: the header is %q, want %q", encryption, got, want)
 			}

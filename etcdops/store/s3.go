@@ -38,8 +38,9 @@ type S3 struct {
 func (s *S3) Close() { s.way.CloseIdleConnections() }
 
 // partSize is how much is sent at once, and so how much is in memory. A bucket
-// takes 10,000 parts of an object, so that there is room for 80 GiB.
-const partSize = 8 << 20
+// takes 10,000 parts of an object, so that there is room for 48 GiB; etcd's data
+// has 8 at most. It is the least that stores take.
+const partSize = 5 << 20
 
 // tries is how often a request is made that failed in a way that may pass.
 const tries = 4
