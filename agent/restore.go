@@ -30,7 +30,8 @@ func (h *Host) PlanRestore(ctx context.Context, choices RestoreChoices) (etcdops
 	}
 	opts := etcdops.RestoreOptions{
 		EncryptionKeys: h.encryptionKeys(), RetiredKeys: h.retiredKeys(), RetiredFile: pki.RetiredFile(h.root),
-		Root: h.root, Snapshot: choices.Snapshot, SkipHash: choices.SkipHash,
+		Surroundings: h.Surroundings(ctx),
+		Root:         h.root, Snapshot: choices.Snapshot, SkipHash: choices.SkipHash,
 		Cluster: spec.Cluster, OtherCluster: choices.OtherCluster,
 		Host: spec.Name, Members: etcdops.Members(spec), Token: choices.Token,
 		KeepRevision: choices.KeepRevision,

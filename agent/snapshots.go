@@ -29,16 +29,21 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 	if !spec.Has(hosts.RoleEtcd) {
 		return etcdops.Manifest{}, errNoEtcd(spec)
 	}
-	recipients, err := etcdops.ParseRecipients(spec.Snapshots.Recipients)
+	site, err := h.EtcdSite()
+	if err != nil {
+		return etcdops.Manifest{}, err
+	}
+	sealing, err := h.sealing(ctx)
 	if err != nil {
 		return etcdops.Manifest{}, err
 	}
 	return etcdops.Save(ctx, etcdops.SaveOptions{
-		Sealing:       etcdops.Sealing{Compress: spec.Snapshots.Compression == hosts.CompressionZstd, Recipients: recipients},
-		Scratch:       h.root.Scratch(),
-		EncryptionKey: first(h.encryptionKeys()),
-		Dir:           dir, Cluster: spec.Cluster, Host: spec.Name,
-		Endpoints: []string{localEtcd(spec)}, TLS: EtcdTLS(h.root),
+		Signer:       h.signer(),
+		Sealing:      sealing,
+		Scratch:      h.root.Scratch(),
+		Surroundings: h.Surroundings(ctx),
+		Dir:          dir, Cluster: spec.Cluster, Host: spec.Name,
+		Site:    site,
 		Version: version, Progress: progress,
 	})
 }
@@ -60,13 +65,6 @@ func (h *Host) retiredKeys() []string {
 		h.log.Warn("the dropped encryption keys are not known", "error", err)
 	}
 	return keys
-}
-
-func first(list []string) string {
-	if len(list) == 0 {
-		return ""
-	}
-	return list[0]
 }
 
 // nextSnapshot is when the schedule calls for a snapshot, the newest good one

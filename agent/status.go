@@ -139,6 +139,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	s.Confirm = h.confirmStatus()
 	s.Problems = append(s.Problems, s.Confirm.problems()...)
 	s.Problems = append(s.Problems, h.loginProblems()...)
+	s.Problems = append(s.Problems, h.signerProblems()...)
 	problems, warnings := s.certificateTrouble(alarms)
 	s.Problems = append(s.Problems, problems...)
 	s.Healthy = len(s.Problems) == 0

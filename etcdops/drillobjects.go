@@ -12,9 +12,6 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// registry is where kube-apiserver keeps its objects.
-const registry = "/registry/"
-
 // ObjectSamples is how many objects of Kubernetes a drill has looked into.
 type ObjectSamples struct {
 	// Resources is of how many resources; each was counted too.

@@ -40,6 +40,7 @@ const (
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
 	envDrill   = "ETCDOPS_TEST_DRILL"
+	envSave    = "ETCDOPS_TEST_SAVE"
 )
 
 func TestMain(m *testing.M) {
@@ -50,6 +51,8 @@ func TestMain(m *testing.M) {
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
 	case os.Getenv(envDrill) != "":
 		exit(runDrill([]byte(os.Getenv(envDrill))))
+	case os.Getenv(envSave) != "":
+		exit(runSave([]byte(os.Getenv(envSave))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
 	case os.Getenv(envRestore) != "":
@@ -387,6 +390,11 @@ func save(t testing.TB, h *host) (Manifest, string) {
 	return m, m.Path(h.Root.Snapshots())
 }
 
+// site is the one-member cluster as its host sees it.
+func (h *host) site() Site {
+	return Site{TLS: h.Files, Members: h.Members, Self: "m1", Local: h.endpoint()}
+}
+
 func (h *host) saveOptions() SaveOptions {
-	return SaveOptions{Dir: h.Root.Snapshots(), Cluster: "mercury", Host: "m1", Endpoints: []string{h.endpoint()}, TLS: h.Files, Version: "test"}
+	return SaveOptions{Dir: h.Root.Snapshots(), Cluster: "mercury", Host: "m1", Site: h.site(), Version: "test"}
 }

@@ -16,6 +16,8 @@ import (
 type OpenOptions struct {
 	// Identities open an encrypted one.
 	Identities []age.Identity
+	// Trust says whose snapshots are believed; the zero one asks nobody.
+	Trust
 	// Scratch is the folder where a sealed snapshot lies unsealed, without a
 	// name, while it is in use; the snapshot's own by default.
 	Scratch string

@@ -57,6 +57,8 @@ type RestoreOptions struct {
 	// RetiredKeys are those of keys that were dropped and lie in RetiredFile.
 	RetiredKeys []string
 	RetiredFile string
+	// Surroundings are this host's of today.
+	Surroundings Surroundings
 	// Stop are components stopped before etcd is, in this order: those that
 	// write to etcd. They are started again after it.
 	Stop []string
@@ -173,6 +175,7 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 	}
 	plan.lookAtRunning(ctx)
 	plan.warnOfSnapshot()
+	plan.warnOfOrigin(opts.Surroundings)
 	plan.warnOfEncryption(opts)
 	plan.Steps = plan.steps()
 	return plan, nil

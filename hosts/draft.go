@@ -138,6 +138,9 @@ func (d *draft) read() {
 		Compression:  value[string](d, "snapshots.compression"),
 		Recipients:   values[string](d.tree.get("snapshots.recipients")),
 		IdentityFile: value[string](d, "snapshots.identity_file"),
+		VaultKey:     value[string](d, "snapshots.vault_key"),
+		PublicKeys:   unique(values[string](d.tree.get("snapshots.public_keys"))),
+		Certificates: value[bool](d, "snapshots.certificates"),
 	}
 	d.readSchedule()
 	s.Metrics.Listen = value[netip.AddrPort](d, "metrics.listen")

@@ -122,6 +122,10 @@ var schema = sync.OnceValue(func() *rule {
 			"compression":   one(word(CompressionZstd, CompressionNone)),
 			"recipients":    listOf(one(text("age recipient", parseRecipient))),
 			"identity_file": one(text("path", parsePath)),
+			"vault_key":     perCluster(one(text("key name", parseVaultKey))),
+
+			"public_keys":  perHost(listOf(one(text("snapshot key", parseSnapshotKey)))),
+			"certificates": one(boolean),
 
 			"keep":         one(integer("integer", 1, 100000)),
 			"keep_hourly":  one(integer("integer", 0, 100000)),

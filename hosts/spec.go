@@ -89,6 +89,8 @@ type Peer struct {
 	PodRange netip.Prefix
 	// WireGuard is nil where the peer has no WireGuard device.
 	WireGuard *WireGuardPeer
+	// SnapshotKeys are the peer's Snapshots.PublicKeys.
+	SnapshotKeys []string
 }
 
 // Has tells whether the peer has the role.
@@ -244,6 +246,16 @@ type Snapshots struct {
 	// IdentityFile is a file of age identities on the host, with which nodeagent
 	// opens encrypted snapshots; empty where people bring one along.
 	IdentityFile string
+	// VaultKey is the name of the key in the cluster's KV engine in Vault with
+	// which snapshots are encrypted as well, "snapshots"; empty for none.
+	VaultKey string
+	// PublicKeys are the public halves of the keys with which this host signs its
+	// snapshots, the one of today and those of before: Ed25519 in DER, base64.
+	// Where there is one, a snapshot of this host that none of them has signed is
+	// not believed.
+	PublicKeys []string
+	// Certificates asks for the host's certificates in the manifests.
+	Certificates bool
 }
 
 // Metrics is where `nodeagent run` answers Prometheus.

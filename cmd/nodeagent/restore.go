@@ -59,7 +59,7 @@ A restore that was interrupted is ended by the next 'nodeagent run', or by
 			return resumeRestore(cmd, o, host)
 		}
 		choices.Snapshot = args[0]
-		if choices.VerifyOptions, err = opening.options(o); err != nil {
+		if choices.VerifyOptions, err = opening.options(cmd, o); err != nil {
 			return err
 		}
 		bar := newBar(o, "verifying")

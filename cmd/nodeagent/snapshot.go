@@ -30,7 +30,7 @@ A snapshot is one file <cluster>-<host>-<time>.db, compressed (.db.zst) and encr
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
 	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o),
-		newSnapshotCat(o), newSnapshotExport(o), newSnapshotDrill(o))
+		newSnapshotCat(o), newSnapshotExport(o), newSnapshotDrill(o), newSnapshotKey(o))
 	return cmd
 }
 
@@ -136,13 +136,14 @@ func newSnapshotVerify(o *options) *cobra.Command {
 		Short: "Prove that a snapshot is whole and that etcd can open it",
 		Long: `verify reads the whole file: its sha256 trailer and its manifest, every page of the
 database, and every key through etcd's own storage code. It changes nothing and needs
-neither a fleet nor a running etcd.`,
+neither a fleet nor a running etcd. With a fleet that names its hosts' snapshot keys
+(snapshots.public_keys) it refuses a snapshot that none of them has signed.`,
 		Example: `  nodeagent snapshot verify mercury-mercury-20260101T000000Z.db.zst`,
 		Args:    exactlyOne("FILE"),
 	}
 	flags := openingFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		opts, err := flags.options(o)
+		opts, err := flags.options(cmd, o)
 		if err != nil {
 			return err
 		}
@@ -174,6 +175,7 @@ func printReport(o *options, r etcdops.Report) {
 	fmt.Fprintf(o.stdout, "%s is sound: %s, %s, etcd can open it.\n", r.Path, trailer, manifest)
 	fmt.Fprintf(o.stdout, "%s, revision %d, %d keys, storage version %s, members %s.\n",
 		sizeOf(r.Stored, r.Size), r.Revision, r.Keys, cmp.Or(r.StorageVersion, "before 3.6"), cmp.Or(strings.Join(r.Members, ", "), "none"))
+	fmt.Fprintf(o.stdout, "Signature: %s.\n", r.Signature.Text)
 	if len(r.Alarms) > 0 {
 		fmt.Fprintf(o.stdout, "Alarms that a restore would bring back: %s.\n", strings.Join(r.Alarms, ", "))
 	}

@@ -57,7 +57,7 @@ moments of snapshots.drill of the spec.`,
 		if len(args) == 1 {
 			choices.Snapshot = args[0]
 		}
-		if choices.VerifyOptions, err = flags.options(o); err != nil {
+		if choices.VerifyOptions, err = flags.options(cmd, o); err != nil {
 			return err
 		}
 		bar := newBar(o, "reading")
