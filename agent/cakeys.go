@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -145,11 +144,7 @@ func credentialName(local *hosts.LocalIssuer) string {
 // the service, else for the service that runs. The latter only root can read,
 // who could as well read the service's memory.
 func (s caSecrets) credentials(local *hosts.LocalIssuer) []string {
-	var list []string
-	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
-		list = append(list, filepath.Join(dir, credentialName(local)))
-	}
-	return append(list, filepath.Join(string(s.root)+"/run/credentials", Service, credentialName(local)))
+	return credentialFiles(s.root, credentialName(local))
 }
 
 // maxSecret is more than any passphrase has.
@@ -158,36 +153,47 @@ const maxSecret = 4096
 // ReadSecret reads a file that holds one line. It must be for its owner alone,
 // who is root or runs this.
 func ReadSecret(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	content, err := readOwn(path)
 	if err != nil {
 		return "", err
+	}
+	secret := strings.TrimRight(string(content), "\r\n")
+	if strings.ContainsAny(secret, "\r\n\x00") {
+		return "", fmt.Errorf("read %s: it has more than one line", path)
+	}
+	return secret, nil
+}
+
+// readOwn reads a small file that must be for its owner alone, who is root or
+// runs this.
+func readOwn(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("read %s: it is not a regular file", path)
+		return nil, fmt.Errorf("read %s: it is not a regular file", path)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("read %s: others than its owner can read it (mode %#o, want 0600 or less)", path, info.Mode().Perm())
+		return nil, fmt.Errorf("read %s: others than its owner can read it (mode %#o, want 0600 or less)", path, info.Mode().Perm())
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && owner != uint32(os.Geteuid()) {
-		return "", fmt.Errorf("read %s: it belongs to user %d, who can read it, and not to root", path, owner)
+		return nil, fmt.Errorf("read %s: it belongs to user %d, who can read it, and not to root", path, owner)
 	}
 	content, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
 	if err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	secret := strings.TrimRight(string(content), "\r\n")
 	switch {
-	case secret == "":
-		return "", fmt.Errorf("read %s: it is empty", path)
+	case len(strings.TrimRight(string(content), "\r\n")) == 0:
+		return nil, fmt.Errorf("read %s: it is empty", path)
 	case len(content) > maxSecret:
-		return "", fmt.Errorf("read %s: it has more than %d bytes", path, maxSecret)
-	case strings.ContainsAny(secret, "\r\n\x00"):
-		return "", fmt.Errorf("read %s: it has more than one line", path)
+		return nil, fmt.Errorf("read %s: it has more than %d bytes", path, maxSecret)
 	}
-	return secret, nil
+	return content, nil
 }

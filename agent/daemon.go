@@ -85,6 +85,7 @@ func Run(ctx context.Context, s Settings) error {
 	d.manager.stopping()
 	d.snapshots.stop()
 	d.drills.stop()
+	d.copies.stop()
 	d.floating.stop()
 	return nil
 }
@@ -100,6 +101,8 @@ type daemon struct {
 	// snapshots and drills are owned by the lane that has the units.
 	snapshots snapshotter
 	drills    drills
+	// copies is the same lane's.
+	copies copier
 	// floating is owned by the lane that has the network.
 	floating floating
 
@@ -315,7 +318,7 @@ func (d *daemon) endRestore(ctx context.Context) {
 		return
 	}
 	defer lock.Release()
-	outcome, err := d.host.ResumeRestore(ctx, func(e etcdops.Event) {
+	outcome, err := d.host.EndRestore(ctx, etcdops.EndSafely, etcdops.OpenOptions{}, func(e etcdops.Event) {
 		if e.Text != "" {
 			d.Log.Info("ending an interrupted restore", "step", e.Step, "doing", e.Text)
 		}

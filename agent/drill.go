@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"time"
 
@@ -24,9 +23,6 @@ type DrillChoices struct {
 	// Step is told of each step as it begins.
 	Step func(step string)
 }
-
-// errNoSnapshot is the error of a drill without anything to drill.
-var errNoSnapshot = errors.New("no good snapshot of this host is there")
 
 // DrillSnapshot restores a snapshot where it disturbs nobody, to know that it
 // restores, and records what it found. One at a time runs on a host; the others
@@ -72,6 +68,11 @@ func (h *Host) drillOptions(ctx context.Context, choices DrillChoices) (etcdops.
 		}
 		opts.Snapshot = newest
 	}
+	if ref := opts.Snapshot; isRef(ref) {
+		opts.Fetch = func(ctx context.Context) (string, func() error, error) {
+			return h.FetchSnapshot(ctx, ref, choices.Progress)
+		}
+	}
 	atRest, err := pki.OpenAtRest(h.root)
 	if err != nil {
 		// What is encrypted is counted then, and the rest is looked into.
@@ -79,20 +80,6 @@ func (h *Host) drillOptions(ctx context.Context, choices DrillChoices) (etcdops.
 	}
 	opts.OpenValue = func(_ string, value []byte) ([]byte, bool) { return atRest.Open(value) }
 	return opts, nil
-}
-
-// newestToDrill is the newest good snapshot of this host.
-func (h *Host) newestToDrill(context.Context) (string, error) {
-	spec := h.Spec()
-	entries, err := etcdops.List(spec.Snapshots.Destination)
-	if err != nil {
-		return "", err
-	}
-	newest, ok := newestOwn(entries, spec, time.Now())
-	if !ok {
-		return "", fmt.Errorf("%w (%q): take one with `nodeagent snapshot`", errNoSnapshot, spec.Snapshots.Destination)
-	}
-	return newest.Path, nil
 }
 
 // worstGap is the longest time between two moments of the host's schedule, zero

@@ -58,6 +58,8 @@ type Host struct {
 	start etcdStart
 	// looks makes the daemon ask its issuer at once; see lookNow.
 	looks chan struct{}
+	// saved makes the daemon bring snapshots to further places; see copySoon.
+	saved chan struct{}
 	// locked are the locks that the caller holds all the time; see Holds.
 	locked []string
 	// trying is set while an attempt is made: else the network is left alone as
@@ -67,7 +69,7 @@ type Host struct {
 
 // Open opens the running host for a spec. It changes nothing.
 func Open(_ context.Context, root layout.Root, spec *hosts.Spec, log *slog.Logger) (*Host, error) {
-	h := &Host{root: root, log: log, systemd: units.New(root, log), looks: make(chan struct{}, 1)}
+	h := &Host{root: root, log: log, systemd: units.New(root, log), looks: make(chan struct{}, 1), saved: make(chan struct{}, 1)}
 	h.spec.Store(spec)
 	h.AskBy(nil)
 	h.systemd.Guard, h.systemd.Turn = h.guardStart, h.takeTurn

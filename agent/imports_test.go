@@ -29,17 +29,18 @@ var mayImport = map[string][]string{
 	"pki/vault":           append([]string{"pki"}, domainMayImport...),
 	"pki/proof":           append([]string{"pki"}, domainMayImport...),
 	"etcdops":             domainMayImport,
+	"etcdops/store":       append([]string{"etcdops"}, domainMayImport...),
 	"internal/kernel":     domainMayImport,
 	"internal/names":      domainMayImport,
 	"internal/units":      domainMayImport,
 	"internal/cluster":    domainMayImport,
 	"internal/kube":       append([]string{"internal/units"}, domainMayImport...),
 	"agent": append([]string{
-		"netcfg", "pki", "pki/vault", "pki/proof", "etcdops", "internal/kernel", "internal/names", "internal/units", "internal/kube", "internal/cluster",
+		"netcfg", "pki", "pki/vault", "pki/proof", "etcdops", "etcdops/store", "internal/kernel", "internal/names", "internal/units", "internal/kube", "internal/cluster",
 		"internal/confirm",
 	}, domainMayImport...),
 	"cmd/nodeagent": {
-		"agent", "hosts", "etcdops", "netcfg", "pki", "pki/vault", "internal/confirm", "internal/plan", "internal/layout",
+		"agent", "hosts", "etcdops", "etcdops/store", "netcfg", "pki", "pki/vault", "internal/confirm", "internal/plan", "internal/layout",
 	},
 }
 

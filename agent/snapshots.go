@@ -166,8 +166,14 @@ func newTaker(h *Host, spec *hosts.Spec, schedule calendar.Schedule, version str
 	dir := spec.Snapshots.Destination
 	return &taker{
 		spec: spec, schedule: schedule, share: shareOf(spec, schedule, time.Now()), log: h.log, ttl: shareTTL,
-		save:  func(ctx context.Context) (etcdops.Manifest, error) { return h.SaveSnapshot(ctx, dir, version, nil) },
-		prune: func(ctx context.Context) { pruneSnapshots(ctx, h.log, spec) },
+		save: func(ctx context.Context) (etcdops.Manifest, error) {
+			m, err := h.SaveSnapshot(ctx, dir, version, nil)
+			if err == nil {
+				h.copySoon()
+			}
+			return m, err
+		},
+		prune: func(ctx context.Context) { pruneSnapshots(ctx, h) },
 		open: func(ctx context.Context) (*etcdops.Claims, error) {
 			return etcdops.OpenClaims(context.WithoutCancel(ctx), EtcdTLS(h.root), etcdEndpoints(spec))
 		},
@@ -175,13 +181,13 @@ func newTaker(h *Host, spec *hosts.Spec, schedule calendar.Schedule, version str
 }
 
 // pruneSnapshots deletes the snapshots that no rule of the spec keeps.
-func pruneSnapshots(ctx context.Context, log *slog.Logger, spec *hosts.Spec) {
-	_, dropped, err := etcdops.Prune(ctx, spec.Snapshots.Destination, spec.Snapshots.Keep, time.Now())
+func pruneSnapshots(ctx context.Context, h *Host) {
+	_, dropped, err := h.Copies().PruneLocal(ctx, time.Now())
 	for _, d := range dropped {
-		log.Info("snapshot deleted", "file", d.Entry.Path, "because", d.Reason)
+		h.log.Info("snapshot deleted", "file", d.Entry.Path, "because", d.Reason)
 	}
 	if err != nil {
-		log.Error("old snapshots were not deleted", "error", err)
+		h.log.Error("old snapshots were not deleted", "error", err)
 	}
 }
 

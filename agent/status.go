@@ -104,6 +104,8 @@ type SnapshotStatus struct {
 	Error   string `json:"error,omitempty"`
 	// Drill is whether snapshots restore, as far as it was tried.
 	Drill *DrillStatus `json:"drill"`
+	// Copies are the further places, as they were when they were last asked.
+	Copies []CopyStatus `json:"copies,omitempty"`
 }
 
 // Status looks at everything at once. What cannot be found out is said in the
@@ -262,7 +264,7 @@ func (h *Host) etcdStatus(ctx context.Context) *EtcdStatus {
 
 func (h *Host) snapshotStatus(ctx context.Context) *SnapshotStatus {
 	spec := h.Spec()
-	s := &SnapshotStatus{Folder: spec.Snapshots.Destination}
+	s := &SnapshotStatus{Folder: spec.Snapshots.Destination, Copies: h.Copies().Status()}
 	entries, err := etcdops.List(s.Folder)
 	if err != nil {
 		s.Error = err.Error()
@@ -319,6 +321,11 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 	}
 	if s.Snapshots != nil && s.Snapshots.Error != "" {
 		add("snapshots: %s", s.Snapshots.Error)
+	}
+	if s.Snapshots != nil {
+		for _, c := range s.Snapshots.Copies {
+			list = append(list, c.problems()...)
+		}
 	}
 	if s.Snapshots != nil && s.Snapshots.Overdue {
 		add("snapshots are overdue: the schedule called for more than one since the newest; nodeagent.service takes them: systemctl status nodeagent")

@@ -16,6 +16,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/mem"
 )
 
 // TLS names the PEM files of the client certificate with which etcd is spoken
@@ -107,6 +109,13 @@ func connect(ctx context.Context, files TLS, endpoint string) (*clientv3.Client,
 		return nil, fmt.Errorf("connect to etcd %s: %w", endpoint, err)
 	}
 	return client, nil
+}
+
+// A snapshot comes in messages of 32 KiB and a few bytes, for which gRPC's own
+// buffers have 1 MiB, cleared each time: a fifth of all work. Its decoder takes
+// no others but the program's.
+func init() {
+	experimental.SetDefaultBufferPool(mem.NewTieredBufferPool(256, 4<<10, 16<<10, 36<<10, 1<<20))
 }
 
 // newClient adds to the settings how every client connects.

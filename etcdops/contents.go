@@ -45,6 +45,8 @@ type Contents struct {
 	StorageVersion string `json:"storageVersion"`
 	// Members are the names of the cluster's members.
 	Members []string `json:"members,omitempty"`
+	// PeerURLs are where they were to be reached, by name.
+	PeerURLs map[string][]string `json:"peerURLs,omitempty"`
 	// Alarms that are raised; they come back with a restore.
 	Alarms []string `json:"alarms,omitempty"`
 	// Encrypted tells that kube-apiserver has encrypted values at rest: without
@@ -242,12 +244,17 @@ func (r *contentsReader) meta(k, v []byte) error {
 
 func (r *contentsReader) member(_, v []byte) error {
 	var m struct {
-		Name string `json:"name"`
+		Name     string   `json:"name"`
+		PeerURLs []string `json:"peerURLs"`
 	}
 	if err := json.Unmarshal(v, &m); err != nil {
 		return fmt.Errorf("read member: %w", err)
 	}
 	r.Members = append(r.Members, m.Name)
+	if r.PeerURLs == nil {
+		r.PeerURLs = map[string][]string{}
+	}
+	r.PeerURLs[m.Name] = append(r.PeerURLs[m.Name], m.PeerURLs...)
 	return nil
 }
 

@@ -41,6 +41,7 @@ const (
 	envReplace = "ETCDOPS_TEST_REPLACE"
 	envDrill   = "ETCDOPS_TEST_DRILL"
 	envSave    = "ETCDOPS_TEST_SAVE"
+	envBench   = "ETCDOPS_TEST_BENCH"
 )
 
 func TestMain(m *testing.M) {
@@ -55,6 +56,8 @@ func TestMain(m *testing.M) {
 		exit(runSave([]byte(os.Getenv(envSave))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
+	case os.Getenv(envBench) != "":
+		exit(runBench([]byte(os.Getenv(envBench))))
 	case os.Getenv(envRestore) != "":
 		exit(runRestore([]byte(os.Getenv(envRestore))))
 	default:
@@ -83,6 +86,8 @@ type server struct {
 	// Election is etcd's election timeout in ms, 100 unless set; a heartbeat is a
 	// tenth of it.
 	Election uint
+	// Durable has etcd sync what it writes, as it does on a host.
+	Durable bool
 }
 
 func runEtcd(config []byte) error {
@@ -107,7 +112,7 @@ func runEtcd(config []byte) error {
 	election := cmp.Or(s.Election, 100)
 	cfg.TickMs, cfg.ElectionMs = election/10, election
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
-	cfg.UnsafeNoFsync = true // the machine's power stays on
+	cfg.UnsafeNoFsync = !s.Durable // the machine's power stays on
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return err
@@ -130,8 +135,9 @@ type host struct {
 	Files   TLS
 	Server  server
 	Members []Member
-	// RefuseRestored makes etcd fail to start with restored data.
-	RefuseRestored string
+	// RefuseRestored makes etcd fail to start with restored data, RefuseUndone
+	// with data that an undo has brought back.
+	RefuseRestored, RefuseUndone string
 }
 
 func (h host) endpoint() string { return h.Members[0].ClientURL }
@@ -212,6 +218,9 @@ func (h *host) Start(_ context.Context, component string) error {
 	if component == layout.Etcd {
 		if h.RefuseRestored != "" && exists(markPath(h.Root.EtcdData())) {
 			return errors.New(h.RefuseRestored)
+		}
+		if h.RefuseUndone != "" && exists(undoMarkPath(h.Root.EtcdData())) {
+			return errors.New(h.RefuseUndone)
 		}
 		config, err := json.Marshal(h.Server)
 		if err != nil {

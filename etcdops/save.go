@@ -252,7 +252,9 @@ func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io
 		return err
 	}
 	sum := newTrailerHash()
-	if err := receive(ctx, snapshots, cancel, io.MultiWriter(f, sum), opts.Stall, opts.Progress); err != nil {
+	hashing, writing := newBeside(sum), newBeside(f)
+	err = receive(ctx, snapshots, cancel, io.MultiWriter(hashing, writing), opts.Stall, opts.Progress)
+	if err := errors.Join(err, writing.Close(), hashing.Close()); err != nil {
 		return err
 	}
 	if !sizeHasTrailer(sum.n) {

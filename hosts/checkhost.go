@@ -146,19 +146,6 @@ func (d *draft) checkLifetimes() {
 	}
 }
 
-// checkSnapshots refuses rules that contradict each other: one of them would be
-// broken, and nobody could tell from the spec which.
-func (d *draft) checkSnapshots() {
-	if d.spec.Snapshots.VaultKey != "" && d.spec.PKI.Vault == nil && d.ok("snapshots.vault_key", "pki.issuer") {
-		d.at(d.tree.get("snapshots.vault_key"), "the key is kept in Vault, and this fleet has none: let pki.issuer be \"vault\", or use snapshots.recipients")
-	}
-	k := d.spec.Snapshots.Keep
-	if k.Longest > 0 && k.Within > k.Longest && d.ok("snapshots.keep_within", "snapshots.keep_longest") {
-		d.at(d.nearest("snapshots.keep_within", "snapshots.keep_longest"), "every snapshot stays for %s (%s), and none for longer than %s (%s)",
-			hours(k.Within), d.origin("snapshots.keep_within"), hours(k.Longest), d.origin("snapshots.keep_longest"))
-	}
-}
-
 // hours prints a duration without the zeros that Go adds: 720h, not 720h0m0s.
 func hours(d time.Duration) string {
 	s := d.String()

@@ -273,6 +273,7 @@ func (d *draft) defaultSnapshots() {
 	set(&s.Keep.Last, defaultKeep)
 	set(&s.Destination, defaultDestination)
 	set(&s.Compression, CompressionZstd)
+	d.defaultCopies()
 	if s.Schedule == never || !d.spec.Has(RoleEtcd) {
 		s.Schedule = ""
 	}

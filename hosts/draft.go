@@ -123,16 +123,8 @@ func (d *draft) read() {
 		Existing:          value[bool](d, "etcd.existing"),
 	}
 	s.Snapshots = Snapshots{
-		Schedule: value[string](d, "snapshots.schedule"),
-		Keep: Retention{
-			Last:    value[int](d, "snapshots.keep"),
-			Hourly:  value[int](d, "snapshots.keep_hourly"),
-			Daily:   value[int](d, "snapshots.keep_daily"),
-			Weekly:  value[int](d, "snapshots.keep_weekly"),
-			Monthly: value[int](d, "snapshots.keep_monthly"),
-			Within:  value[time.Duration](d, "snapshots.keep_within"),
-			Longest: value[time.Duration](d, "snapshots.keep_longest"),
-		},
+		Schedule:    value[string](d, "snapshots.schedule"),
+		Keep:        readRetention(d.tree.get("snapshots")),
 		Destination: value[string](d, "snapshots.destination"),
 
 		Compression:  value[string](d, "snapshots.compression"),
@@ -141,6 +133,7 @@ func (d *draft) read() {
 		VaultKey:     value[string](d, "snapshots.vault_key"),
 		PublicKeys:   unique(values[string](d.tree.get("snapshots.public_keys"))),
 		Certificates: value[bool](d, "snapshots.certificates"),
+		Copies:       readCopies(d.tree.get("snapshots.copies")),
 	}
 	d.readSchedule()
 	s.Metrics.Listen = value[netip.AddrPort](d, "metrics.listen")

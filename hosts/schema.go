@@ -110,33 +110,9 @@ var schema = sync.OnceValue(func() *rule {
 			"election_timeout":   perCluster(one(duration(time.Millisecond))),
 			"existing":           one(boolean),
 		}),
-		"snapshots": table(keys{
-			"schedule":     one(text("calendar expression", parseSchedule)),
-			"by":           one(word(ByEach, ByOne)),
-			"spread":       one(duration(0)),
-			"drill":        one(text("calendar expression", parseSchedule)),
-			"drill_spread": one(duration(0)),
-
-			"destination": one(text("path", parseDestinationFolder)),
-
-			"compression":   one(word(CompressionZstd, CompressionNone)),
-			"recipients":    listOf(one(text("age recipient", parseRecipient))),
-			"identity_file": one(text("path", parsePath)),
-			"vault_key":     perCluster(one(text("key name", parseVaultKey))),
-
-			"public_keys":  perHost(listOf(one(text("snapshot key", parseSnapshotKey)))),
-			"certificates": one(boolean),
-
-			"keep":         one(integer("integer", 1, 100000)),
-			"keep_hourly":  one(integer("integer", 0, 100000)),
-			"keep_daily":   one(integer("integer", 0, 100000)),
-			"keep_weekly":  one(integer("integer", 0, 100000)),
-			"keep_monthly": one(integer("integer", 0, 100000)),
-			"keep_within":  one(duration(time.Minute)),
-			"keep_longest": one(duration(time.Hour)),
-		}),
-		"metrics": table(keys{"listen": one(text("address:port", parseListen))}),
-		"drift":   driftSchema(),
+		"snapshots": snapshotsSchema(),
+		"metrics":   table(keys{"listen": one(text("address:port", parseListen))}),
+		"drift":     driftSchema(),
 	})
 })
 

@@ -256,6 +256,8 @@ type Snapshots struct {
 	PublicKeys []string
 	// Certificates asks for the host's certificates in the manifests.
 	Certificates bool
+	// Copies are the further places where snapshots are kept, sorted by name.
+	Copies []Copy
 }
 
 // Metrics is where `nodeagent run` answers Prometheus.

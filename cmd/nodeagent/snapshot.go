@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +18,10 @@ func newSnapshot(o *options) *cobra.Command {
 		Short: "Take, list, verify and restore etcd snapshots",
 		Long: `snapshot takes a snapshot of this host's etcd; that is short for 'snapshot save'.
 A snapshot is one file <cluster>-<host>-<time>.db, compressed (.db.zst) and encrypted
-(.db.zst.age) as the spec says, with a manifest <…>.json beside it.`,
+(.db.zst.age) as the spec says, with a manifest <…>.json beside it. It is saved on the
+host first, and then brought to the further places that the spec names
+(snapshots.copies). Where a command takes a FILE, it takes PLACE:NAME and PLACE:latest,
+too; "local" is the folder on the host.`,
 		Example: `  nodeagent snapshot
   nodeagent snapshot list
   nodeagent snapshot verify /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst
@@ -30,116 +31,22 @@ A snapshot is one file <cluster>-<host>-<time>.db, compressed (.db.zst) and encr
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
 	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o),
-		newSnapshotCat(o), newSnapshotExport(o), newSnapshotDrill(o), newSnapshotKey(o))
+		newSnapshotCat(o), newSnapshotExport(o), newSnapshotUndo(o), newSnapshotDrill(o), newSnapshotKey(o), newSnapshotCopy(o), newSnapshotFetch(o))
 	return cmd
-}
-
-func newSnapshotSave(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "save",
-		Short: "Take an etcd snapshot",
-		Long: `save streams a snapshot from this host's etcd member over mTLS, checks its sha256
-while it comes, and writes it durably with a manifest. No partial file stays, whatever
-happens. Older snapshots are not touched; 'nodeagent run' prunes after its scheduled
-ones.`,
-		Example: `  nodeagent snapshot save
-  nodeagent snapshot save --to /mnt/backup -o json`,
-		Args: noArgs,
-	}
-	to := cmd.Flags().String("to", "", "the `folder` to write to (default: snapshots.destination of the spec)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		host, err := o.open(cmd)
-		if err != nil {
-			return err
-		}
-		defer host.Close()
-		dir := cmp.Or(*to, host.Spec().Snapshots.Destination)
-		bar := newBar(o, "saving")
-		manifest, err := host.SaveSnapshot(cmd.Context(), dir, version(), bar.set)
-		bar.close()
-		if err != nil {
-			return withHint(err, "`nodeagent status` tells how etcd is")
-		}
-		if o.json() {
-			return printJSON(o, struct {
-				Path string `json:"path"`
-				etcdops.Manifest
-			}{manifest.Path(dir), manifest})
-		}
-		fmt.Fprintf(o.stdout, "Saved %s: %s, revision %d, %d keys, sha256 %s.\n",
-			manifest.Path(dir), sizeOf(manifest.Stored, manifest.Size), manifest.Revision, manifest.Keys, manifest.Stored.SHA256)
-		return nil
-	}
-	return cmd
-}
-
-func newSnapshotList(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the snapshots of a folder",
-		Long: `list prints the snapshots of the spec's destination, newest first, from their names,
-sizes and manifests. It does not read the snapshots; 'snapshot verify' does.`,
-		Example: `  nodeagent snapshot list
-  nodeagent snapshot list --from /mnt/backup -o json`,
-		Args: noArgs,
-	}
-	from := cmd.Flags().String("from", "", "the `folder` to list (default: snapshots.destination of the spec)")
-	cmd.RunE = func(*cobra.Command, []string) error {
-		dir := *from
-		if dir == "" {
-			spec, err := o.spec()
-			if err != nil {
-				return err
-			}
-			dir = spec.Snapshots.Destination
-		}
-		entries, err := etcdops.List(dir)
-		if err != nil {
-			return err
-		}
-		if o.json() {
-			return printJSON(o, map[string]any{"folder": dir, "snapshots": nonNil(entries)})
-		}
-		return printSnapshots(o, dir, entries)
-	}
-	return cmd
-}
-
-func printSnapshots(o *options, dir string, entries []etcdops.Entry) error {
-	if len(entries) == 0 {
-		fmt.Fprintf(o.stdout, "No snapshots in %s.\n", dir)
-		return nil
-	}
-	out := newScreen(o.stdout)
-	var rows [][]string
-	if out.table {
-		rows = append(rows, []string{"SNAPSHOT", "TAKEN", "SIZE", "REVISION", "KEYS", "STATE"})
-	}
-	for _, e := range entries {
-		revision, keys, state := "?", "?", cmp.Or(e.Damage, "good")
-		if e.Manifest != nil {
-			revision, keys = fmt.Sprint(e.Manifest.Revision), fmt.Sprint(e.Manifest.Keys)
-		} else if e.Damage == "" {
-			state = "no manifest"
-		}
-		rows = append(rows, []string{
-			filepath.Base(e.Path), e.Taken.UTC().Format(time.RFC3339), bytes(e.Size), revision, keys,
-			out.verdict(e.Good(), state, state),
-		})
-	}
-	return out.rows(rows)
 }
 
 func newSnapshotVerify(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "verify FILE",
+		Use:   "verify FILE|PLACE:NAME",
 		Short: "Prove that a snapshot is whole and that etcd can open it",
 		Long: `verify reads the whole file: its sha256 trailer and its manifest, every page of the
 database, and every key through etcd's own storage code. It changes nothing and needs
-neither a fleet nor a running etcd. With a fleet that names its hosts' snapshot keys
+neither a fleet nor a running etcd; one of a further place is downloaded for it, and needs
+the fleet that names the place. With a fleet that names its hosts' snapshot keys
 (snapshots.public_keys) it refuses a snapshot that none of them has signed.`,
-		Example: `  nodeagent snapshot verify mercury-mercury-20260101T000000Z.db.zst`,
-		Args:    exactlyOne("FILE"),
+		Example: `  nodeagent snapshot verify mercury-mercury-20260101T000000Z.db.zst
+  nodeagent snapshot verify offsite:latest`,
+		Args: exactlyOne("FILE"),
 	}
 	flags := openingFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -147,13 +54,19 @@ neither a fleet nor a running etcd. With a fleet that names its hosts' snapshot 
 		if err != nil {
 			return err
 		}
+		file, done, err := o.snapshotFile(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		defer done()
 		bar := newBar(o, "verifying")
 		opts.Objects, opts.Progress = true, bar.set
-		report, err := etcdops.Verify(cmd.Context(), args[0], opts)
+		report, err := etcdops.Verify(cmd.Context(), file, opts)
 		bar.close()
 		if err != nil {
 			return err
 		}
+		report.Path = named(args[0], file)
 		if o.json() {
 			return printJSON(o, report)
 		}

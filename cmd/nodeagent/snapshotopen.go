@@ -87,7 +87,7 @@ func exists(path string) bool {
 
 func newSnapshotCat(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "cat FILE",
+		Use:   "cat FILE|PLACE:NAME",
 		Short: "Print a snapshot as etcd sent it",
 		Long: `cat verifies the snapshot and then writes it to standard output as etcd sent it: the
 plain database with its sha256 trailer, which etcdutl restores. Nothing is written of a
@@ -100,8 +100,8 @@ snapshot that is not whole.`,
 		if terminal(o.stdout) {
 			return usageError{withHint(errors.New("the snapshot is binary, and standard output is a terminal"), "redirect it to a file, or use `nodeagent snapshot export`")}
 		}
-		return o.export(cmd, flags, args[0], func(opts etcdops.VerifyOptions) (etcdops.Report, error) {
-			return etcdops.Export(cmd.Context(), args[0], opts, o.stdout)
+		return o.export(cmd, flags, args[0], func(file string, opts etcdops.VerifyOptions) (etcdops.Report, error) {
+			return etcdops.Export(cmd.Context(), file, opts, o.stdout)
 		}, io.Discard)
 	}
 	return cmd
@@ -109,13 +109,14 @@ snapshot that is not whole.`,
 
 func newSnapshotExport(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "export FILE TO",
+		Use:   "export FILE|PLACE:NAME TO",
 		Short: "Write a snapshot as etcd sent it into another file",
 		Long: `export verifies the snapshot and then writes it as etcd sent it into the file TO: the
 plain database with its sha256 trailer, which etcdutl restores. TO appears whole or not
 at all, readable for its owner alone; one that is there is not written over.`,
 		Example: `  nodeagent snapshot export mercury-mercury-20260101T000000Z.db.zst.age plain.db --identity key.txt
-  etcdutl snapshot restore plain.db --data-dir restored`,
+  etcdutl snapshot restore plain.db --data-dir restored
+  nodeagent snapshot export offsite:latest plain.db`,
 	}
 	flags := openingFlags(cmd)
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
@@ -125,28 +126,34 @@ at all, readable for its owner alone; one that is there is not written over.`,
 		return nil
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return o.export(cmd, flags, args[0], func(opts etcdops.VerifyOptions) (etcdops.Report, error) {
-			return etcdops.ExportFile(cmd.Context(), args[0], opts, args[1])
+		return o.export(cmd, flags, args[0], func(file string, opts etcdops.VerifyOptions) (etcdops.Report, error) {
+			return etcdops.ExportFile(cmd.Context(), file, opts, args[1])
 		}, o.stdout)
 	}
 	return cmd
 }
 
-func (o *options) export(cmd *cobra.Command, flags opening, file string, do func(etcdops.VerifyOptions) (etcdops.Report, error), out io.Writer) error {
+func (o *options) export(cmd *cobra.Command, flags opening, ref string, do func(string, etcdops.VerifyOptions) (etcdops.Report, error), out io.Writer) error {
 	opts, err := flags.options(cmd, o)
 	if err != nil {
 		return err
 	}
+	file, done, err := o.snapshotFile(cmd, ref)
+	if err != nil {
+		return err
+	}
+	defer done()
 	bar := newBar(o, "verifying")
 	opts.Progress = bar.set
-	report, err := do(opts)
+	report, err := do(file, opts)
 	bar.close()
 	if err != nil {
 		return err
 	}
+	report.Path = named(ref, file)
 	if o.json() && out != io.Discard {
 		return printJSON(o, report)
 	}
-	fmt.Fprintf(out, "Exported %s: %s, revision %d, %d keys, sha256 %s.\n", file, bytes(report.Size), report.Revision, report.Keys, report.SHA256)
+	fmt.Fprintf(out, "Exported %s: %s, revision %d, %d keys, sha256 %s.\n", report.Path, bytes(report.Size), report.Revision, report.Keys, report.SHA256)
 	return nil
 }

@@ -188,7 +188,9 @@ func clusterRows(out screen, s agent.Status) [][]string {
 		if !sn.Next.IsZero() {
 			text += fmt.Sprintf("; next in %s", age(sn.Next.Sub(s.Time)))
 		}
-		rows = append(rows, []string{"snapshots", text}, []string{"drill", drillText(out, *sn.Drill, s.Time)})
+		rows = append(rows, []string{"snapshots", text})
+		rows = append(rows, copyRows(out, sn.Copies, s.Time)...)
+		rows = append(rows, []string{"drill", drillText(out, *sn.Drill, s.Time)})
 	}
 	return rows
 }

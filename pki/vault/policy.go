@@ -59,6 +59,16 @@ func hostRules(place Place, spec *hosts.Spec) []rule {
 			why: "encrypts the snapshots of etcd; made once and never overwritten by a host",
 		})
 	}
+	if spec.Has(hosts.RoleEtcd) {
+		for _, c := range spec.Snapshots.Copies {
+			if c.S3 != nil && c.S3.VaultEntry != "" {
+				rules = append(rules, rule{
+					path: place.Secret(snapshotEntry(c.S3.VaultEntry)), capabilities: []string{"read"},
+					why: "the access key of a store of snapshots",
+				})
+			}
+		}
+	}
 	if len(spec.Roles) > 0 {
 		rules = append(rules, rule{
 			path: place.Report(spec.Name), capabilities: []string{"create", "read", "update"},

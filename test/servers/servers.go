@@ -1,7 +1,8 @@
 // Package servers builds what the lab's hosts run besides nodeagent: the
 // Kubernetes components, etcd, containerd, the image of the test pod, and the
 // Debian root folder that every host starts from. It builds the Vault servers
-// that tests of certificates run against, too.
+// that tests of certificates run against, and the S3 server that those of
+// snapshots do, too.
 //
 // Everything is built once, into a cache folder outside version control, and
 // looked up there afterwards. A product's place in the cache is named by its
@@ -113,6 +114,16 @@ var vaultAgent = server{
 	programs: []program{{pkg: "github.com/hashicorp/vault", names: []string{"vault"}}},
 	compiler: "all=-dwarf=false",
 	expect:   "about 10 minutes on 2 cores",
+}
+
+// versitygw is an S3 server over a folder. It is no program of lab hosts. Its
+// speed is part of no measurement.
+var versitygw = server{
+	name:     "versitygw",
+	module:   "github.com/versity/versitygw",
+	programs: []program{{pkg: "github.com/versity/versitygw/cmd/versitygw", names: []string{"versitygw"}}},
+	compiler: quick,
+	expect:   "about 3 minutes on 2 cores",
 }
 
 func vaultServer(modfile, tags, expect string) server {
@@ -265,6 +276,18 @@ func (b *Builder) find(s *server, what, product string) (string, error) {
 		return "", fmt.Errorf("the %s is not built; build it with: go run ./test/servers/build %s", what, product)
 	}
 	return file, nil
+}
+
+// S3 is the executable of the S3 server, found or built. It is static, so a lab
+// host can run a copy of it.
+func (b *Builder) S3(ctx context.Context) (string, error) {
+	dir, err := b.build(ctx, &versitygw)
+	return filepath.Join(dir, versitygw.programs[0].names[0]), err
+}
+
+// FindS3 is what S3 returns, if it was built before.
+func (b *Builder) FindS3() (string, error) {
+	return b.find(&versitygw, "S3 server", "s3")
 }
 
 // VaultAgent is the executable of the whole vault command, found or built.

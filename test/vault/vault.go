@@ -111,7 +111,7 @@ func Start(t testing.TB, version string, opts ...Option) *Server {
 		opt(&set)
 	}
 	s := &Server{Version: version, Dir: t.TempDir(), t: t, program: program}
-	listen, err := reserve(t, set.listen)
+	listen, err := servers.Reserve(t, set.listen)
 	if err != nil {
 		t.Fatalf("find a port for Vault: %v", err)
 	}

@@ -1,4 +1,4 @@
-package vault
+package servers
 
 import (
 	"fmt"
@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve turns port 0 of an address into a free port and keeps it until the
+// Reserve turns port 0 of an address into a free port and keeps it until the
 // test ends: bound, but never listening, by a socket that lets the server bind
 // it as well (SO_REUSEADDR on both, socket(7)). While the server is stopped
 // connections are refused, and yet no other program can be given the port.
-func reserve(t testing.TB, address string) (string, error) {
+func Reserve(t testing.TB, address string) (string, error) {
 	want, err := netip.ParseAddrPort(address)
 	if err != nil || want.Port() != 0 {
 		return address, err
