@@ -68,7 +68,13 @@ func (h *Host) drillOptions(ctx context.Context, choices DrillChoices) (etcdops.
 		}
 		opts.Snapshot = newest
 	}
-	if ref := opts.Snapshot; isRef(ref) {
+	ref := opts.Snapshot
+	if !isRef(ref) { // the record is read elsewhere
+		var err error
+		if opts.Snapshot, err = filepath.Abs(ref); err != nil {
+			return opts, err
+		}
+	} else {
 		opts.Fetch = func(ctx context.Context) (string, func() error, error) {
 			return h.FetchSnapshot(ctx, ref, choices.Progress)
 		}
