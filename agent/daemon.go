@@ -85,8 +85,8 @@ func Run(ctx context.Context, s Settings) error {
 	d.runLanes(ctx)
 	d.manager.stopping()
 	d.snapshots.stop()
-	d.drills.stop()
 	d.copies.stop()
+	d.drills.stop()
 	d.floating.stop()
 	d.metrics.stop()
 	return nil
@@ -102,9 +102,9 @@ type daemon struct {
 	lanes   []*lane
 	// snapshots and drills are owned by the lane that has the units.
 	snapshots snapshotter
-	drills    drills
 	// copies is the same lane's.
 	copies copier
+	drills drills
 	// floating and metrics are owned by the lane that has the network.
 	floating floating
 	metrics  metricsServer

@@ -182,7 +182,8 @@ func newTaker(h *Host, spec *hosts.Spec, schedule calendar.Schedule, version str
 	}
 }
 
-// pruneSnapshots deletes the snapshots that no rule of the spec keeps.
+// pruneSnapshots deletes the snapshots that no rule of the spec keeps, and that
+// no further place waits for.
 func pruneSnapshots(ctx context.Context, h *Host) {
 	_, dropped, err := h.Copies().PruneLocal(ctx, time.Now())
 	for _, d := range dropped {

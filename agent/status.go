@@ -102,10 +102,10 @@ type SnapshotStatus struct {
 	// nobody took.
 	Overdue bool   `json:"overdue"`
 	Error   string `json:"error,omitempty"`
-	// Drill is whether snapshots restore, as far as it was tried.
-	Drill *DrillStatus `json:"drill"`
 	// Copies are the further places, as they were when they were last asked.
 	Copies []CopyStatus `json:"copies,omitempty"`
+	// Drill is whether snapshots restore, as far as it was tried.
+	Drill *DrillStatus `json:"drill"`
 }
 
 // Status looks at everything at once. What cannot be found out is said in the

@@ -39,9 +39,9 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
-	envDrill   = "ETCDOPS_TEST_DRILL"
-	envSave    = "ETCDOPS_TEST_SAVE"
 	envBench   = "ETCDOPS_TEST_BENCH"
+	envSave    = "ETCDOPS_TEST_SAVE"
+	envDrill   = "ETCDOPS_TEST_DRILL"
 )
 
 func TestMain(m *testing.M) {

@@ -85,11 +85,13 @@ func TestNeededKeys(t *testing.T) {
 		"format 2, none": {Manifest{Format: 2}, nil, nil},
 		"only the data's": {
 			Manifest{Format: 3, EncryptionKey: "sha256:bb", EncryptedWith: []string{"secretbox:v1:key1"}, Surroundings: Surroundings{EncryptionKeys: keys}},
-			[]string{"sha256:aa"}, nil,
+			[]string{"sha256:aa"},
+			nil,
 		},
 		"an unknown one": {
 			Manifest{Format: 3, EncryptedWith: []string{"kms:v2:vault", "secretbox:v1:key1", "secretbox:v1:key2"}, Surroundings: Surroundings{EncryptionKeys: keys}},
-			[]string{"sha256:aa", "sha256:bb"}, []string{"kms vault"},
+			[]string{"sha256:aa", "sha256:bb"},
+			[]string{"kms vault"},
 		},
 		"nothing encrypted": {Manifest{Format: 3, EncryptionKey: "sha256:bb", Surroundings: Surroundings{EncryptionKeys: keys}}, nil, nil},
 	} {

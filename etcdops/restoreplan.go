@@ -137,8 +137,10 @@ type RestorePlan struct {
 	Restart       []string      `json:"restart"`
 	HealthTimeout time.Duration `json:"healthTimeout"`
 
-	// open is how the snapshot is opened once more, in the process that planned.
-	open OpenOptions
+	// source is the snapshot, open since it was verified, in the process that
+	// planned; open is how another one opens it again.
+	source *opened
+	open   OpenOptions
 
 	// Steps say in words what happens, in order; Warnings what to know before.
 	Steps    []Step   `json:"steps"`
@@ -150,13 +152,23 @@ type RestorePlan struct {
 var ErrRestoreInterrupted = errors.New("an earlier restore was interrupted")
 
 // PlanRestore reads and checks everything that a restore depends on and returns
-// what it will do. It writes nothing.
+// what it will do; the caller closes it. It writes nothing.
 func PlanRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) {
 	plan, err := planRestore(ctx, opts)
 	if err != nil {
-		return RestorePlan{}, fmt.Errorf("plan restore: %w", err)
+		return RestorePlan{}, errors.Join(fmt.Errorf("plan restore: %w", err), plan.Close())
 	}
 	return plan, nil
+}
+
+// Close closes the snapshot; a plan that is closed is still good.
+func (p *RestorePlan) Close() error {
+	if p.source == nil {
+		return nil
+	}
+	source := p.source
+	p.source = nil
+	return source.Close()
 }
 
 func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) {
@@ -171,16 +183,16 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 	}
 	plan, err := verifiedPlan(ctx, opts, now)
 	if err != nil {
-		return RestorePlan{}, err
+		return plan, err
 	}
 	if err := plan.agree(opts); err != nil {
-		return RestorePlan{}, err
+		return plan, err
 	}
 	if err := errors.Join(plan.checkToken(opts), plan.checkCluster(opts), plan.checkVersion(ctx, opts), plan.checkEncryption(opts), plan.checkAlarms(opts), plan.chooseFolders(opts.Root)); err != nil {
-		return RestorePlan{}, err
+		return plan, err
 	}
 	if err := errors.Join(plan.fence(ctx), plan.checkSpace(opts)); err != nil {
-		return RestorePlan{}, err
+		return plan, err
 	}
 	plan.Replaces = plan.replaces()
 	plan.lookAtRunning(ctx)
@@ -201,7 +213,7 @@ func PlanAgreement(ctx context.Context, opts RestoreOptions) (Agreement, error) 
 	if err == nil {
 		err = errors.Join(plan.checkToken(opts), plan.checkCluster(opts), plan.checkVersion(ctx, opts))
 	}
-	if err != nil {
+	if err := errors.Join(err, plan.Close()); err != nil {
 		return Agreement{}, fmt.Errorf("plan restore: %w", err)
 	}
 	return plan.Agreement(), nil
@@ -220,15 +232,15 @@ func verifiedPlan(ctx context.Context, opts RestoreOptions, now time.Time) (Rest
 	if !slices.ContainsFunc(opts.Members, func(m Member) bool { return m.Name == opts.Host }) {
 		return RestorePlan{}, fmt.Errorf("host %q is no etcd member of its fleet: restore on one that has the role etcd", opts.Host)
 	}
-	report, err := Verify(ctx, snapshot, VerifyOptions{OpenOptions: opts.OpenOptions, SkipHash: opts.SkipHash})
+	source, report, err := openVerified(ctx, snapshot, VerifyOptions{OpenOptions: opts.OpenOptions, SkipHash: opts.SkipHash})
 	if err != nil {
-		return RestorePlan{}, err
+		return RestorePlan{}, fmt.Errorf("verify %q: %w", snapshot, err)
 	}
 	plan := RestorePlan{
 		ID: freshID(), Planned: now.UTC().Truncate(time.Second), Snapshot: report, SkipHash: opts.SkipHash, Modified: before.ModTime(),
 		Host: opts.Host, Members: opts.Members, Others: opts.Others, Fenced: opts.Fenced,
 		TLS: opts.TLS, Peer: opts.Peer, Endpoint: opts.Endpoint, Stop: opts.Stop, Restart: opts.Restart, HealthTimeout: opts.HealthTimeout,
-		Warnings: []string{}, open: opts.OpenOptions,
+		Warnings: []string{}, source: source, open: opts.OpenOptions,
 	}
 	if plan.Others == nil {
 		plan.Others = opts.Members

@@ -48,12 +48,25 @@ func Verify(ctx context.Context, path string, opts VerifyOptions) (Report, error
 }
 
 func verifyFile(ctx context.Context, path string, opts VerifyOptions) (_ Report, err error) {
-	o, err := openPlain(ctx, path, opts.OpenOptions)
+	o, report, err := openVerified(ctx, path, opts)
 	if err != nil {
 		return Report{}, err
 	}
-	defer func() { err = errors.Join(err, o.Close()) }()
-	return o.verify(ctx, path, opts)
+	return report, o.Close()
+}
+
+// openVerified opens a snapshot and verifies it; the caller closes it. As long as
+// it is open a sealed one needs not be unsealed again.
+func openVerified(ctx context.Context, path string, opts VerifyOptions) (*opened, Report, error) {
+	o, err := openPlain(ctx, path, opts.OpenOptions)
+	if err != nil {
+		return nil, Report{}, err
+	}
+	report, err := o.verify(ctx, path, opts)
+	if err != nil {
+		return nil, Report{}, errors.Join(err, o.Close())
+	}
+	return o, report, nil
 }
 
 // verify checks an opened snapshot, whose file is at the path.

@@ -27,7 +27,7 @@ type restoring struct {
 
 func newSnapshotRestore(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "restore FILE",
+		Use:   "restore FILE|PLACE:NAME",
 		Short: "Put this host's etcd, or the whole cluster's, back to a snapshot",
 		Long: `restore verifies the snapshot, prints every step, and asks. It then builds the new
 data folder beside the live one, stops kube-apiserver and etcd, exchanges the folders,
@@ -54,6 +54,7 @@ at once by --resume (go on from where it was) or --abort (everything as it was b
 		Example: `  nodeagent snapshot list
   nodeagent snapshot restore /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst
   nodeagent snapshot restore backup.db --dry-run
+  nodeagent snapshot restore offsite:latest                             of a further place (snapshots.copies)
   nodeagent snapshot restore backup.db --digest 3f9c-a1b2-77d0 --yes     on each host of a fleet
   nodeagent snapshot restore backup.db --fenced n3                      n3 is dead and switched off
   nodeagent snapshot restore backup.db --plan-out plan.json             write the plan, restore nothing
@@ -83,6 +84,12 @@ at once by --resume (go on from where it was) or --abort (everything as it was b
 		if err := r.choose(args); err != nil {
 			return err
 		}
+		file, done, err := o.snapshotFile(cmd, r.choices.Snapshot)
+		if err != nil {
+			return err
+		}
+		defer done()
+		r.choices.Snapshot = file
 		if r.planOut != "" {
 			return writePlan(cmd, o, host, r)
 		}
@@ -93,6 +100,7 @@ at once by --resume (go on from where it was) or --abort (everything as it was b
 		if err != nil {
 			return restoreHint(err)
 		}
+		defer plan.Close()
 		return restore(cmd, o, host, plan, r.dryRun, r.yes)
 	}
 	return cmd

@@ -31,7 +31,7 @@ too; "local" is the folder on the host.`,
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
 	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o),
-		newSnapshotCat(o), newSnapshotExport(o), newSnapshotUndo(o), newSnapshotDrill(o), newSnapshotKey(o), newSnapshotCopy(o), newSnapshotFetch(o))
+		newSnapshotCat(o), newSnapshotExport(o), newSnapshotUndo(o), newSnapshotKey(o), newSnapshotCopy(o), newSnapshotFetch(o), newSnapshotDrill(o))
 	return cmd
 }
 
