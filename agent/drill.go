@@ -18,6 +18,9 @@ type DrillChoices struct {
 	// Snapshot is a file or PLACE:NAME; empty is the newest good one.
 	Snapshot string
 	etcdops.VerifyOptions
+	// Reserve is how many percent of the scratch folder's file system stay free; 0 is
+	// the default.
+	Reserve int
 	// Low gives the drill what CPU and disk nobody else wants.
 	Low bool
 	// Step is told of each step as it begins.
@@ -56,7 +59,7 @@ func (h *Host) drillOptions(ctx context.Context, choices DrillChoices) (etcdops.
 		Snapshot: choices.Snapshot, VerifyOptions: choices.VerifyOptions,
 		Program: filepath.Join(spec.Kubernetes.Binaries, layout.Etcd),
 		Live:    []string{h.root.EtcdData(), spec.Snapshots.Destination},
-		Low:     choices.Low, Step: choices.Step,
+		Low:     choices.Low, Reserve: choices.Reserve, Step: choices.Step,
 	}
 	if opts.Scratch == "" {
 		opts.Scratch = h.root.Scratch()

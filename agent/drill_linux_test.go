@@ -58,7 +58,7 @@ func drillProcess(args []string) error {
 	}
 	h := &Host{root: layout.Root(os.Getenv(envRoot)), log: slog.New(slog.DiscardHandler)}
 	h.spec.Store(spec)
-	_, err = h.DrillSnapshot(context.Background(), DrillChoices{Low: true})
+	_, err = h.DrillSnapshot(context.Background(), DrillChoices{Low: true, Reserve: 1})
 	return err
 }
 
@@ -141,11 +141,11 @@ func TestScheduledDrill(t *testing.T) {
 // tells of a drill that was killed until it has ended.
 func TestSecondDrillIsRefused(t *testing.T) {
 	h, path := drilledHost(t)
-	_, err := h.DrillSnapshot(t.Context(), DrillChoices{Step: func(step string) {
+	_, err := h.DrillSnapshot(t.Context(), DrillChoices{Reserve: 1, Step: func(step string) {
 		if step != etcdops.DrillCompare {
 			return
 		}
-		if _, err := h.DrillSnapshot(t.Context(), DrillChoices{}); !errors.Is(err, etcdops.ErrBusy) {
+		if _, err := h.DrillSnapshot(t.Context(), DrillChoices{Reserve: 1}); !errors.Is(err, etcdops.ErrBusy) {
 			t.Errorf("a second one: %v", err)
 		}
 		status := h.drillStatus(time.Now())

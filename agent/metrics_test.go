@@ -10,7 +10,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -267,4 +269,31 @@ func TestEachMetricIsListed(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	serveMetrics(ctx, slog.New(slog.DiscardHandler), freeAddress(t), newMetrics(measuredHost(t), "")) // ends at once
+}
+
+// TestMetricsAreDocumented: docs/metrics.md has each metric with its help, and its
+// rules name only metrics that there are.
+func TestMetricsAreDocumented(t *testing.T) {
+	content, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(content)
+	known := map[string]bool{}
+	for _, d := range newDescs().all() {
+		parts := regexp.MustCompile(`fqName: "([^"]+)", help: ("(?:[^"\\]|\\.)*")`).FindStringSubmatch(d.String())
+		help, err := strconv.Unquote(parts[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		known[parts[1]] = true
+		if row := regexp.MustCompile("(?m)^\\| `" + parts[1] + "` \\|.*\\| " + regexp.QuoteMeta(help) + " \\|$"); !row.MatchString(text) {
+			t.Errorf("docs/metrics.md has no row of %s with the help %q", parts[1], help)
+		}
+	}
+	for _, name := range regexp.MustCompile(`nodeagent_[a-z_]+`).FindAllString(text, -1) {
+		if !known[name] {
+			t.Errorf("docs/metrics.md names %s, which there is not", name)
+		}
+	}
 }
