@@ -39,10 +39,7 @@ func (h *Host) AskBy(prompt Prompt) { h.keyring = CAKeyring(h.root, h.Spec, prom
 // where only people have it. The error tells that they are not encrypted.
 func (h *Host) CAProtection() (protection, serve string, err error) {
 	protection, err = h.keyring.Protection()
-	local := h.Spec().PKI.Local
-	if local == nil {
-		local = &hosts.LocalIssuer{}
-	}
+	local := localIssuer(h.Spec())
 	switch {
 	case protection == pki.ProtectCredential:
 		serve = fmt.Sprintf("hand it to nodeagent.service as the credential %q, and restart that", credentialName(local))
@@ -62,6 +59,15 @@ func (h *Host) ChangeCAPassphrase(ctx context.Context, before, secret string) er
 	return h.exclusively(ctx, DomainPKI, func() error { return keyring.Change(ctx, secret) })
 }
 
+// localIssuer is how the spec has the keys kept; the zero one where it is not
+// about them, though keys may be encrypted still.
+func localIssuer(spec *hosts.Spec) *hosts.LocalIssuer {
+	if spec.PKI.Local == nil {
+		return &hosts.LocalIssuer{}
+	}
+	return spec.PKI.Local
+}
+
 // caSecrets are the places where what opens the CAs' keys can be.
 type caSecrets struct {
 	root   layout.Root
@@ -72,10 +78,7 @@ type caSecrets struct {
 // find looks in them, the ones that need nobody first. A new credential is taken
 // from systemd alone, since there the service must find it.
 func (s caSecrets) find(ctx context.Context, ask pki.SecretAsk) (string, error) {
-	local := s.spec().PKI.Local
-	if local == nil {
-		local = &hosts.LocalIssuer{}
-	}
+	local := localIssuer(s.spec())
 	prompt := s.prompt
 	if ask.New && ask.Protection == pki.ProtectCredential {
 		prompt = nil
@@ -90,7 +93,7 @@ func (s caSecrets) find(ctx context.Context, ask pki.SecretAsk) (string, error) 
 			return secret, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
-			return "", refuse(err, "mend that file")
+			return "", pki.Locked(err, "mend that file")
 		}
 	}
 	if prompt != nil {
@@ -100,7 +103,7 @@ func (s caSecrets) find(ctx context.Context, ask pki.SecretAsk) (string, error) 
 	if len(places) > 0 {
 		where = "there is no " + strings.Join(places, " and no ")
 	}
-	return "", refuse(fmt.Errorf("the %s is not at hand: %s", ask.Protection, where), remedy)
+	return "", pki.Locked(fmt.Errorf("the %s is not at hand: %s", ask.Protection, where), remedy)
 }
 
 // places are the files in which it can be, and what to do where it is in none.
@@ -124,10 +127,6 @@ func (s caSecrets) places(local *hosts.LocalIssuer, ask pki.SecretAsk) (list []s
 		}
 	}
 	return list, remedy
-}
-
-func refuse(err error, remedy string) error {
-	return &pki.Refusal{Cause: pki.CauseLocked, What: "use the keys of the CAs", Err: err, Remedy: remedy}
 }
 
 // defaultCredential is the name that nodeagent.service itself has, for keys that

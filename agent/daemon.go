@@ -30,6 +30,9 @@ type Settings struct {
 	Fleet   string // the fleet's folder
 	Host    string // this host's name in it
 	Version string // for the log
+	// Program is nodeagent's own file, of which `run` starts what must not be done
+	// in its process; the one that runs by default.
+	Program string
 	Log     *slog.Logger
 }
 
@@ -82,6 +85,7 @@ func Run(ctx context.Context, s Settings) error {
 	d.manager.stopping()
 	d.snapshots.stop()
 	d.copies.stop()
+	d.drills.stop()
 	d.floating.stop()
 	return nil
 }
@@ -94,10 +98,11 @@ type daemon struct {
 	host    *Host
 	events  chan Event // what watchers notice, on its way to the lanes
 	lanes   []*lane
-	// snapshots is owned by the lane that has the units.
+	// snapshots and drills are owned by the lane that has the units.
 	snapshots snapshotter
 	// copies is the same lane's.
 	copies copier
+	drills drills
 	// floating is owned by the lane that has the network.
 	floating floating
 
@@ -313,7 +318,7 @@ func (d *daemon) endRestore(ctx context.Context) {
 		return
 	}
 	defer lock.Release()
-	outcome, err := d.host.ResumeRestore(ctx, func(e etcdops.Event) {
+	outcome, err := d.host.EndRestore(ctx, etcdops.EndSafely, etcdops.OpenOptions{}, func(e etcdops.Event) {
 		if e.Text != "" {
 			d.Log.Info("ending an interrupted restore", "step", e.Step, "doing", e.Text)
 		}

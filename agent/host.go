@@ -48,6 +48,8 @@ type Host struct {
 	seenPKI     recent[pki.State]
 	// login is the issuer where that is Vault.
 	login login
+	// seal is the key in Vault that snapshots are encrypted with.
+	seal sealKey
 	// keyring opens the local issuer's keys where they are encrypted.
 	keyring *pki.Keyring
 	// clock knows whether the clock was set.

@@ -246,6 +246,7 @@ func (l *lane) after(ctx context.Context, names []string, result Result) {
 		}
 		l.snapshots.follow(ctx, l.host, l.Version)
 		l.copies.follow(ctx, l.host)
+		l.drills.follow(ctx, l.host, l.Settings)
 	}
 	if result.Applied() > 0 || slices.Contains(names, DomainUnits) || len(names) == len(l.domains) {
 		// What the look has taken is not needed while the host stays as it is.

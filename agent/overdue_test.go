@@ -38,7 +38,7 @@ func TestStatusTellsOverdueSnapshots(t *testing.T) {
 	spec.Snapshots = hosts.Snapshots{Schedule: "*-*-* 00/6:00:00", Keep: hosts.Retention{Last: 1}, Destination: t.TempDir()}
 	h := &Host{root: root}
 	h.spec.Store(spec)
-	if s := h.snapshotStatus(); s.Overdue {
+	if s := h.snapshotStatus(t.Context()); s.Overdue {
 		t.Error("overdue before etcd has run")
 	}
 	if err := etcdops.MarkInitialised(root, time.Now()); err != nil {
@@ -48,7 +48,7 @@ func TestStatusTellsOverdueSnapshots(t *testing.T) {
 	if err := os.Chtimes(root.EtcdMarker(), days, days); err != nil {
 		t.Fatal(err)
 	}
-	s := Status{Snapshots: h.snapshotStatus()}
+	s := Status{Snapshots: h.snapshotStatus(t.Context())}
 	if problems := strings.Join(s.problems(spec, nil), "\n"); !strings.Contains(problems, "overdue") {
 		t.Errorf("two days without a snapshot are no problem: %q", problems)
 	}

@@ -29,16 +29,21 @@ func (h *Host) SaveSnapshot(ctx context.Context, dir, version string, progress f
 	if !spec.Has(hosts.RoleEtcd) {
 		return etcdops.Manifest{}, errNoEtcd(spec)
 	}
-	recipients, err := etcdops.ParseRecipients(spec.Snapshots.Recipients)
+	site, err := h.EtcdSite()
+	if err != nil {
+		return etcdops.Manifest{}, err
+	}
+	sealing, err := h.sealing(ctx)
 	if err != nil {
 		return etcdops.Manifest{}, err
 	}
 	return etcdops.Save(ctx, etcdops.SaveOptions{
-		Sealing:       etcdops.Sealing{Compress: spec.Snapshots.Compression == hosts.CompressionZstd, Recipients: recipients},
-		Scratch:       h.root.Scratch(),
-		EncryptionKey: first(h.encryptionKeys()),
-		Dir:           dir, Cluster: spec.Cluster, Host: spec.Name,
-		Endpoints: []string{localEtcd(spec)}, TLS: EtcdTLS(h.root),
+		Signer:       h.signer(),
+		Sealing:      sealing,
+		Scratch:      h.root.Scratch(),
+		Surroundings: h.Surroundings(ctx),
+		Dir:          dir, Cluster: spec.Cluster, Host: spec.Name,
+		Site:    site,
 		Version: version, Progress: progress,
 	})
 }
@@ -62,13 +67,6 @@ func (h *Host) retiredKeys() []string {
 	return keys
 }
 
-func first(list []string) string {
-	if len(list) == 0 {
-		return ""
-	}
-	return list[0]
-}
-
 // nextSnapshot is when the schedule calls for a snapshot, the newest good one
 // that is not dated in the future being from the given moment (zero: there is
 // none). Moments that were missed while the host was down are made up for at
@@ -77,7 +75,7 @@ func nextSnapshot(schedule calendar.Schedule, newest, now time.Time) time.Time {
 	if newest.IsZero() {
 		return now
 	}
-	next := schedule.Next(newest)
+	next := schedule.Next(newest.In(now.Location())) // manifests are in UTC
 	if next.IsZero() || next.After(now) {
 		return next
 	}
@@ -114,7 +112,8 @@ func (s *snapshotter) follow(ctx context.Context, h *Host, version string) {
 	}
 	s.spec = spec.Digest
 	ctx, s.cancel = context.WithCancel(ctx)
-	s.done.Go(func() { takeSnapshots(ctx, h, spec, schedule, version) })
+	t := newTaker(h, spec, schedule, version)
+	s.done.Go(func() { t.run(ctx) })
 }
 
 // stop ends the goroutine and waits for it.
@@ -123,43 +122,6 @@ func (s *snapshotter) stop() {
 		s.cancel()
 		s.done.Wait()
 		s.cancel = nil
-	}
-}
-
-// longestSleep bounds how long the next moment is slept for without a look at
-// the clock, which may have been set meanwhile.
-const longestSleep = time.Hour
-
-func takeSnapshots(ctx context.Context, h *Host, spec *hosts.Spec, schedule calendar.Schedule, version string) {
-	var last time.Time // what this loop took counts even where the folder cannot be listed
-	for ctx.Err() == nil {
-		now := time.Now()
-		newest := last
-		if newest.After(now) {
-			newest = time.Time{} // the clock was put back since
-		}
-		if found := newestSnapshot(h.log, spec, now); found.After(newest) {
-			newest = found
-		}
-		next := nextSnapshot(schedule, newest, now)
-		if next.IsZero() {
-			return // the schedule has no further moment
-		}
-		if pause := now.Add(longestSleep); next.After(pause) {
-			sleepUntil(ctx, pause)
-			continue
-		}
-		if !sleepUntil(ctx, next) {
-			return
-		}
-		if err := takeSnapshot(ctx, h, spec, version); err != nil {
-			if ctx.Err() == nil {
-				h.log.Error("the scheduled snapshot failed", "error", err, "again in", snapshotRetry)
-				sleepUntil(ctx, time.Now().Add(snapshotRetry))
-			}
-			continue
-		}
-		last = time.Now().Round(0) // by the wall clock, which may be put back
 	}
 }
 
@@ -191,7 +153,7 @@ func overdue(schedule calendar.Schedule, newest, now time.Time) bool {
 	if newest.IsZero() {
 		return false
 	}
-	next := schedule.Next(newest)
+	next := schedule.Next(newest.In(now.Location()))
 	if next.IsZero() {
 		return false
 	}
@@ -199,14 +161,28 @@ func overdue(schedule calendar.Schedule, newest, now time.Time) bool {
 	return !second.IsZero() && second.Before(now)
 }
 
-func takeSnapshot(ctx context.Context, h *Host, spec *hosts.Spec, version string) error {
+// newTaker takes the scheduled snapshots of a host with the given spec.
+func newTaker(h *Host, spec *hosts.Spec, schedule calendar.Schedule, version string) *taker {
 	dir := spec.Snapshots.Destination
-	manifest, err := h.SaveSnapshot(ctx, dir, version, nil)
-	if err != nil {
-		return err
+	return &taker{
+		spec: spec, schedule: schedule, share: shareOf(spec, schedule, time.Now()), log: h.log, ttl: shareTTL,
+		save: func(ctx context.Context) (etcdops.Manifest, error) {
+			manifest, err := h.SaveSnapshot(ctx, dir, version, nil)
+			if err == nil {
+				h.copySoon()
+			}
+			return manifest, err
+		},
+		prune: func(ctx context.Context) { pruneSnapshots(ctx, h) },
+		open: func(ctx context.Context) (*etcdops.Claims, error) {
+			return etcdops.OpenClaims(context.WithoutCancel(ctx), EtcdTLS(h.root), etcdEndpoints(spec))
+		},
 	}
-	h.log.Info("snapshot taken", "file", manifest.Path(dir), "revision", manifest.Revision, "bytes", manifest.Size)
-	h.copySoon()
+}
+
+// pruneSnapshots deletes the snapshots that no rule of the spec keeps, and that
+// no further place waits for.
+func pruneSnapshots(ctx context.Context, h *Host) {
 	_, dropped, err := h.Copies().PruneLocal(ctx, time.Now())
 	for _, d := range dropped {
 		h.log.Info("snapshot deleted", "file", d.Entry.Path, "because", d.Reason)
@@ -214,7 +190,6 @@ func takeSnapshot(ctx context.Context, h *Host, spec *hosts.Spec, version string
 	if err != nil {
 		h.log.Error("old snapshots were not deleted", "error", err)
 	}
-	return nil
 }
 
 // sleepUntil tells whether the moment came before ctx was done.

@@ -93,6 +93,9 @@ type SnapshotStatus struct {
 	Folder string         `json:"folder"`
 	Count  int            `json:"count"`
 	Newest *etcdops.Entry `json:"newest,omitempty"`
+	// Shared is the last one that a host of the cluster has taken for all, where
+	// one does; it lies on that host.
+	Shared *etcdops.Taken `json:"shared,omitempty"`
 	// Next is when the schedule calls for the next one; zero without a schedule.
 	Next time.Time `json:"next,omitzero"`
 	// Overdue tells that the schedule has called for several snapshots that
@@ -101,6 +104,8 @@ type SnapshotStatus struct {
 	Error   string `json:"error,omitempty"`
 	// Copies are the further places, as they were when they were last asked.
 	Copies []CopyStatus `json:"copies,omitempty"`
+	// Drill is whether snapshots restore, as far as it was tried.
+	Drill *DrillStatus `json:"drill"`
 }
 
 // Status looks at everything at once. What cannot be found out is said in the
@@ -117,7 +122,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	parts.Go(func() { alarms = h.certificateStatus(ctx, &s) })
 	if spec.Has(hosts.RoleEtcd) {
 		parts.Go(func() { s.Etcd = h.etcdStatus(ctx) })
-		parts.Go(func() { s.Snapshots = h.snapshotStatus() })
+		parts.Go(func() { s.Snapshots = h.snapshotStatus(ctx) })
 	}
 	if spec.Has(hosts.RoleControlPlane) {
 		parts.Go(func() {
@@ -136,6 +141,7 @@ func (h *Host) Status(ctx context.Context) Status {
 	s.Confirm = h.confirmStatus()
 	s.Problems = append(s.Problems, s.Confirm.problems()...)
 	s.Problems = append(s.Problems, h.loginProblems()...)
+	s.Problems = append(s.Problems, h.signerProblems()...)
 	problems, warnings := s.certificateTrouble(alarms)
 	s.Problems = append(s.Problems, problems...)
 	s.Healthy = len(s.Problems) == 0
@@ -256,7 +262,7 @@ func (h *Host) etcdStatus(ctx context.Context) *EtcdStatus {
 	return s
 }
 
-func (h *Host) snapshotStatus() *SnapshotStatus {
+func (h *Host) snapshotStatus(ctx context.Context) *SnapshotStatus {
 	spec := h.Spec()
 	s := &SnapshotStatus{Folder: spec.Snapshots.Destination, Copies: h.Copies().Status()}
 	entries, err := etcdops.List(s.Folder)
@@ -269,6 +275,10 @@ func (h *Host) snapshotStatus() *SnapshotStatus {
 	if e, ok := newestOwn(entries, spec, now); ok {
 		s.Newest, newest = &e, e.Taken
 	}
+	if s.Shared = h.sharedSnapshot(ctx, now); s.Shared != nil && s.Shared.At.After(newest) {
+		newest = s.Shared.At
+	}
+	s.Drill = h.drillStatus(now)
 	schedule, parseErr := calendar.Parse(spec.Snapshots.Schedule)
 	if parseErr != nil || err != nil {
 		return s // without a schedule nothing is due
@@ -319,6 +329,9 @@ func (s Status) problems(spec *hosts.Spec, nodesErr error) []string {
 	}
 	if s.Snapshots != nil && s.Snapshots.Overdue {
 		add("snapshots are overdue: the schedule called for more than one since the newest; nodeagent.service takes them: systemctl status nodeagent")
+	}
+	if s.Snapshots != nil && s.Snapshots.Drill.Problem != "" {
+		list = append(list, s.Snapshots.Drill.Problem)
 	}
 	if nodesErr != nil {
 		add("the API server does not tell its nodes: %s", nodesErr)

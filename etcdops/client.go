@@ -16,6 +16,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/mem"
 )
 
 // TLS names the PEM files of the client certificate with which etcd is spoken
@@ -109,16 +111,23 @@ func connect(ctx context.Context, files TLS, endpoint string) (*clientv3.Client,
 	return client, nil
 }
 
+// A snapshot comes in messages of 32 KiB and a few bytes, for which gRPC's own
+// buffers have 1 MiB, cleared each time: a fifth of all work. Its decoder takes
+// no others but the program's.
+func init() {
+	experimental.SetDefaultBufferPool(mem.NewTieredBufferPool(256, 4<<10, 16<<10, 36<<10, 1<<20))
+}
+
 // newClient adds to the settings how every client connects.
 func newClient(cfg clientv3.Config) (*clientv3.Client, error) {
 	cfg.DialTimeout = answerTimeout
 	cfg.Logger = zap.NewNop()
-	cfg.DialOptions = []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{
 		// A member that is being started is asked again soon: gRPC's own backoff
 		// goes up to two minutes.
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: answerTimeout,
-	})}
+	}))
 	return clientv3.New(cfg)
 }
 

@@ -12,7 +12,6 @@ import (
 	"hash/maphash"
 	"os"
 	"runtime/debug"
-	"strings"
 
 	bolt "go.etcd.io/bbolt"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -33,9 +32,11 @@ type Contents struct {
 	// Hash is a CRC-32 (Castagnoli) over all buckets, keys and values.
 	Hash uint32 `json:"hash"`
 	// Keys is how many keys are alive. Objects counts those of Kubernetes by
-	// resource ("pods", "apps.example.com/widgets"), filled where asked for.
-	Keys    int64            `json:"keys"`
-	Objects map[string]int64 `json:"objects,omitempty"`
+	// resource ("pods", "apps.example.com/widgets"), and Prefixes all of them by
+	// how they begin (see prefixOf); both are filled where asked for.
+	Keys     int64            `json:"keys"`
+	Objects  map[string]int64 `json:"objects,omitempty"`
+	Prefixes map[string]int64 `json:"prefixes,omitempty"`
 	// RaftTerm and RaftIndex are of the last raft entry applied.
 	RaftTerm  uint64 `json:"raftTerm"`
 	RaftIndex uint64 `json:"raftIndex"`
@@ -44,11 +45,16 @@ type Contents struct {
 	StorageVersion string `json:"storageVersion"`
 	// Members are the names of the cluster's members.
 	Members []string `json:"members,omitempty"`
+	// PeerURLs are where they were to be reached, by name.
+	PeerURLs map[string][]string `json:"peerURLs,omitempty"`
 	// Alarms that are raised; they come back with a restore.
 	Alarms []string `json:"alarms,omitempty"`
 	// Encrypted tells that kube-apiserver has encrypted values at rest: without
 	// the key, which is not in the snapshot, they cannot be read.
 	Encrypted bool `json:"encrypted"`
+	// EncryptedWith are the keys that did it, "secretbox:v1:key1", sorted: what
+	// follows "k8s:enc:" in the values.
+	EncryptedWith []string `json:"encryptedWith,omitempty"`
 }
 
 // inspect checks the database that is the first dbSize bytes of the file, page
@@ -113,7 +119,7 @@ func readContents(ctx context.Context, path string, objects map[string]int64) (_
 		return Contents{}, fmt.Errorf("open as etcd does: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	found := Contents{Objects: objects}
+	var found Contents
 	err = db.View(func(tx *bolt.Tx) error {
 		for _, b := range []bucket{schema.Key, schema.Meta, schema.Members} {
 			if tx.Bucket(b.Name()) == nil {
@@ -123,11 +129,18 @@ func readContents(ctx context.Context, path string, objects map[string]int64) (_
 		if v := schema.ReadStorageVersionFromSnapshot(tx); v != nil {
 			found.StorageVersion = v.String()
 		}
-		reader := contentsReader{ctx: ctx, Contents: &found, sum: crc32.New(crc32.MakeTable(crc32.Castagnoli)), alive: newKeySet()}
+		reader := contentsReader{ctx: ctx, Contents: &found, sum: crc32.New(crc32.MakeTable(crc32.Castagnoli)), alive: newKeySet(), encryptedWith: encryptedWith{}}
+		if objects != nil {
+			reader.prefixes = prefixCounts{}
+		}
 		if err := tx.ForEach(reader.bucket); err != nil {
 			return err
 		}
 		found.Hash, found.Keys = reader.sum.Sum32(), int64(len(reader.alive.keys))
+		found.EncryptedWith = reader.encryptedWith.sorted()
+		if objects != nil {
+			found.Prefixes, found.Objects = reader.prefixes.sums()
+		}
 		return nil
 	})
 	return found, err
@@ -145,6 +158,9 @@ type contentsReader struct {
 	sum   hash.Hash32
 	alive *keySet
 	n     int
+	// prefixes is nil where they are not asked for.
+	prefixes      prefixCounts
+	encryptedWith encryptedWith
 }
 
 func (r *contentsReader) bucket(name []byte, b *bolt.Bucket) error {
@@ -183,11 +199,14 @@ func (r *contentsReader) key(k, v []byte) error {
 		return fmt.Errorf("revision %x is too short", k)
 	}
 	r.Revision = mvcc.BytesToRev(k).Main // panics on rubbish, which guarded turns into an error
-	key, encrypted, err := keyOf(v)
+	key, value, err := keyOf(v)
 	if err != nil {
 		return fmt.Errorf("revision %d: %w", r.Revision, err)
 	}
-	r.Encrypted = r.Encrypted || encrypted
+	if bytes.HasPrefix(value, encryptedPrefix) {
+		r.Encrypted = true
+		r.encryptedWith.add(value)
+	}
 	if len(key) == 0 {
 		return nil // the mark that a restore with a revision bump leaves
 	}
@@ -195,13 +214,8 @@ func (r *contentsReader) key(k, v []byte) error {
 	if mvcc.IsTombstone(k) {
 		change -= r.alive.remove(key)
 	}
-	if r.Objects != nil && change != 0 {
-		if name, ok := resourceOf(string(key)); ok {
-			r.Objects[name] += change
-			if r.Objects[name] == 0 {
-				delete(r.Objects, name)
-			}
-		}
+	if r.prefixes != nil && change != 0 {
+		r.prefixes.add(key, change)
 	}
 	return nil
 }
@@ -230,12 +244,17 @@ func (r *contentsReader) meta(k, v []byte) error {
 
 func (r *contentsReader) member(_, v []byte) error {
 	var m struct {
-		Name string `json:"name"`
+		Name     string   `json:"name"`
+		PeerURLs []string `json:"peerURLs"`
 	}
 	if err := json.Unmarshal(v, &m); err != nil {
 		return fmt.Errorf("read member: %w", err)
 	}
 	r.Members = append(r.Members, m.Name)
+	if r.PeerURLs == nil {
+		r.PeerURLs = map[string][]string{}
+	}
+	r.PeerURLs[m.Name] = append(r.PeerURLs[m.Name], m.PeerURLs...)
 	return nil
 }
 
@@ -252,30 +271,28 @@ func (r *contentsReader) alarm(k, _ []byte) error {
 // https://kubernetes.io/docs/tasks/administer-cluster/encrypt-data/.
 var encryptedPrefix = []byte("k8s:enc:")
 
-// keyOf returns the key of an encoded mvccpb.KeyValue without copying its value,
-// which makes reading a snapshot several times as fast, and whether the value
-// is encrypted.
-func keyOf(v []byte) (key []byte, encrypted bool, err error) {
+// keyOf returns the key and the value of an encoded mvccpb.KeyValue without
+// copying them, which makes reading a snapshot several times as fast.
+func keyOf(v []byte) (key, value []byte, err error) {
 	for len(v) > 0 {
 		number, kind, n := protowire.ConsumeTag(v)
 		if n < 0 {
-			return nil, false, protowire.ParseError(n)
+			return nil, nil, protowire.ParseError(n)
 		}
 		v = v[n:]
 		n = protowire.ConsumeFieldValue(number, kind, v)
 		if n < 0 {
-			return nil, false, protowire.ParseError(n)
+			return nil, nil, protowire.ParseError(n)
 		}
 		switch {
 		case number == 1 && kind == protowire.BytesType: // KeyValue.key
 			key, _ = protowire.ConsumeBytes(v)
 		case number == 5 && kind == protowire.BytesType: // KeyValue.value
-			value, _ := protowire.ConsumeBytes(v)
-			encrypted = bytes.HasPrefix(value, encryptedPrefix)
+			value, _ = protowire.ConsumeBytes(v)
 		}
 		v = v[n:]
 	}
-	return key, encrypted, nil
+	return key, value, nil
 }
 
 // keySet is the keys that are alive, by 128 bits of two seeded hashes: a
@@ -304,26 +321,4 @@ func (s *keySet) remove(key []byte) int64 {
 	before := len(s.keys)
 	delete(s.keys, s.id(key))
 	return int64(before - len(s.keys))
-}
-
-// resourceOf is the resource whose object kube-apiserver keeps under the key:
-// /registry/pods/ns/name is of "pods", /registry/example.com/widgets/ns/name of
-// "example.com/widgets", /registry/services/specs/ns/name of "services/specs".
-func resourceOf(key string) (string, bool) {
-	rest, ok := strings.CutPrefix(key, "/registry/")
-	if !ok {
-		return "", false
-	}
-	first, rest, ok := strings.Cut(rest, "/")
-	if !ok {
-		return "", false
-	}
-	if first != "services" && !strings.Contains(first, ".") {
-		return first, true
-	}
-	second, _, ok := strings.Cut(rest, "/")
-	if !ok {
-		return first, true
-	}
-	return first + "/" + second, true
 }

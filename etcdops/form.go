@@ -173,7 +173,10 @@ func decrypt(r io.Reader, identities []age.Identity) (io.Reader, error) {
 	plain, err := age.Decrypt(r, identities...)
 	var none *age.NoIdentityMatchError
 	if errors.As(err, &none) {
-		return nil, fmt.Errorf("%w, and none of the %d identities that were given opens it: give that of one of the recipients which snapshots.recipients named when it was taken", ErrLocked, len(identities))
+		return nil, fmt.Errorf("%w, and none of the %d identities that were given opens it: give that of one of those whom its manifest names (openedBy), with --identity", ErrLocked, len(identities))
+	}
+	if errors.Is(err, ErrLocked) {
+		return nil, err
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: its age header cannot be read: %w", ErrHashMismatch, err)

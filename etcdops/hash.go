@@ -17,11 +17,11 @@ const hashTimeout = 5 * time.Minute
 // between: hashes over differently compacted histories say nothing.
 const hashTries = 4
 
-// compareHashes has all members that answer hash their keys at one revision.
-func compareHashes(ctx context.Context, files TLS, v *View) {
+// compareHashes has those members hash their keys, all at one revision.
+func compareHashes(ctx context.Context, files TLS, v *View, which func(MemberView) bool) {
 	var err error
 	for range hashTries {
-		if err = hashOnce(ctx, files, v); err == nil || ctx.Err() != nil {
+		if err = hashOnce(ctx, files, v, which); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
@@ -34,10 +34,10 @@ func compareHashes(ctx context.Context, files TLS, v *View) {
 	}
 }
 
-func hashOnce(ctx context.Context, files TLS, v *View) error {
+func hashOnce(ctx context.Context, files TLS, v *View, which func(MemberView) bool) error {
 	v.HashRevision = 0
 	for _, m := range v.Members {
-		if m.InStep() && (v.HashRevision == 0 || m.Revision < v.HashRevision) {
+		if which(m) && (v.HashRevision == 0 || m.Revision < v.HashRevision) {
 			v.HashRevision = m.Revision
 		}
 	}
@@ -48,7 +48,7 @@ func hashOnce(ctx context.Context, files TLS, v *View) error {
 	failed := make([]error, len(v.Members))
 	var wait sync.WaitGroup
 	for i, m := range v.Members {
-		if m.InStep() {
+		if which(m) {
 			wait.Go(func() { answers[i], failed[i] = hashOf(ctx, files, m.Endpoint, v.HashRevision) })
 		}
 	}
@@ -56,7 +56,7 @@ func hashOnce(ctx context.Context, files TLS, v *View) error {
 	if err := errors.Join(failed...); err != nil {
 		// Compacted meanwhile, perhaps: the next try is at a later revision.
 		for i, m := range v.Members {
-			if status, err := askOnce(ctx, files, m.Endpoint); err == nil && m.InStep() {
+			if status, err := askOnce(ctx, files, m.Endpoint); err == nil && which(m) {
 				v.Members[i].Revision = status.Header.GetRevision()
 			}
 		}

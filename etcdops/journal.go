@@ -74,49 +74,6 @@ func writeJournal(root layout.Root, j journal) error {
 	if err := atomicfile.Write(journalPath(root), append(content, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write journal of the restore: %w", err)
 	}
+	passed("journal " + string(j.Phase))
 	return nil
-}
-
-// mark is the file inside restored data that says where it comes from, and by
-// which a restore that was interrupted tells the new folder from the old one.
-// etcd looks at wal and snap beside it only.
-func markPath(dataDir string) string {
-	return filepath.Join(dataDir, "member", "nodeagent-restore.json")
-}
-
-type mark struct {
-	ID       string `json:"id"`
-	Snapshot string `json:"snapshot"`
-	SHA256   string `json:"sha256"`
-	Token    string `json:"token"`
-}
-
-func writeMark(dataDir string, p RestorePlan) error {
-	content, err := json.Marshal(mark{ID: p.ID, Snapshot: p.Snapshot.Path, SHA256: p.Snapshot.SHA256, Token: p.Token})
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(markPath(dataDir), append(content, '\n'), 0o600)
-}
-
-// marked tells whether the folder holds the data that the restore made.
-func marked(dataDir, id string) (bool, error) {
-	m, err := readMark(dataDir)
-	return err == nil && m.ID != "" && m.ID == id, err
-}
-
-// readMark returns the zero mark of a folder that no restore has made.
-func readMark(dataDir string) (mark, error) {
-	content, err := os.ReadFile(markPath(dataDir))
-	if errors.Is(err, os.ErrNotExist) {
-		return mark{}, nil
-	}
-	if err != nil {
-		return mark{}, err
-	}
-	var m mark
-	if err := json.Unmarshal(content, &m); err != nil {
-		return mark{}, fmt.Errorf("read %q: %w", markPath(dataDir), err)
-	}
-	return m, nil
 }

@@ -50,11 +50,17 @@ func held(path string) (bool, error) {
 // freeBytes is how many bytes an unprivileged process could still write to the
 // file system of the folder.
 func freeBytes(dir string) (int64, error) {
+	free, _, err := space(dir)
+	return free, err
+}
+
+// space is that, and how many bytes the file system has in all.
+func space(dir string) (free, total int64, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
-		return 0, fmt.Errorf("ask for free space of %q: %w", dir, err)
+		return 0, 0, fmt.Errorf("ask for free space of %q: %w", dir, err)
 	}
-	return int64(fs.Bavail) * fs.Bsize, nil
+	return int64(fs.Bavail) * fs.Bsize, int64(fs.Blocks) * fs.Bsize, nil
 }
 
 // bytesText prints a size for people: "1.3 GiB".

@@ -59,7 +59,7 @@ func Look(ctx context.Context, site Site, hashes bool) View {
 	}
 	view := newView(site, sights, time.Now())
 	if hashes {
-		compareHashes(ctx, site.TLS, &view)
+		compareHashes(ctx, site.TLS, &view, MemberView.InStep)
 	}
 	return view
 }
@@ -98,6 +98,7 @@ func see(ctx context.Context, files TLS, endpoint string) (s sight) {
 		return s
 	}
 	s.latency = time.Since(began)
+	s.alarms = alarmsOf(s.status)
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if s.members, err = client.MemberList(ctx, clientv3.WithSerializable()); err != nil {
@@ -113,9 +114,12 @@ func see(ctx context.Context, files TLS, endpoint string) (s sight) {
 		return s
 	}
 	s.quorum = true
-	if s.alarms, err = client.AlarmList(ctx); err != nil {
+	alarms, err := client.AlarmList(ctx)
+	if err != nil {
 		s.err = fmt.Errorf("ask etcd %s for alarms: %w", endpoint, err)
+		return s
 	}
+	s.alarms = alarms
 	return s
 }
 

@@ -28,6 +28,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdmain"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
@@ -38,14 +39,22 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
+	envBench   = "ETCDOPS_TEST_BENCH"
+	envDrill   = "ETCDOPS_TEST_DRILL"
 )
 
 func TestMain(m *testing.M) {
 	switch {
+	case len(os.Args) > 1 && (os.Args[1] == "--version" || strings.HasPrefix(os.Args[1], "--name=")):
+		etcdmain.Main(os.Args) // as etcd's own program, in an environment that tells nothing
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
+	case os.Getenv(envDrill) != "":
+		exit(runDrill([]byte(os.Getenv(envDrill))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
+	case os.Getenv(envBench) != "":
+		exit(runBench([]byte(os.Getenv(envBench))))
 	case os.Getenv(envRestore) != "":
 		exit(runRestore([]byte(os.Getenv(envRestore))))
 	default:
@@ -74,6 +83,8 @@ type server struct {
 	// Election is etcd's election timeout in ms, 100 unless set; a heartbeat is a
 	// tenth of it.
 	Election uint
+	// Durable has etcd sync what it writes, as it does on a host.
+	Durable bool
 }
 
 func runEtcd(config []byte) error {
@@ -98,7 +109,7 @@ func runEtcd(config []byte) error {
 	election := cmp.Or(s.Election, 100)
 	cfg.TickMs, cfg.ElectionMs = election/10, election
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
-	cfg.UnsafeNoFsync = true // the machine's power stays on
+	cfg.UnsafeNoFsync = !s.Durable // the machine's power stays on
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return err
@@ -121,8 +132,9 @@ type host struct {
 	Files   TLS
 	Server  server
 	Members []Member
-	// RefuseRestored makes etcd fail to start with restored data.
-	RefuseRestored string
+	// RefuseRestored makes etcd fail to start with restored data, RefuseUndone
+	// with data that an undo has brought back.
+	RefuseRestored, RefuseUndone string
 }
 
 func (h host) endpoint() string { return h.Members[0].ClientURL }
@@ -203,6 +215,9 @@ func (h *host) Start(_ context.Context, component string) error {
 	if component == layout.Etcd {
 		if h.RefuseRestored != "" && exists(markPath(h.Root.EtcdData())) {
 			return errors.New(h.RefuseRestored)
+		}
+		if h.RefuseUndone != "" && exists(undoMarkPath(h.Root.EtcdData())) {
+			return errors.New(h.RefuseUndone)
 		}
 		config, err := json.Marshal(h.Server)
 		if err != nil {
@@ -381,6 +396,11 @@ func save(t testing.TB, h *host) (Manifest, string) {
 	return m, m.Path(h.Root.Snapshots())
 }
 
+// site is the one-member cluster as its host sees it.
+func (h *host) site() Site {
+	return Site{TLS: h.Files, Members: h.Members, Self: "m1", Local: h.endpoint()}
+}
+
 func (h *host) saveOptions() SaveOptions {
-	return SaveOptions{Dir: h.Root.Snapshots(), Cluster: "mercury", Host: "m1", Endpoints: []string{h.endpoint()}, TLS: h.Files, Version: "test"}
+	return SaveOptions{Dir: h.Root.Snapshots(), Cluster: "mercury", Host: "m1", Site: h.site(), Version: "test"}
 }

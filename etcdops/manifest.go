@@ -13,7 +13,7 @@ import (
 
 // ManifestFormat is the format number of manifests written today. Readers
 // refuse a higher one.
-const ManifestFormat = 2
+const ManifestFormat = 3
 
 // Manifest describes one snapshot; it lies beside it as JSON.
 type Manifest struct {
@@ -39,16 +39,31 @@ type Manifest struct {
 	Revision  int64  `json:"revision"`
 	RaftTerm  uint64 `json:"raftTerm"`
 	RaftIndex uint64 `json:"raftIndex"`
+	// Hash is a CRC-32 over all that is in the database, as `etcdutl snapshot
+	// status` prints it; 0 before format 3.
+	Hash uint32 `json:"hash,omitempty"`
 	// Keys is how many keys are alive in it; Objects counts those of Kubernetes
-	// by resource, as [Contents] has them.
-	Keys    int64            `json:"keys"`
-	Objects map[string]int64 `json:"objects,omitempty"`
+	// by resource, and Prefixes all by how they begin, as [Contents] has them.
+	Keys     int64            `json:"keys"`
+	Objects  map[string]int64 `json:"objects,omitempty"`
+	Prefixes map[string]int64 `json:"prefixes,omitempty"`
 	// EncryptionKey is the fingerprint of the key with which kube-apiserver
-	// encrypts Secrets at rest, empty where the host has none.
-	EncryptionKey string `json:"encryptionKey,omitempty"`
+	// encrypts Secrets at rest, empty where the host has none. EncryptedWith are
+	// the keys with which values in the snapshot are encrypted, as [Contents].
+	EncryptionKey string   `json:"encryptionKey,omitempty"`
+	EncryptedWith []string `json:"encryptedWith,omitempty"`
 	// Alarms that were raised in the cluster, such as NOSPACE. They survive in
 	// the snapshot.
 	Alarms []string `json:"alarms,omitempty"`
+	// Members are those of the cluster, sorted by name.
+	Members []ManifestMember `json:"members,omitempty"`
+	// WithoutQuorum tells that the cluster had none: what a majority had agreed on
+	// may be missing in the snapshot.
+	WithoutQuorum bool `json:"withoutQuorum,omitempty"`
+	// Compared is what was known of the other members' data.
+	Compared *Comparison `json:"compared,omitempty"`
+
+	Surroundings
 
 	// Size in bytes of what etcd sent, the trailer included. SHA256 is of all of
 	// it; Trailer is the SHA-256 of the database, its last 32 bytes.
@@ -58,8 +73,18 @@ type Manifest struct {
 	// Stored is the file in which it lies.
 	Stored Stored `json:"stored"`
 
+	// OpenedBy are those who can open an encrypted one, each alone: age's public
+	// keys, and keys in Vault as "vault:<path>@<version>".
+	OpenedBy []string `json:"openedBy,omitempty"`
+
 	// NodeagentVersion is the version that took the snapshot.
 	NodeagentVersion string `json:"nodeagentVersion"`
+
+	// SignedBy is the public key with which the manifest can be checked, as
+	// [Signer.PublicKey] has it, and Signature the signature in base64. Both are empty
+	// where it is not signed. They stay the last two fields; see sign.go.
+	SignedBy  string `json:"signedBy,omitempty"`
+	Signature string `json:"signature,omitempty"`
 }
 
 const (
@@ -119,7 +144,8 @@ func readManifestFile(path string) (Manifest, error) {
 	return ParseManifest(path, content)
 }
 
-// ParseManifest reads a manifest's content; the path is for errors.
+// ParseManifest reads a manifest's content; the path is for errors. One whose
+// signature does not match is refused.
 func ParseManifest(path string, content []byte) (Manifest, error) {
 	var m Manifest
 	if err := json.Unmarshal(content, &m); err != nil {
@@ -131,13 +157,16 @@ func ParseManifest(path string, content []byte) (Manifest, error) {
 	if m.Format == 1 { // every snapshot was plain
 		m.Stored = Stored{Size: m.Size, SHA256: m.SHA256}
 	}
+	if err := m.checkSignature(content); err != nil {
+		return Manifest{}, fmt.Errorf("read manifest %q: %w", path, err)
+	}
 	return m, nil
 }
 
 func writeManifest(snapshot string, m Manifest) error {
-	content, err := json.MarshalIndent(m, "", "  ")
+	content, err := m.encode()
 	if err != nil {
-		return fmt.Errorf("write manifest: %w", err)
+		return err
 	}
-	return atomicfile.Write(manifestPath(snapshot), append(content, '\n'), 0o600)
+	return atomicfile.Write(manifestPath(snapshot), content, 0o600)
 }

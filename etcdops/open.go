@@ -16,6 +16,8 @@ import (
 type OpenOptions struct {
 	// Identities open an encrypted one.
 	Identities []age.Identity
+	// Trust says whose snapshots are believed; the zero one asks nobody.
+	Trust
 	// Scratch is the folder where a sealed snapshot lies unsealed, without a
 	// name, while it is in use; the snapshot's own by default.
 	Scratch string
@@ -47,26 +49,25 @@ func openPlain(ctx context.Context, path string, opts OpenOptions) (_ *opened, e
 		}
 	}()
 	o := &opened{File: in, plain: path, sum: newTrailerHash()}
-	stored := newCountingHash()
-	read := io.TeeReader(&following{ctx: ctx, r: io.NewSectionReader(in, 0, size), total: size, progress: opts.Progress}, stored)
 	head := make([]byte, 512)
 	n, err := in.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
+	read := &following{ctx: ctx, r: io.NewSectionReader(in, 0, size), total: size, progress: opts.Progress}
 	if isSealed(head[:n]) {
-		err = o.unseal(path, read, opts)
+		err = o.readSealed(path, read, opts)
 	} else if err = sniff(path, head[:n]); err == nil { // before all of something else is read
-		_, err = io.CopyBuffer(o.sum, read, make([]byte, 256<<10))
+		err = o.readPlain(read)
 	}
-	if err == nil && stored.n != size {
+	if err == nil && o.stored.Size != size {
 		err = fmt.Errorf("%w: it became shorter while it was read", ErrTruncated)
 	}
 	if err != nil {
 		return nil, errors.Join(err, o.closeScratch(in))
 	}
 	keep = o.File == in
-	o.size, o.stored.Size, o.stored.SHA256 = o.sum.n, stored.n, stored.sum()
+	o.size = o.sum.n
 	return o, nil
 }
 
@@ -76,6 +77,24 @@ func (o *opened) closeScratch(in *os.File) error {
 		return nil
 	}
 	return o.Close()
+}
+
+func (o *opened) readPlain(r io.Reader) error {
+	err := copyBeside(r, o.sum)
+	_, _, o.stored.SHA256 = o.sum.sums()
+	o.stored.Size = o.sum.n
+	return err
+}
+
+// readSealed hashes what lies in the file and what comes out of it, on a core
+// each.
+func (o *opened) readSealed(path string, r io.Reader, opts OpenOptions) error {
+	stored := newCountingHash()
+	hashing := newBeside(stored)
+	err := o.unseal(path, io.TeeReader(r, cloning{hashing}), opts)
+	err = errors.Join(err, hashing.Close())
+	o.stored.Size, o.stored.SHA256 = stored.n, stored.sum()
+	return err
 }
 
 // unseal puts the plain bytes of what r reads into a scratch file.
@@ -94,8 +113,7 @@ func (o *opened) unseal(path string, r io.Reader, opts OpenOptions) error {
 		return errors.Join(fmt.Errorf("unseal: %w", err), plain.Close())
 	}
 	o.File, o.plain = f, at
-	_, err = io.CopyBuffer(io.MultiWriter(f, o.sum), plain, make([]byte, 256<<10))
-	return errors.Join(err, plain.Close())
+	return errors.Join(copyBeside(plain, f, o.sum), plain.Close())
 }
 
 // openRegular opens a snapshot's file.

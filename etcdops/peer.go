@@ -33,6 +33,9 @@ const (
 	PeerEmpty PeerState = "empty"
 	// PeerLost: nodeagent answers there. It holds no data, and etcd has run on it.
 	PeerLost PeerState = "lost"
+	// PeerHeld: nodeagent answers there. It holds data of a cluster that another
+	// one has taken the place of, and so does not start etcd.
+	PeerHeld PeerState = "held"
 )
 
 // PeerAnswer is what one host's peer port said.
@@ -62,6 +65,8 @@ type waitingHost struct {
 	Host      string `json:"host"`
 	Initial   string `json:"initial"`
 	Lost      bool   `json:"lost"`
+	// Held is the id of the cluster whose data the host holds, if it does.
+	Held string `json:"held,omitempty"`
 }
 
 // maxAnswer bounds what is read of a peer's answer.
@@ -116,7 +121,10 @@ func readPeer(status int, cluster string, body []byte) (PeerAnswer, error) {
 	var host waitingHost
 	if status == http.StatusServiceUnavailable && json.Unmarshal(body, &host) == nil && host.Nodeagent == "waiting" {
 		state := PeerEmpty
-		if host.Lost {
+		switch {
+		case host.Held != "":
+			return PeerAnswer{State: PeerHeld, ClusterID: host.Held}, nil
+		case host.Lost:
 			state = PeerLost
 		}
 		return PeerAnswer{State: state, Initial: host.Initial}, nil

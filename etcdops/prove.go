@@ -38,8 +38,12 @@ func prove(ctx context.Context, p RestorePlan) (_ Result, err error) {
 	if result.Revision < p.wantRevision() {
 		return Result{}, fmt.Errorf("etcd answers with revision %d, the restored data must have at least %d: this is not the restored data", result.Revision, p.wantRevision())
 	}
-	if m := p.Snapshot.Manifest; m != nil && m.ClusterID == idText(status.Header.GetClusterId()) {
-		return Result{}, fmt.Errorf("etcd answers as cluster %s, from which the snapshot was taken: this is not the restored one", m.ClusterID)
+	if id := idText(status.Header.GetClusterId()); id != p.ClusterID {
+		return Result{}, fmt.Errorf("etcd answers as cluster %s, it should be %s: this is not the data that it is to have", id, p.ClusterID)
+	}
+	if p.Undo { // what was only in its log is there as well now
+		result.Keys, err = countKeys(ctx, client, result.Revision)
+		return result, err
 	}
 	result.Keys, err = countKeys(ctx, client, p.wantRevision())
 	if err != nil {

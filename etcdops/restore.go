@@ -67,27 +67,40 @@ const undoTimeout = 10 * time.Minute
 // Restore carries out the plan. Until the folders are exchanged a failure, or
 // the end of ctx, leaves everything as it was; after that, until the restored
 // etcd has proved itself, the old data goes back. Each step is in a journal
-// before it begins: after a crash [ResumeOrUndo] knows what to do. Once etcd has
+// before it begins: after a crash [EndRestore] knows what to do. Once etcd has
 // proved itself the restore stands, and an error tells only what else did not
 // start.
 func Restore(ctx context.Context, root layout.Root, plan RestorePlan, units Units, report func(Event)) (_ Result, err error) {
 	began := time.Now()
 	r := newRestorer(root, plan, units, report)
 	if err := atomicfile.MkdirAll(etcdDir(root), 0o700); err != nil {
-		return Result{}, fmt.Errorf("restore: %w", err)
+		return Result{}, fmt.Errorf("%s: %w", r.verb(), err)
 	}
 	release, err := lock(restoreLock(root))
 	if err != nil {
-		return Result{}, fmt.Errorf("restore: %w", err)
+		return Result{}, fmt.Errorf("%s: %w", r.verb(), err)
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	if err := r.recheck(); err != nil {
-		return Result{}, fmt.Errorf("restore: %w; nothing was changed", err)
+		return Result{}, fmt.Errorf("%s: %w; nothing was changed", r.verb(), err)
 	}
+	return r.run(ctx, began)
+}
+
+// run goes through all steps.
+func (r *restorer) run(ctx context.Context, began time.Time) (Result, error) {
 	if err := r.untilSwap(ctx); err != nil {
-		return Result{}, r.undo(ctx, fmt.Errorf("restore: %w", err))
+		return Result{}, r.undo(ctx, fmt.Errorf("%s: %w", r.verb(), err))
 	}
 	return r.afterSwap(ctx, began)
+}
+
+// verb begins the errors.
+func (r *restorer) verb() string {
+	if r.plan.Undo {
+		return "undo restore"
+	}
+	return "restore"
 }
 
 func restoreLock(root layout.Root) string { return filepath.Join(etcdDir(root), "restore.lock") }
@@ -104,18 +117,27 @@ func (r *restorer) recheck() error {
 	if interrupted {
 		return ErrRestoreInterrupted
 	}
-	info, err := os.Stat(r.plan.Snapshot.Path)
-	if err != nil {
-		return err
-	}
-	if info.Size() != r.plan.Snapshot.Stored.Size || !info.ModTime().Equal(r.plan.Modified) {
-		return fmt.Errorf("snapshot %q was changed after it was verified: plan again", r.plan.Snapshot.Path)
+	return r.recheckFiles()
+}
+
+// recheckFiles makes sure of the snapshot and the folders.
+func (r *restorer) recheckFiles() error {
+	made := []string{r.plan.AsideDir}
+	if !r.plan.Undo {
+		made = append(made, r.plan.StagedDir)
+		info, err := os.Stat(r.plan.Snapshot.Path)
+		if err != nil {
+			return err
+		}
+		if info.Size() != r.plan.Snapshot.Stored.Size || !info.ModTime().Equal(r.plan.Modified) {
+			return fmt.Errorf("snapshot %q was changed after it was verified: plan again", r.plan.Snapshot.Path)
+		}
 	}
 	data, err := hasData(r.plan.DataDir)
 	if err != nil {
 		return err
 	}
-	for _, path := range []string{r.plan.StagedDir, r.plan.AsideDir} {
+	for _, path := range made {
 		// Made by another restore since. Going back would take it for the old data.
 		if exists(path) {
 			return fmt.Errorf("%q appeared since the restore was planned: plan again", path)
@@ -143,16 +165,23 @@ func (r *restorer) untilSwap(ctx context.Context) error {
 	if err := r.enter(phaseStaging); err != nil {
 		return err
 	}
-	r.say(StepStage, "restoring into %s", r.plan.StagedDir)
-	progress := func(done, total int64) { r.report(Event{Step: StepStage, Done: done, Total: total}) }
-	if err := stage(ctx, r.plan, progress); err != nil {
+	if err := r.prepare(ctx); err != nil {
 		return err
 	}
-	r.say(StepStage, "staged and verified")
+	// Others may have been started since the plan was made.
+	if err := r.plan.fence(ctx); err != nil {
+		return err
+	}
 	if err := r.enter(phaseStopping); err != nil {
 		return err
 	}
 	if err := r.stopAll(ctx); err != nil {
+		return err
+	}
+	if err := r.plan.fence(ctx); err != nil {
+		return err
+	}
+	if err := r.spend(); err != nil {
 		return err
 	}
 	if err := r.enter(phaseSwapping); err != nil {
@@ -163,6 +192,32 @@ func (r *restorer) untilSwap(ctx context.Context) error {
 		return err
 	}
 	return swapIn(r.plan)
+}
+
+// prepare makes the data that is to be live, or looks at that which is there.
+func (r *restorer) prepare(ctx context.Context) error {
+	if r.plan.Undo {
+		r.say(StepStage, "reading %s", r.plan.StagedDir)
+		if err := r.plan.checkKept(ctx); err != nil {
+			return err
+		}
+		return writeMark(r.plan.StagedDir, r.plan)
+	}
+	r.say(StepStage, "restoring into %s", r.plan.StagedDir)
+	progress := func(done, total int64) { r.report(Event{Step: StepStage, Done: done, Total: total}) }
+	if err := stage(ctx, r.plan, progress); err != nil {
+		return err
+	}
+	r.say(StepStage, "staged and verified")
+	return nil
+}
+
+// spend notes the token of restored data before it becomes live.
+func (r *restorer) spend() error {
+	if r.plan.Undo {
+		return nil
+	}
+	return spendToken(r.root, r.plan.Token)
 }
 
 // stopAll stops what uses etcd, then etcd. A stop that has begun is waited for
@@ -201,7 +256,7 @@ func (r *restorer) checkStopped() error {
 func (r *restorer) afterSwap(ctx context.Context, began time.Time) (Result, error) {
 	result, err := r.startAndProve(ctx)
 	if err != nil {
-		return Result{}, r.revert(ctx, fmt.Errorf("restore: %w", err))
+		return Result{}, r.revert(ctx, fmt.Errorf("%s: %w", r.verb(), err))
 	}
 	result.Took = time.Since(began)
 	return result, r.startClients(ctx)
@@ -215,12 +270,7 @@ func (r *restorer) startAndProve(ctx context.Context) (Result, error) {
 	if err := r.enter(phaseStarting); err != nil {
 		return Result{}, err
 	}
-	r.say(StepStart, "starting %s", layout.Etcd)
-	if err := r.units.Start(ctx, layout.Etcd); err != nil {
-		return Result{}, fmt.Errorf("start %s with the restored data: %w", layout.Etcd, err)
-	}
-	r.say(StepProve, "waiting for etcd to answer")
-	result, err := prove(ctx, r.plan)
+	result, err := r.startEtcd(ctx)
 	if err != nil {
 		return Result{}, err
 	}
@@ -239,9 +289,14 @@ func (r *restorer) startAndProve(ctx context.Context) (Result, error) {
 
 // startClients starts what uses etcd. The restore stands whatever fails here.
 func (r *restorer) startClients(ctx context.Context) error {
+	var failed []error
+	if r.plan.RepairSpace {
+		if err := r.repairSpace(ctx); err != nil {
+			failed = append(failed, fmt.Errorf("the alarm NOSPACE stays on, so etcd takes no writes (`nodeagent etcd disarm` tries again): %w", err))
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	var failed []error
 	for _, component := range reversed(r.plan.Stop) {
 		r.say(StepClients, "starting %s", component)
 		start := r.units.Start
@@ -262,15 +317,30 @@ func (r *restorer) startClients(ctx context.Context) error {
 		failed = append(failed, err)
 	}
 	if len(failed) > 0 {
-		return fmt.Errorf("etcd is restored, but: %w", errors.Join(failed...))
+		return fmt.Errorf("etcd runs with the data that it is to have, but: %w", errors.Join(failed...))
 	}
 	return nil
 }
 
 // finish removes the journal: the restore is over, one way or the other.
 func (r *restorer) finish() error {
+	if err := removeDoomed(r.root); err != nil {
+		return fmt.Errorf("remove what the restore no longer needs: %w", err)
+	}
 	if err := atomicfile.Remove(journalPath(r.root)); err != nil {
 		return fmt.Errorf("remove journal of the restore: %w", err)
 	}
-	return nil
+	passed("journal removed")
+	if !r.plan.Undo {
+		return nil
+	}
+	// Nobody asks for the marks of an undo any more. One that is left here by a
+	// crash names an undo that there will not be again.
+	var failed []error
+	for _, dir := range []string{r.plan.DataDir, r.plan.StagedDir, r.plan.AsideDir} {
+		if err := os.Remove(undoMarkPath(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
 }

@@ -7,16 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/coreos/go-semver/semver"
-	"go.etcd.io/etcd/api/v3/version"
-	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
@@ -39,16 +33,33 @@ type RestoreOptions struct {
 	// Host is the name of this host's member; Members are all of them.
 	Host    string
 	Members []Member
-	// Token names the new cluster. Empty makes a fresh one, which is refused
-	// where there are several members, since all must use the same.
-	Token string
+	// Token names the new cluster. By default it is a fresh one; where there are
+	// several members, one that each of them finds by itself, and that another
+	// Attempt (from 1) changes.
+	Token   string
+	Attempt int
+	// Agreed is what another host has planned: exactly that is restored, or
+	// nothing. Digest, if set, is the one that somebody expects.
+	Agreed *Agreement
+	Digest string
+	// Fenced are hosts that cannot be reached, of which somebody says that no etcd
+	// runs there.
+	Fenced []string
+	// Others are hosts that may run an etcd beside; Members by default.
+	Others []Member
+	// UnreadableSecrets restores although the key of the Secrets is missing.
+	UnreadableSecrets bool
+	// RepairSpace deals with the alarm NOSPACE of a snapshot.
+	RepairSpace bool
 	// KeepRevision leaves revisions as they were in the snapshot: watches and
 	// caches of clients that have seen later ones then break. By default the
 	// revision is raised by DefaultRevisionBump and all before it compacted.
 	KeepRevision bool
-	// TLS and Endpoint (a client URL) reach this host's member.
+	// TLS and Endpoint (a client URL) reach this host's member; Peer, if set, is
+	// the certificate of etcd's peers.
 	TLS      TLS
 	Endpoint string
+	Peer     TLS
 	// EtcdBinary, if set, is asked for its version.
 	EtcdBinary string
 	// EncryptionKeys are fingerprints of this host's encryption-at-rest keys, as
@@ -57,6 +68,8 @@ type RestoreOptions struct {
 	// RetiredKeys are those of keys that were dropped and lie in RetiredFile.
 	RetiredKeys []string
 	RetiredFile string
+	// Surroundings are this host's of today.
+	Surroundings Surroundings
 	// Stop are components stopped before etcd is, in this order: those that
 	// write to etcd. They are started again after it.
 	Stop []string
@@ -83,10 +96,28 @@ type RestorePlan struct {
 	Modified time.Time `json:"modified"`
 
 	Host    string   `json:"host"`
+	Cluster string   `json:"cluster"`
 	Members []Member `json:"members"`
 	Token   string   `json:"token"`
 	// RevisionBump is 0 where revisions stay as they are.
 	RevisionBump uint64 `json:"revisionBump"`
+	// ClusterID is the id of the etcd cluster that comes out, hexadecimal; Digest
+	// that of the plan's [Agreement].
+	ClusterID string `json:"clusterID"`
+	Digest    string `json:"digest"`
+	// Others are the hosts on which no etcd of another cluster may run, Fenced
+	// those of which somebody said so. Foreign: the snapshot is of another cluster.
+	Others  []Member `json:"others"`
+	Fenced  []string `json:"fenced,omitempty"`
+	Foreign bool     `json:"foreign,omitempty"`
+	// Replaces are the ids of the clusters whose place the restored one takes, as
+	// far as they are known here.
+	Replaces []string `json:"replaces,omitempty"`
+	// Undo: no snapshot is restored, the data in StagedDir, which an earlier
+	// restore put aside, goes back to its place.
+	Undo bool `json:"undo,omitempty"`
+	// RepairSpace: the alarm NOSPACE comes with the snapshot and is dealt with.
+	RepairSpace bool `json:"repairSpace,omitempty"`
 
 	// DataDir is replaced by StagedDir and renamed to AsideDir, where it is
 	// kept. HadData is false where there is none to keep.
@@ -100,13 +131,16 @@ type RestorePlan struct {
 	LostTo   int64 `json:"lostTo,omitempty"`
 
 	TLS           TLS           `json:"tls"`
+	Peer          TLS           `json:"peer"`
 	Endpoint      string        `json:"endpoint"`
 	Stop          []string      `json:"stop"`
 	Restart       []string      `json:"restart"`
 	HealthTimeout time.Duration `json:"healthTimeout"`
 
-	// open is how the snapshot is opened once more, in the process that planned.
-	open OpenOptions
+	// source is the snapshot, open since it was verified, in the process that
+	// planned; open is how another one opens it again.
+	source *opened
+	open   OpenOptions
 
 	// Steps say in words what happens, in order; Warnings what to know before.
 	Steps    []Step   `json:"steps"`
@@ -118,13 +152,23 @@ type RestorePlan struct {
 var ErrRestoreInterrupted = errors.New("an earlier restore was interrupted")
 
 // PlanRestore reads and checks everything that a restore depends on and returns
-// what it will do. It writes nothing.
+// what it will do; the caller closes it. It writes nothing.
 func PlanRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) {
 	plan, err := planRestore(ctx, opts)
 	if err != nil {
-		return RestorePlan{}, fmt.Errorf("plan restore: %w", err)
+		return RestorePlan{}, errors.Join(fmt.Errorf("plan restore: %w", err), plan.Close())
 	}
 	return plan, nil
+}
+
+// Close closes the snapshot; a plan that is closed is still good.
+func (p *RestorePlan) Close() error {
+	if p.source == nil {
+		return nil
+	}
+	source := p.source
+	p.source = nil
+	return source.Close()
 }
 
 func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) {
@@ -137,6 +181,46 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 	} else if interrupted {
 		return RestorePlan{}, fmt.Errorf("%w: complete or undo it first (%q)", ErrRestoreInterrupted, journalPath(opts.Root))
 	}
+	plan, err := verifiedPlan(ctx, opts, now)
+	if err != nil {
+		return plan, err
+	}
+	if err := plan.agree(opts); err != nil {
+		return plan, err
+	}
+	if err := errors.Join(plan.checkToken(opts), plan.checkCluster(opts), plan.checkVersion(ctx, opts), plan.checkEncryption(opts), plan.checkAlarms(opts), plan.chooseFolders(opts.Root)); err != nil {
+		return plan, err
+	}
+	if err := errors.Join(plan.fence(ctx), plan.checkSpace(opts)); err != nil {
+		return plan, err
+	}
+	plan.Replaces = plan.replaces()
+	plan.lookAtRunning(ctx)
+	plan.warnOfSnapshot()
+	plan.warnOfOrigin(opts.Surroundings)
+	plan.Steps = plan.steps()
+	return plan, nil
+}
+
+// PlanAgreement verifies the snapshot and works out what all hosts of the fleet
+// have to share. It looks at no other host, and so can be made while the cluster
+// still runs.
+func PlanAgreement(ctx context.Context, opts RestoreOptions) (Agreement, error) {
+	plan, err := verifiedPlan(ctx, opts, time.Now())
+	if err == nil {
+		err = plan.agree(opts)
+	}
+	if err == nil {
+		err = errors.Join(plan.checkToken(opts), plan.checkCluster(opts), plan.checkVersion(ctx, opts))
+	}
+	if err := errors.Join(err, plan.Close()); err != nil {
+		return Agreement{}, fmt.Errorf("plan restore: %w", err)
+	}
+	return plan.Agreement(), nil
+}
+
+// verifiedPlan begins a plan with the snapshot, which it reads in full.
+func verifiedPlan(ctx context.Context, opts RestoreOptions, now time.Time) (RestorePlan, error) {
 	snapshot, err := filepath.Abs(opts.Snapshot)
 	if err != nil {
 		return RestorePlan{}, err
@@ -145,36 +229,28 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 	if err != nil {
 		return RestorePlan{}, err
 	}
-	report, err := Verify(ctx, snapshot, VerifyOptions{OpenOptions: opts.OpenOptions, SkipHash: opts.SkipHash})
+	if !slices.ContainsFunc(opts.Members, func(m Member) bool { return m.Name == opts.Host }) {
+		return RestorePlan{}, fmt.Errorf("host %q is no etcd member of its fleet: restore on one that has the role etcd", opts.Host)
+	}
+	source, report, err := openVerified(ctx, snapshot, VerifyOptions{OpenOptions: opts.OpenOptions, SkipHash: opts.SkipHash})
 	if err != nil {
-		return RestorePlan{}, err
+		return RestorePlan{}, fmt.Errorf("verify %q: %w", snapshot, err)
 	}
-	id := freshID()
 	plan := RestorePlan{
-		ID: id, Planned: now.UTC().Truncate(time.Second), Snapshot: report, SkipHash: opts.SkipHash, Modified: before.ModTime(),
-		Host: opts.Host, Members: opts.Members, Token: opts.Token,
-		TLS: opts.TLS, Endpoint: opts.Endpoint, Stop: opts.Stop, Restart: opts.Restart, HealthTimeout: opts.HealthTimeout,
-		Warnings: []string{}, open: opts.OpenOptions,
+		ID: freshID(), Planned: now.UTC().Truncate(time.Second), Snapshot: report, SkipHash: opts.SkipHash, Modified: before.ModTime(),
+		Host: opts.Host, Members: opts.Members, Others: opts.Others, Fenced: opts.Fenced,
+		TLS: opts.TLS, Peer: opts.Peer, Endpoint: opts.Endpoint, Stop: opts.Stop, Restart: opts.Restart, HealthTimeout: opts.HealthTimeout,
+		Warnings: []string{}, source: source, open: opts.OpenOptions,
 	}
-	if !opts.KeepRevision {
-		plan.RevisionBump = DefaultRevisionBump
+	if plan.Others == nil {
+		plan.Others = opts.Members
 	}
 	if plan.HealthTimeout == 0 {
 		plan.HealthTimeout = 3 * time.Minute
 		if len(opts.Members) > 1 {
-			plan.HealthTimeout = 15 * time.Minute
+			plan.HealthTimeout = 30 * time.Minute
 		}
 	}
-	if err := errors.Join(plan.checkMembers(opts), plan.checkToken(opts), plan.checkCluster(opts), plan.checkVersion(ctx, opts), plan.chooseFolders(opts.Root)); err != nil {
-		return RestorePlan{}, err
-	}
-	if err := errors.Join(plan.checkOthersStopped(ctx), plan.checkSpace()); err != nil {
-		return RestorePlan{}, err
-	}
-	plan.lookAtRunning(ctx)
-	plan.warnOfSnapshot()
-	plan.warnOfEncryption(opts)
-	plan.Steps = plan.steps()
 	return plan, nil
 }
 
@@ -185,50 +261,6 @@ func freshID() string {
 	return hex.EncodeToString(b)
 }
 
-func (p *RestorePlan) checkMembers(opts RestoreOptions) error {
-	if !slices.ContainsFunc(opts.Members, func(m Member) bool { return m.Name == opts.Host }) {
-		return fmt.Errorf("host %q is no etcd member of its fleet: restore on one that has the role etcd", opts.Host)
-	}
-	if len(opts.Members) == 1 {
-		if p.Token == "" {
-			p.Token = "restored-" + p.ID
-		}
-		return nil
-	}
-	if p.Token == "" {
-		return fmt.Errorf("the cluster has %d members (%s): run the restore on each of them, with the same snapshot and the same new token, for example restored-%s",
-			len(opts.Members), strings.Join(memberNames(opts.Members), ", "), p.ID)
-	}
-	p.Warnings = append(p.Warnings, fmt.Sprintf("the cluster has %d members: run this with the same snapshot and token %s on each of %s; etcd is healthy only when most of them are done",
-		len(opts.Members), p.Token, strings.Join(memberNames(opts.Members), ", ")))
-	return nil
-}
-
-// checkToken refuses a token that was used before: the ids of members are made
-// of it, so a peer that still runs with old data could rejoin.
-func (p *RestorePlan) checkToken(opts RestoreOptions) error {
-	if opts.Token == "" {
-		return nil // made afresh, or refused already
-	}
-	used := map[string]string{opts.Cluster: "the cluster was first made with it"}
-	data := opts.Root.EtcdData()
-	old, err := filepath.Glob(data + ".before-restore-*")
-	if err != nil {
-		return err
-	}
-	for _, dir := range append(old, data) {
-		m, err := readMark(dir)
-		if err != nil {
-			return err
-		}
-		used[m.Token] = fmt.Sprintf("an earlier restore made %q with it", dir)
-	}
-	if why, ok := used[opts.Token]; ok {
-		return fmt.Errorf("token %q is not new (%s): choose one that was never used, for example restored-%s", opts.Token, why, p.ID)
-	}
-	return nil
-}
-
 func memberNames(members []Member) []string {
 	names := make([]string, len(members))
 	for i, m := range members {
@@ -237,143 +269,25 @@ func memberNames(members []Member) []string {
 	return names
 }
 
+// checkCluster refuses a snapshot of another cluster than this host's.
 func (p *RestorePlan) checkCluster(opts RestoreOptions) error {
-	m := p.Snapshot.Manifest
-	if m == nil || m.Cluster == opts.Cluster || opts.Cluster == "" {
+	whose := ""
+	switch m := p.Snapshot.Manifest; {
+	case opts.Cluster == "":
+		return nil
+	case m != nil && m.Cluster != opts.Cluster:
+		whose = fmt.Sprintf("the snapshot is of cluster %q, this host belongs to %q", m.Cluster, opts.Cluster)
+	case m == nil && !slices.ContainsFunc(p.Snapshot.Members, func(name string) bool { return slices.Contains(memberNames(p.Members), name) }):
+		whose = fmt.Sprintf("the snapshot says nothing of its cluster, and of its members (%s) none is one of this fleet's (%s)",
+			strings.Join(p.Snapshot.Members, ", "), strings.Join(memberNames(p.Members), ", "))
+	default:
 		return nil
 	}
-	if opts.OtherCluster {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("the snapshot is of cluster %q, this host belongs to %q", m.Cluster, opts.Cluster))
+	if p.Foreign = opts.OtherCluster; p.Foreign {
+		p.warn("%s", whose)
 		return nil
 	}
-	return fmt.Errorf("the snapshot is of cluster %q, this host belongs to %q: take one of this cluster, or say that you want the other one's", m.Cluster, opts.Cluster)
-}
-
-// checkVersion refuses data that is newer than the etcd that would open it.
-func (p *RestorePlan) checkVersion(ctx context.Context, opts RestoreOptions) error {
-	if err := versionFits(p.Snapshot.StorageVersion, version.Version, "this nodeagent restores"); err != nil {
-		return err
-	}
-	if opts.EtcdBinary == "" {
-		return nil
-	}
-	installed, err := binaryVersion(ctx, opts.EtcdBinary)
-	if err != nil {
-		return err
-	}
-	return versionFits(p.Snapshot.StorageVersion, installed, fmt.Sprintf("%q reads", opts.EtcdBinary))
-}
-
-func versionFits(storage, reader, what string) error {
-	if storage == "" {
-		return nil
-	}
-	data, err := semver.NewVersion(storage)
-	if err != nil {
-		return fmt.Errorf("read storage version %q of the snapshot: %w", storage, err)
-	}
-	limit, err := semver.NewVersion(reader)
-	if err != nil {
-		return fmt.Errorf("read etcd version %q: %w", reader, err)
-	}
-	if data.Major > limit.Major || data.Major == limit.Major && data.Minor > limit.Minor {
-		return fmt.Errorf("the snapshot has the data format of etcd %d.%d, %s up to %d.%d: install a newer one first", data.Major, data.Minor, what, limit.Major, limit.Minor)
-	}
-	return nil
-}
-
-var etcdVersionLine = regexp.MustCompile(`(?m)^etcd Version: (\S+)`)
-
-func binaryVersion(ctx context.Context, binary string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, binary, "--version").Output()
-	if err != nil {
-		return "", fmt.Errorf("ask %q for its version: %w", binary, err)
-	}
-	found := etcdVersionLine.FindSubmatch(out)
-	if found == nil {
-		return "", fmt.Errorf("ask %q for its version: it answered %.100q", binary, out)
-	}
-	return string(found[1]), nil
-}
-
-// chooseFolders decides where the new and the old data lie.
-func (p *RestorePlan) chooseFolders(root layout.Root) error {
-	p.DataDir = root.EtcdData()
-	p.StagedDir = p.DataDir + ".restore-" + p.ID
-	p.AsideDir = p.DataDir + ".before-restore-" + p.Planned.Format(timeInName)
-	for i := 2; exists(p.AsideDir); i++ {
-		p.AsideDir = fmt.Sprintf("%s.before-restore-%s-%d", p.DataDir, p.Planned.Format(timeInName), i)
-	}
-	var err error
-	if p.HadData, err = hasData(p.DataDir); err != nil {
-		return err
-	}
-	return exchangeable(p.DataDir)
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
-// exchangeable refuses a data folder that cannot be renamed.
-func exchangeable(dir string) error {
-	var self, parent unix.Stat_t
-	err := unix.Lstat(dir, &self)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look at %q: %w", dir, err)
-	}
-	if self.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return fmt.Errorf("%q is no folder: a restore exchanges it by renaming, so let it be a plain folder", dir)
-	}
-	if err := unix.Stat(filepath.Dir(dir), &parent); err != nil {
-		return fmt.Errorf("look at %q: %w", filepath.Dir(dir), err)
-	}
-	if self.Dev != parent.Dev {
-		return fmt.Errorf("%q is a mount point and cannot be exchanged by renaming: mount its disk at %q instead", dir, filepath.Dir(dir))
-	}
-	return nil
-}
-
-// checkOthersStopped makes sure that no other member answers: one that keeps
-// its old data while this host gets new data makes two clusters.
-func (p *RestorePlan) checkOthersStopped(ctx context.Context) error {
-	var alive []error
-	for _, m := range p.Members {
-		if m.Name == p.Host {
-			continue
-		}
-		if _, err := askOnce(ctx, p.TLS, m.ClientURL); err == nil {
-			alive = append(alive, fmt.Errorf("etcd of %s still answers on %s: stop etcd on every member before restoring any of them", m.Name, m.ClientURL))
-		}
-	}
-	return errors.Join(alive...)
-}
-
-// stageOverhead is what staged data takes beyond the database: two write-ahead
-// log files, which etcd allocates in full (64 MB each), and room for a database
-// that grows while it is opened.
-const stageOverhead = 192 << 20
-
-func (p *RestorePlan) checkSpace() error {
-	dir := filepath.Dir(p.DataDir)
-	for !exists(dir) {
-		dir = filepath.Dir(dir)
-	}
-	free, err := freeBytes(dir)
-	if err != nil {
-		return err
-	}
-	if need := p.Snapshot.Size + stageOverhead; free < need {
-		return fmt.Errorf("%q has %s free, the restore needs %s beside the old data, which is kept: free some space, for example old %s folders",
-			dir, bytesText(free), bytesText(need), filepath.Base(p.DataDir)+".before-restore-*")
-	}
-	return nil
+	return fmt.Errorf("%s: take one of this cluster, or say that you want the other one's: --other-cluster", whose)
 }
 
 // lookAtRunning notes what the etcd that runs now would lose.
@@ -385,43 +299,19 @@ func (p *RestorePlan) lookAtRunning(ctx context.Context) {
 	if now := status.Header.GetRevision(); now > p.Snapshot.Revision {
 		p.LostFrom, p.LostTo = p.Snapshot.Revision+1, now
 	}
-	p.Warnings = append(p.Warnings, fmt.Sprintf("etcd runs on this host at revision %d; what was written since the snapshot (revision %d) is lost to the cluster and stays only in %s",
-		status.Header.GetRevision(), p.Snapshot.Revision, p.AsideDir))
-}
-
-// warnOfEncryption tells when the restored Secrets could not be read: the key is
-// not in the snapshot.
-func (p *RestorePlan) warnOfEncryption(opts RestoreOptions) {
-	own := opts.EncryptionKeys
-	if !p.Snapshot.Encrypted {
-		return
-	}
-	var key string
-	if m := p.Snapshot.Manifest; m != nil {
-		key = m.EncryptionKey
-	}
-	const remedy = "put the folder pki/keys/encryption of the host that wrote them back from a backup, or they stay unreadable"
-	switch {
-	case len(own) == 0:
-		p.Warnings = append(p.Warnings, "Secrets in the snapshot are encrypted, and this host has no key: "+remedy)
-	case key == "":
-		p.Warnings = append(p.Warnings, fmt.Sprintf("Secrets in the snapshot are encrypted with a key that it does not name: if that is not this host's %s, %s", own[0], remedy))
-	case !slices.Contains(own, key) && slices.Contains(opts.RetiredKeys, key):
-		p.Warnings = append(p.Warnings, fmt.Sprintf("Secrets in the snapshot are encrypted with the key %s, which was dropped since: put it from %s into the EncryptionConfiguration as the last key, or they stay unreadable", key, opts.RetiredFile))
-	case !slices.Contains(own, key):
-		p.Warnings = append(p.Warnings, fmt.Sprintf("Secrets in the snapshot are encrypted with the key %s, this host has %s: %s", key, strings.Join(own, ", "), remedy))
-	}
+	p.warn("etcd runs on this host at revision %d; what was written since the snapshot (revision %d) is lost to the cluster and stays only in %s",
+		status.Header.GetRevision(), p.Snapshot.Revision, p.AsideDir)
 }
 
 func (p *RestorePlan) warnOfSnapshot() {
 	if !p.Snapshot.Trailer {
-		p.Warnings = append(p.Warnings, "the snapshot has no SHA-256: whether every value in it is what etcd wrote is not known")
+		p.warn("the snapshot has no SHA-256: whether every value in it is what etcd wrote is not known")
 	}
 	if p.RevisionBump == 0 {
-		p.Warnings = append(p.Warnings, "revisions are not raised: clients that have seen later ones than the snapshot's keep stale objects until they are restarted")
+		p.warn("revisions are not raised: clients that have seen later ones than the snapshot's keep stale objects until they are restarted")
 	}
-	if len(p.Snapshot.Alarms) > 0 {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("the snapshot carries the alarm %s: the restored etcd may be read-only until it is compacted, defragmented and disarmed",
-			strings.Join(p.Snapshot.Alarms, ", ")))
-	}
+}
+
+func (p *RestorePlan) warn(format string, args ...any) {
+	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
 }

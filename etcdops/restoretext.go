@@ -3,6 +3,7 @@ package etcdops
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ const (
 	StepSwap    = "swap"
 	StepStart   = "start"
 	StepProve   = "prove"
+	StepSpace   = "space"
 	StepClients = "clients"
 	// StepUndo is in no plan: it puts back what was, when a step fails or was
 	// interrupted.
@@ -31,17 +33,39 @@ const (
 )
 
 func (p RestorePlan) steps() []Step {
-	steps := []Step{{StepStage, fmt.Sprintf("restore the snapshot into %s beside the live data, as member %s of a new cluster with token %s%s, and verify it there",
-		p.StagedDir, p.Host, p.Token, p.bumpText())}}
-	steps = append(steps, Step{StepStop, "stop " + strings.Join(append(append([]string{}, p.Stop...), layout.Etcd), ", then ")})
-	swap := fmt.Sprintf("put it in the place of %s by one rename; the old data is kept as %s", p.DataDir, p.AsideDir)
+	first := Step{StepStage, fmt.Sprintf("restore the snapshot into %s beside the live data, as member %s of a new cluster with token %s%s, and verify it there",
+		p.StagedDir, p.Host, p.Token, p.bumpText())}
+	proof := fmt.Sprintf("revision %d and %d keys", p.wantRevision(), p.Snapshot.Keys)
+	if p.Undo {
+		first = Step{StepStage, fmt.Sprintf("read %s in full, the data of the cluster %s", p.StagedDir, p.ClusterID)}
+		proof = fmt.Sprintf("revision %d or later", p.wantRevision())
+	}
+	swap := fmt.Sprintf("put it in the place of %s by one rename; the data that is there now is kept as %s", p.DataDir, p.AsideDir)
 	if !p.HadData {
 		swap = fmt.Sprintf("put it in the place of %s, which holds no data now", p.DataDir)
 	}
-	steps = append(steps, Step{StepSwap, swap},
-		Step{StepStart, "start " + layout.Etcd},
-		Step{StepProve, fmt.Sprintf("ask it over mTLS until it is healthy, at most %s, and prove revision %d and %d keys; on any failure until here the old data goes back",
-			p.HealthTimeout, p.wantRevision(), p.Snapshot.Keys)})
+	steps := []Step{
+		first,
+		{StepStop, "stop " + strings.Join(append(append([]string{}, p.Stop...), layout.Etcd), ", then ")},
+		{StepSwap, swap},
+		{StepStart, "start " + layout.Etcd},
+		{StepProve, fmt.Sprintf("ask it over mTLS until it is healthy, at most %s, and prove that it is the cluster %s with %s; on any failure until here what was there before goes back", p.HealthTimeout, p.ClusterID, proof)},
+	}
+	if others := p.otherMembers(); len(others) > 0 {
+		steps[4].Text = fmt.Sprintf("wait for the same on %s: etcd is healthy when %d of %d members run; then ", strings.Join(others, ", "), quorum(len(p.Members)), len(p.Members)) + steps[4].Text
+	}
+	if p.RepairSpace {
+		steps = append(steps, Step{StepSpace, "when all members are there, compact the history, defragment each and switch the alarm NOSPACE off"})
+	}
+	return append(steps, p.clientSteps()...)
+}
+
+// otherMembers are the names of those that have to be restored as well.
+func (p RestorePlan) otherMembers() []string {
+	return slices.DeleteFunc(memberNames(p.Members), func(name string) bool { return name == p.Host })
+}
+
+func (p RestorePlan) clientSteps() []Step {
 	var clients []string
 	if len(p.Stop) > 0 {
 		clients = append(clients, "start "+strings.Join(reversed(p.Stop), ", "))
@@ -49,10 +73,10 @@ func (p RestorePlan) steps() []Step {
 	if len(p.Restart) > 0 {
 		clients = append(clients, "restart "+strings.Join(p.Restart, ", ")+", so that they list and watch again")
 	}
-	if len(clients) > 0 {
-		steps = append(steps, Step{StepClients, strings.Join(clients, "; ")})
+	if len(clients) == 0 {
+		return nil
 	}
-	return steps
+	return []Step{{StepClients, strings.Join(clients, "; ")}}
 }
 
 func (p RestorePlan) bumpText() string {
@@ -62,21 +86,17 @@ func (p RestorePlan) bumpText() string {
 	return fmt.Sprintf(", its revision raised by %d and all before that compacted", p.RevisionBump)
 }
 
-// wantRevision is the lowest revision that the restored etcd may answer with.
+// wantRevision is the lowest revision that the etcd may answer with.
 func (p RestorePlan) wantRevision() int64 { return p.Snapshot.Revision + int64(p.RevisionBump) }
 
 // WriteText prints the plan for people.
 func (p RestorePlan) WriteText(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Snapshot  %s\n", p.Snapshot.Path)
-	if m := p.Snapshot.Manifest; m != nil {
-		fmt.Fprintf(&b, "          taken %s, %s ago, from %s of cluster %s\n", m.Taken.Format(time.RFC3339), p.Planned.Sub(m.Taken).Round(time.Second), m.Host, m.Cluster)
+	if p.Undo {
+		fmt.Fprintf(&b, "Data      %s\n          of the cluster %s, revision %d, %s\n\n", p.StagedDir, p.ClusterID, p.Snapshot.Revision, bytesText(p.Snapshot.Size))
+	} else {
+		p.writeSnapshot(&b)
 	}
-	hash := "its SHA-256 is right"
-	if !p.Snapshot.Trailer {
-		hash = "it has no SHA-256"
-	}
-	fmt.Fprintf(&b, "          revision %d, %d keys, %s; %s, every page and key was read\n\n", p.Snapshot.Revision, p.Snapshot.Keys, bytesText(p.Snapshot.Size), hash)
 	for i, step := range p.Steps {
 		fmt.Fprintf(&b, "%2d. %-8s %s\n", i+1, step.Name, step.Text)
 	}
@@ -88,6 +108,23 @@ func (p RestorePlan) WriteText(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func (p RestorePlan) writeSnapshot(b *strings.Builder) {
+	fmt.Fprintf(b, "Snapshot  %s\n", p.Snapshot.Path)
+	if m := p.Snapshot.Manifest; m != nil {
+		fmt.Fprintf(b, "          taken %s, %s ago, from %s of cluster %s\n", m.Taken.Format(time.RFC3339), p.Planned.Sub(m.Taken).Round(time.Second), m.Host, m.Cluster)
+	}
+	hash := "its SHA-256 is right"
+	if !p.Snapshot.Trailer {
+		hash = "it has no SHA-256"
+	}
+	fmt.Fprintf(b, "          revision %d, %d keys, %s; %s, every page and key was read\n", p.Snapshot.Revision, p.Snapshot.Keys, bytesText(p.Snapshot.Size), hash)
+	fmt.Fprintf(b, "Plan      %s", p.Digest)
+	if len(p.Members) > 1 {
+		b.WriteString(", which has to be the same on every host")
+	}
+	b.WriteString("\n\n")
 }
 
 func reversed(names []string) []string {

@@ -23,15 +23,15 @@ type SaveOptions struct {
 	Dir string
 	// Cluster and Host are names from the fleet; they begin the file's name.
 	Cluster, Host string
-	// Endpoints are client URLs (https://host:2379), this host's own first. The
-	// first one that answers and is not known to be corrupt is saved.
-	Endpoints []string
-	TLS       TLS
+	// Site is the cluster as this host reaches it; see chooseMembers for which of
+	// its members is saved.
+	Site Site
 	// Version is nodeagent's own, for the manifest.
 	Version string
-	// EncryptionKey is the fingerprint of the host's encryption-at-rest key, for
-	// the manifest; empty where there is none.
-	EncryptionKey string
+	// Surroundings go into the manifest.
+	Surroundings Surroundings
+	// Signer signs the manifest; nil leaves it unsigned.
+	Signer *Signer
 	// Sealing is the form of the file; the zero one is plain.
 	Sealing Sealing
 	// Scratch is the folder for what lies unsealed on disk, without a name, while
@@ -78,8 +78,8 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 		}
 	}()
 	opts = opts.withDefaults()
-	if len(opts.Endpoints) == 0 {
-		return Manifest{}, errors.New("no etcd endpoint given")
+	if len(opts.Site.Members) == 0 {
+		return Manifest{}, errors.New("no member of etcd given")
 	}
 	if err := atomicfile.MkdirAll(opts.Dir, 0o700); err != nil {
 		return Manifest{}, err
@@ -93,7 +93,7 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 		return Manifest{}, err
 	}
 
-	client, source, err := chooseMember(ctx, opts.TLS, opts.Endpoints)
+	client, source, err := chooseMember(ctx, opts.Site)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -127,7 +127,7 @@ func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, so
 	if err != nil {
 		return Manifest{}, err
 	}
-	err = publish(opts.Dir, f.Name(), &m)
+	err = publish(opts, f.Name(), &m)
 	return m, err
 }
 
@@ -183,6 +183,7 @@ func (m *Manifest) inspect(ctx context.Context, path string) error {
 		return fmt.Errorf("check what %s sent: %w", m.Endpoint, err)
 	}
 	m.Revision, m.Keys, m.Objects = contents.Revision, contents.Keys, contents.Objects
+	m.Hash, m.Prefixes, m.EncryptedWith = contents.Hash, contents.Prefixes, contents.EncryptedWith
 	m.RaftTerm, m.RaftIndex = contents.RaftTerm, contents.RaftIndex
 	m.StorageVersion = contents.StorageVersion
 	return nil
@@ -191,7 +192,8 @@ func (m *Manifest) inspect(ctx context.Context, path string) error {
 // publish gives the finished file its name. The manifest goes first: the rename
 // of the snapshot is the one step that makes it exist, and a manifest without a
 // snapshot is plainly a save that was interrupted there.
-func publish(dir, temp string, m *Manifest) error {
+func publish(opts SaveOptions, temp string, m *Manifest) error {
+	dir := opts.Dir
 	for { // two saves in one second: names stay distinct and in order
 		_, snapshot := os.Lstat(m.Path(dir))
 		_, manifest := os.Lstat(manifestPath(m.Path(dir))) // of one in another form
@@ -202,6 +204,9 @@ func publish(dir, temp string, m *Manifest) error {
 			return err
 		}
 		m.Taken = m.Taken.Add(time.Second)
+	}
+	if err := m.sign(opts.Signer); err != nil {
+		return err
 	}
 	path := m.Path(dir)
 	if err := writeManifest(path, *m); err != nil {
@@ -229,7 +234,9 @@ func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io
 		return err
 	}
 	sum := newTrailerHash()
-	if err := receive(ctx, snapshots, cancel, io.MultiWriter(f, sum), opts.Stall, opts.Progress); err != nil {
+	hashing, writing := newBeside(sum), newBeside(f)
+	err = receive(ctx, snapshots, cancel, io.MultiWriter(hashing, writing), opts.Stall, opts.Progress)
+	if err := errors.Join(err, writing.Close(), hashing.Close()); err != nil {
 		return err
 	}
 	if !sizeHasTrailer(sum.n) {
@@ -242,83 +249,6 @@ func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io
 	m.Size, m.Trailer, m.SHA256 = sum.n, trailer, whole
 	return nil
 }
-
-// member is the etcd member that is saved.
-type member struct {
-	endpoint string
-	name     string
-	status   *clientv3.StatusResponse
-	alarms   []string
-}
-
-func (s member) manifest(opts SaveOptions) Manifest {
-	return Manifest{
-		Format:           ManifestFormat,
-		Cluster:          opts.Cluster,
-		Host:             opts.Host,
-		Taken:            opts.Now.UTC().Truncate(time.Second),
-		ClusterID:        idText(s.status.Header.GetClusterId()),
-		MemberID:         idText(s.status.Header.GetMemberId()),
-		MemberName:       s.name,
-		Endpoint:         s.endpoint,
-		EtcdVersion:      s.status.Version,
-		Alarms:           s.alarms,
-		EncryptionKey:    opts.EncryptionKey,
-		Size:             s.status.DbSize,
-		Stored:           Stored{Form: opts.Sealing.form()},
-		NodeagentVersion: opts.Version,
-	}
-}
-
-// chooseMember returns a client of the first endpoint that can be saved.
-func chooseMember(ctx context.Context, files TLS, endpoints []string) (*clientv3.Client, member, error) {
-	var failed []error
-	for _, endpoint := range endpoints {
-		client, err := dial(ctx, files, endpoint)
-		if err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		m, err := askMember(ctx, client, endpoint)
-		if err == nil {
-			return client, m, nil
-		}
-		failed = append(failed, err, closeClient(client))
-	}
-	return nil, member{}, errors.Join(failed...)
-}
-
-func askMember(ctx context.Context, client *clientv3.Client, endpoint string) (member, error) {
-	status, err := memberStatus(ctx, client, endpoint)
-	if err != nil {
-		return member{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	m := member{endpoint: endpoint, status: status}
-	alarms, err := client.AlarmList(ctx)
-	if err != nil {
-		return member{}, fmt.Errorf("ask etcd %s for alarms: %w", endpoint, err)
-	}
-	for _, alarm := range alarms.Alarms {
-		m.alarms = append(m.alarms, alarm.Alarm.String())
-		if alarm.Alarm == pb.AlarmType_CORRUPT && alarm.MemberID == status.Header.GetMemberId() {
-			return member{}, fmt.Errorf("etcd %s has the alarm CORRUPT: its data differs from the other members'", endpoint)
-		}
-	}
-	members, err := client.MemberList(ctx, clientv3.WithSerializable())
-	if err != nil {
-		return member{}, fmt.Errorf("ask etcd %s for its members: %w", endpoint, err)
-	}
-	for _, other := range members.Members {
-		if other.ID == status.Header.GetMemberId() {
-			m.name = other.Name
-		}
-	}
-	return m, nil
-}
-
-func idText(id uint64) string { return fmt.Sprintf("%x", id) }
 
 // roomFor refuses early what would fill the disk in the middle.
 func roomFor(dir string, size int64) error {

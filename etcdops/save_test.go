@@ -60,13 +60,15 @@ func TestSaveIsWhatEtcdHolds(t *testing.T) {
 	whole := sha256.Sum256(content)
 	trailer := sha256.Sum256(content[:len(content)-trailerSize])
 	want := Manifest{
-		Format: 2, Cluster: "mercury", Host: "m1", Taken: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
+		Format: 3, Cluster: "mercury", Host: "m1", Taken: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
+		Members:   []ManifestMember{{Name: "m1", ID: idText(status.Header.MemberId), PeerURLs: []string{h.Members[0].PeerURL}, ClientURLs: []string{h.endpoint()}}},
 		ClusterID: idText(status.Header.ClusterId), MemberID: idText(status.Header.MemberId), MemberName: "m1", Endpoint: h.endpoint(),
 		EtcdVersion: status.Version, StorageVersion: m.StorageVersion,
-		Revision: status.Header.Revision, RaftTerm: status.RaftTerm, RaftIndex: m.RaftIndex, Keys: 5,
+		Revision: status.Header.Revision, RaftTerm: status.RaftTerm, RaftIndex: m.RaftIndex, Hash: m.Hash, Keys: 5,
 		Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:]), Trailer: hex.EncodeToString(trailer[:]), NodeagentVersion: "test",
-		Objects: map[string]int64{"pods": 2, "services/specs": 1, "example.com/widgets": 1},
-		Stored:  Stored{Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:])},
+		Objects:  map[string]int64{"pods": 2, "services/specs": 1, "example.com/widgets": 1},
+		Prefixes: map[string]int64{"/registry/pods/": 2, "/registry/services/specs/": 1, "/registry/example.com/widgets/": 1, "*": 1},
+		Stored:   Stored{Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:])},
 	}
 	if diff := cmp.Diff(want, m); diff != "" {
 		t.Errorf("manifest (-want +got):\n%s", diff)
@@ -97,7 +99,7 @@ func TestSaveIsWhatEtcdHolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.StorageVersion != theirs.Version || report.Hash != theirs.Hash || report.Revision != theirs.Revision || report.Keys != int64(theirs.TotalKey) || report.StorageVersion != theirs.Version {
+	if m.StorageVersion != theirs.Version || m.Hash != theirs.Hash || report.Hash != theirs.Hash || report.Revision != theirs.Revision || report.Keys != int64(theirs.TotalKey) || report.StorageVersion != theirs.Version {
 		t.Errorf("report %+v, etcdutl says %+v", report.Contents, theirs)
 	}
 	objects := map[string]int64{"pods": 2, "services/specs": 1, "example.com/widgets": 1}
@@ -206,7 +208,7 @@ func TestSaveNoticesAStall(t *testing.T) {
 	fill(t, h, 8, 256<<10)
 	opts := h.saveOptions()
 	opts.Stall = 300 * time.Millisecond
-	opts.Endpoints = []string{"https://" + proxy(t, strings.TrimPrefix(h.endpoint(), "https://"), 1<<20)}
+	opts.Site.Local = "https://" + proxy(t, strings.TrimPrefix(h.endpoint(), "https://"), 1<<20)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	_, err := Save(ctx, opts)
@@ -362,11 +364,11 @@ func TestSaveFailsWithoutATrace(t *testing.T) {
 	h := startHost(t)
 	stranger := makeCerts(t, filepath.Join(t.TempDir(), "stranger"))
 	for want, change := range map[string]func(*SaveOptions){
-		"connection refused":     func(o *SaveOptions) { o.Endpoints = []string{"https://127.0.0.1:1"} },
-		"unknown authority":      func(o *SaveOptions) { o.TLS = stranger },
-		"no such file":           func(o *SaveOptions) { o.TLS.Cert = "/nonexistent" },
-		"certificate":            func(o *SaveOptions) { o.TLS.Cert, o.TLS.Key = stranger.Cert, stranger.Key },
-		"no etcd endpoint":       func(o *SaveOptions) { o.Endpoints = nil },
+		"connection refused":     func(o *SaveOptions) { o.Site.Local = "https://127.0.0.1:1" },
+		"unknown authority":      func(o *SaveOptions) { o.Site.TLS = stranger },
+		"no such file":           func(o *SaveOptions) { o.Site.TLS.Cert = "/nonexistent" },
+		"certificate":            func(o *SaveOptions) { o.Site.TLS.Cert, o.Site.TLS.Key = stranger.Cert, stranger.Key },
+		"no member of etcd":      func(o *SaveOptions) { o.Site.Members = nil },
 		"a file is in its place": func(o *SaveOptions) { o.Dir = h.Files.CA },
 		"canceled":               func(*SaveOptions) {},
 	} {
@@ -386,17 +388,6 @@ func TestSaveFailsWithoutATrace(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
-	}
-}
-
-func TestSaveTakesTheNextMember(t *testing.T) {
-	t.Parallel()
-	h := startHost(t)
-	opts := h.saveOptions()
-	opts.Endpoints = []string{"https://127.0.0.1:1", h.endpoint()}
-	m, err := Save(t.Context(), opts)
-	if err != nil || m.Endpoint != h.endpoint() {
-		t.Errorf("saved from %q, %v", m.Endpoint, err)
 	}
 }
 

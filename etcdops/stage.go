@@ -48,20 +48,11 @@ func stage(ctx context.Context, p RestorePlan, progress func(done, total int64))
 // makeStaged runs etcd's restore, which knows no context, and follows its
 // progress by the size of the database that grows.
 func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total int64)) (err error) {
-	path := p.Snapshot.Path
-	if !p.Snapshot.Stored.plain() {
-		opts := p.open
-		opts.Progress = nil
-		o, err := openPlain(ctx, path, opts)
-		if err != nil {
-			return fmt.Errorf("unseal %q: %w", path, err)
-		}
-		defer func() { err = errors.Join(err, o.Close()) }()
-		if ok, _, whole := o.sum.sums(); whole != p.Snapshot.SHA256 || p.Snapshot.Trailer && !ok {
-			return fmt.Errorf("%q is no longer the snapshot that was planned with: its SHA-256 is %s, not %s", path, whole, p.Snapshot.SHA256)
-		}
-		path = o.plain
+	path, closeSource, err := p.plainSource(ctx)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, closeSource()) }()
 	var self Member
 	for _, m := range p.Members {
 		if m.Name == p.Host {
@@ -78,7 +69,7 @@ func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total in
 				PeerURLs:            []string{self.PeerURL},
 				InitialCluster:      initialCluster(p.Members),
 				InitialClusterToken: p.Token,
-				SkipHashCheck:       p.SkipHash,
+				SkipHashCheck:       p.SkipHash || path != p.Snapshot.Path, // which was hashed when it was unsealed
 				RevisionBump:        p.RevisionBump,
 				MarkCompacted:       p.RevisionBump > 0,
 			})
@@ -101,6 +92,29 @@ func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total in
 			}
 		}
 	}
+}
+
+// plainSource is the path of what etcd sent: the snapshot itself, or what was
+// unsealed of it.
+func (p RestorePlan) plainSource(ctx context.Context) (path string, done func() error, err error) {
+	path, done = p.Snapshot.Path, func() error { return nil }
+	if p.Snapshot.Stored.plain() {
+		return path, done, nil
+	}
+	source := p.source
+	if source == nil {
+		opts := p.open
+		opts.Progress = nil
+		if source, err = openPlain(ctx, path, opts); err != nil {
+			return "", nil, fmt.Errorf("unseal %q: %w", path, err)
+		}
+		done = source.Close
+	}
+	if ok, _, whole := source.sum.sums(); whole != p.Snapshot.SHA256 || p.Snapshot.Trailer && !ok {
+		err := fmt.Errorf("%q is no longer the snapshot that was planned with: its SHA-256 is %s, not %s", path, whole, p.Snapshot.SHA256)
+		return "", nil, errors.Join(err, done())
+	}
+	return source.plain, done, nil
 }
 
 // settle gives the staged folder the owner of the folder around it and modes

@@ -29,6 +29,9 @@ type trailerHash struct {
 	h    hash.Hash
 	tail []byte
 	n    int64
+	// Set once the stream has ended.
+	ok    bool
+	whole string
 }
 
 func newTrailerHash() *trailerHash {
@@ -55,10 +58,12 @@ func (t *trailerHash) Write(p []byte) (int, error) {
 // sums ends the stream: whether the trailer is the hash of what came before it,
 // the trailer, and the hash of everything, both hexadecimal.
 func (t *trailerHash) sums() (ok bool, trailer, whole string) {
-	ok = len(t.tail) == trailerSize && bytes.Equal(t.h.Sum(nil), t.tail)
-	trailer = hex.EncodeToString(t.tail)
-	t.h.Write(t.tail)
-	return ok, trailer, hex.EncodeToString(t.h.Sum(nil))
+	if t.whole == "" {
+		t.ok = len(t.tail) == trailerSize && bytes.Equal(t.h.Sum(nil), t.tail)
+		t.h.Write(t.tail)
+		t.whole = hex.EncodeToString(t.h.Sum(nil))
+	}
+	return t.ok, hex.EncodeToString(t.tail), t.whole
 }
 
 // countingHash hashes and counts what is written to it.

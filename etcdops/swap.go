@@ -12,6 +12,10 @@ import (
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
+// passed is told of each step that has just changed the disk. It is a variable for
+// the tests, which kill the process there.
+var passed = func(string) {}
+
 // swapIn puts the staged folder in the place of the live one. Where there is a
 // live one the two are exchanged by one rename, and the old one is then at the
 // staged path; so whoever starts etcd at whatever moment finds one or the other
@@ -29,6 +33,10 @@ func putAside(p RestorePlan) error {
 	if !exists(p.StagedDir) {
 		return nil
 	}
+	if mine, err := p.marked(p.StagedDir); err != nil || mine {
+		// It is not live: somebody has moved folders by hand since.
+		return errors.Join(err, fmt.Errorf("%q holds the data that should be live in %q: see what happened to those folders", p.StagedDir, p.DataDir))
+	}
 	if !p.HadData {
 		if err := os.Remove(p.StagedDir); err == nil {
 			return atomicfile.SyncDir(filepath.Dir(p.StagedDir))
@@ -37,15 +45,16 @@ func putAside(p RestorePlan) error {
 	return rename(p.StagedDir, p.AsideDir)
 }
 
-// swapBack puts the old data where it was, wherever swapIn and putAside stopped,
-// and deletes the restored data: the snapshot that it was made from is still
-// there. What is deleted carries the restore's mark, or, while it is being
-// staged, its name. It can be repeated.
+// swapBack puts the old data where it was, wherever swapIn and putAside stopped.
+// Restored data is deleted: the snapshot that it was made from is still there.
+// What is deleted carries the restore's mark, or, while it is being staged, its
+// name. What an undo had brought back is put where the undo found it. It can be
+// repeated.
 func swapBack(p RestorePlan, staging bool) error {
 	if staging {
-		return removeAll(p, p.StagedDir)
+		return p.discard(p.StagedDir)
 	}
-	live, err := marked(p.DataDir, p.ID)
+	live, err := p.marked(p.DataDir)
 	if err != nil {
 		return err
 	}
@@ -69,15 +78,27 @@ func swapBack(p RestorePlan, staging bool) error {
 		return err
 	}
 	for _, path := range []string{p.AsideDir, p.StagedDir} {
-		ours, err := marked(path, p.ID)
+		ours, err := p.marked(path)
 		if err != nil {
 			return err
 		}
 		if ours {
-			if err := removeAll(p, path); err != nil {
+			if err := p.discard(path); err != nil {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// discard ends with data that is not to be live: a restore's is deleted, an
+// undo's goes where it came from.
+func (p RestorePlan) discard(dir string) error {
+	switch {
+	case !p.Undo:
+		return removeAll(p, dir)
+	case dir != p.StagedDir:
+		return rename(dir, p.StagedDir)
 	}
 	return nil
 }
@@ -86,7 +107,7 @@ func swapBack(p RestorePlan, staging bool) error {
 // live still or there was none.
 func findOld(p RestorePlan) (string, error) {
 	for _, path := range []string{p.AsideDir, p.StagedDir} {
-		ours, err := marked(path, p.ID)
+		ours, err := p.marked(path)
 		if err != nil {
 			return "", err
 		}
@@ -110,7 +131,9 @@ func removeAll(p RestorePlan, dir string) error {
 	if err := rename(dir, doomed); err != nil {
 		return err
 	}
-	return os.RemoveAll(doomed)
+	err := os.RemoveAll(doomed)
+	passed("remove " + filepath.Base(dir))
+	return err
 }
 
 const doomedPrefix = atomicfile.TempPrefix + "restore-"
@@ -133,6 +156,7 @@ func exchange(a, b string) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
 		return fmt.Errorf("exchange %q and %q: %w", a, b, err)
 	}
+	passed("exchange")
 	return atomicfile.SyncDir(filepath.Dir(b))
 }
 
@@ -145,5 +169,6 @@ func rename(from, to string) error {
 	if err != nil {
 		return fmt.Errorf("rename %q to %q: %w", from, to, err)
 	}
+	passed("rename " + filepath.Base(to))
 	return atomicfile.SyncDir(filepath.Dir(to))
 }

@@ -4,154 +4,175 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
-// Outcome is what ResumeOrUndo did.
-type Outcome string
+// Kept is data that was live once and was put aside.
+type Kept struct {
+	Path string `json:"path"`
+	// Aside is when that was, Why what was done: restore, undo or rejoin.
+	Aside time.Time `json:"aside"`
+	Why   string    `json:"why"`
+	// Cluster is the id of its cluster, hexadecimal, empty where it holds no data.
+	Cluster string `json:"cluster,omitempty"`
+}
 
-// The outcomes.
+// Why data was put aside, as it stands in the name of its folder.
 const (
-	OutcomeNone      Outcome = "none"      // no restore was interrupted
-	OutcomeCompleted Outcome = "completed" // the restored data is live and proven
-	OutcomeUndone    Outcome = "undone"    // everything is as before the restore
+	keptByRestore = "restore"
+	keptByUndo    = "undo"
+	keptByRejoin  = "rejoin"
 )
 
-// ResumeOrUndo ends a restore that was interrupted, by a crash or a power cut at
-// whatever point. One whose data was already live is completed, and undone if
-// etcd does not prove itself; one that had not come so far is undone, since what
-// somebody wanted then need not be what they want now. Without an interrupted
-// restore it does nothing. While a restore runs it is refused with ErrBusy.
-func ResumeOrUndo(ctx context.Context, root layout.Root, units Units, report func(Event)) (_ Outcome, _ Result, err error) {
-	if found, err := RestoreInProgress(root); err != nil || !found {
-		return OutcomeNone, Result{}, err
-	}
-	release, err := lock(restoreLock(root))
-	if err != nil {
-		return OutcomeNone, Result{}, fmt.Errorf("resume restore: %w", err)
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	j, found, err := readJournal(root)
-	if err != nil || !found { // the restore ended while we waited for its lock
-		return OutcomeNone, Result{}, err
-	}
-	r := newRestorer(root, j.Plan, units, report)
-	r.resumed = true
-	return r.resume(ctx, j.Phase)
-}
+var keptName = regexp.MustCompile(`\.before-(restore|undo|rejoin)-(\d{8}T\d{6}Z)(-\d+)?$`)
 
-func (r *restorer) resume(ctx context.Context, at phase) (Outcome, Result, error) {
-	began := time.Now()
-	if at == phaseProven {
-		return OutcomeCompleted, Result{Plan: r.plan}, r.startClients(ctx)
-	}
-	live, err := marked(r.plan.DataDir, r.plan.ID)
+// KeptData lists the data that was put aside on this host, the newest first.
+func KeptData(root layout.Root) ([]Kept, error) {
+	paths, err := filepath.Glob(root.EtcdData() + ".before-*")
 	if err != nil {
-		return OutcomeNone, Result{}, fmt.Errorf("resume restore: %w", err)
+		return nil, err
 	}
-	if live && (at == phaseSwapping || at == phaseStarting) {
-		result, err := r.afterSwap(ctx, began)
-		if errors.Is(err, errReverted) {
-			return OutcomeUndone, result, err
+	var kept []Kept
+	for _, path := range paths {
+		parts := keptName.FindStringSubmatch(path)
+		if parts == nil {
+			continue
 		}
-		return OutcomeCompleted, result, err
+		at, err := time.Parse(timeInName, parts[2])
+		if err != nil {
+			continue // somebody's own name
+		}
+		k := Kept{Path: path, Aside: at, Why: parts[1]}
+		if k.Cluster, _, err = dataCluster(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("look at kept data: %w", err)
+		}
+		kept = append(kept, k)
 	}
-	data, err := hasData(r.plan.DataDir)
+	slices.SortFunc(kept, func(a, b Kept) int {
+		if c := b.Aside.Compare(a.Aside); c != 0 {
+			return c
+		}
+		return strings.Compare(b.Path, a.Path)
+	})
+	return kept, nil
+}
+
+// UndoOptions says which data comes back.
+type UndoOptions struct {
+	Root layout.Root
+	// Data is the folder that was put aside; the newest one by default.
+	Data string
+	// Host, Cluster, Others, Fenced, TLS, Peer, Endpoint, Stop, Restart and
+	// HealthTimeout are as in RestoreOptions; Members are those of the fleet.
+	Host, Cluster string
+	Members       []Member
+	Fenced        []string
+	TLS, Peer     TLS
+	Endpoint      string
+	Stop, Restart []string
+	HealthTimeout time.Duration
+	Now           time.Time
+}
+
+// PlanUndo reads and checks everything that bringing the old data back depends on
+// and returns what it will do, for [Restore]. It writes nothing.
+func PlanUndo(ctx context.Context, opts UndoOptions) (RestorePlan, error) {
+	plan, err := planUndo(ctx, opts)
 	if err != nil {
-		return OutcomeNone, Result{}, fmt.Errorf("resume restore: %w", err)
+		return RestorePlan{}, fmt.Errorf("plan undo: %w", err)
 	}
-	undo := r.putBack
-	if at != phaseReverting && !live && (data || at == phaseStaging || at == phaseStopping) {
-		// The live data was never touched, and an etcd that was started on it
-		// since, by systemd after a power cut, goes on undisturbed.
-		undo = func(ctx context.Context) error { return r.takeBack(ctx, at) }
-	}
-	if err := undo(ctx); err != nil {
-		return OutcomeUndone, Result{}, fmt.Errorf("undo interrupted restore: %w", err)
-	}
-	return OutcomeUndone, Result{}, nil
+	return plan, nil
 }
 
-// undo ends a restore that failed before its data was live. The cause comes back
-// with what the undoing met.
-func (r *restorer) undo(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	j, found, err := readJournal(r.root)
+func planUndo(ctx context.Context, opts UndoOptions) (RestorePlan, error) {
+	if interrupted, err := RestoreInProgress(opts.Root); err != nil {
+		return RestorePlan{}, err
+	} else if interrupted {
+		return RestorePlan{}, fmt.Errorf("%w: complete or undo it first (%q)", ErrRestoreInterrupted, journalPath(opts.Root))
+	}
+	if opts.Now.IsZero() {
+		opts.Now = time.Now()
+	}
+	from, err := opts.folder()
 	if err != nil {
-		return errors.Join(cause, err)
+		return RestorePlan{}, err
 	}
-	if !found {
-		j.Phase = phaseStaging
+	p := RestorePlan{
+		Undo: true, ID: freshID(), Planned: opts.Now.UTC().Truncate(time.Second), Host: opts.Host, Cluster: opts.Cluster,
+		Members: opts.Members, Others: opts.Members, Fenced: opts.Fenced, TLS: opts.TLS, Peer: opts.Peer, Endpoint: opts.Endpoint,
+		Stop: opts.Stop, Restart: opts.Restart, HealthTimeout: opts.HealthTimeout, Warnings: []string{},
 	}
-	if live, err := marked(r.plan.DataDir, r.plan.ID); err != nil || live {
-		// The exchange happened and only its sync failed.
-		return errors.Join(r.revert(ctx, cause), err)
-	}
-	if err := r.takeBack(ctx, j.Phase); err != nil {
-		return errors.Join(cause, fmt.Errorf("undo: %w", err))
-	}
-	return fmt.Errorf("%w; the live data was not touched", cause)
-}
-
-// takeBack deletes the staged data and starts what was stopped.
-func (r *restorer) takeBack(ctx context.Context, at phase) error {
-	r.say(StepUndo, "removing %s", r.plan.StagedDir)
-	if err := swapBack(r.plan, at == phaseStaging); err != nil {
-		return err
-	}
-	if at == phaseStaging {
-		return r.finish()
-	}
-	return errors.Join(r.startOld(ctx), r.finish())
-}
-
-// startOld starts etcd and what was stopped with it on the old data. Without
-// data nothing is started: etcd would begin an empty cluster.
-func (r *restorer) startOld(ctx context.Context) error {
-	if data, err := hasData(r.plan.DataDir); err != nil || !data {
-		return err
-	}
-	var failed []error
-	for _, component := range append([]string{layout.Etcd}, reversed(r.plan.Stop)...) {
-		r.say(StepUndo, "starting %s", component)
-		if err := r.units.Start(ctx, component); err != nil {
-			failed = append(failed, fmt.Errorf("start %s: %w", component, err))
+	if p.HealthTimeout == 0 {
+		p.HealthTimeout = 3 * time.Minute
+		if len(opts.Members) > 1 {
+			p.HealthTimeout = 30 * time.Minute
 		}
 	}
-	return errors.Join(failed...)
+	if p.ClusterID, _, err = dataCluster(from); err != nil {
+		return RestorePlan{}, fmt.Errorf("%q cannot come back: %w", from, err)
+	}
+	if err := p.chooseFolders(opts.Root); err != nil {
+		return RestorePlan{}, err
+	}
+	p.StagedDir = from
+	if err := errors.Join(p.checkKept(ctx), p.fence(ctx)); err != nil {
+		return RestorePlan{}, err
+	}
+	p.lookAtRunning(ctx)
+	p.warn("revisions go back to those of before: what has seen later ones is restarted on this host (%s), and has to be on others", strings.Join(append(reversed(p.Stop), p.Restart...), ", "))
+	p.Steps = p.steps()
+	return p, nil
 }
 
-// errReverted is within every error after which the old data is live again.
-var errReverted = errors.New("the old data is back in its place")
-
-// revert puts the old data back after the restored one failed to prove itself.
-func (r *restorer) revert(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	err := r.enter(phaseReverting)
-	if err == nil {
-		err = r.putBack(ctx)
+// folder is the one that comes back.
+func (o UndoOptions) folder() (string, error) {
+	if o.Data != "" {
+		path, err := filepath.Abs(o.Data)
+		if err != nil {
+			return "", err
+		}
+		if filepath.Dir(path) != etcdDir(o.Root) || path == o.Root.EtcdData() {
+			return "", fmt.Errorf("%q does not lie beside %q: what comes back is exchanged with it by one rename, so move it there first", path, o.Root.EtcdData())
+		}
+		return path, nil
 	}
+	kept, err := KeptData(o.Root)
 	if err != nil {
-		return errors.Join(cause, fmt.Errorf("put the old data back: %w", err))
+		return "", err
 	}
-	if !r.plan.HadData {
-		return fmt.Errorf("%w; the restored data was removed, and as before there is none (%w)", cause, errReverted)
+	kept = slices.DeleteFunc(kept, func(k Kept) bool { return k.Cluster == "" })
+	if len(kept) == 0 {
+		return "", fmt.Errorf("no data was put aside in %q: there is nothing to go back to", etcdDir(o.Root))
 	}
-	return fmt.Errorf("%w; %w", cause, errReverted)
+	return kept[0].Path, nil
 }
 
-func (r *restorer) putBack(ctx context.Context) error {
-	r.say(StepUndo, "stopping %s", layout.Etcd)
-	if err := r.units.Stop(ctx, layout.Etcd); err != nil {
-		return fmt.Errorf("stop %s: %w", layout.Etcd, err)
-	}
-	r.say(StepUndo, "exchanging folders back")
-	if err := swapBack(r.plan, false); err != nil {
+// checkKept reads the database of the data that is to come back in full, and
+// notes what is in it.
+func (p *RestorePlan) checkKept(ctx context.Context) error {
+	path := filepath.Join(p.StagedDir, "member", "snap", "db")
+	info, err := os.Stat(path)
+	if err != nil {
 		return err
 	}
-	return errors.Join(r.startOld(ctx), r.finish())
+	busy, err := held(path)
+	if err != nil {
+		return err
+	}
+	if busy {
+		return fmt.Errorf("a process has %q open: an etcd runs on data that was put aside; stop it", path)
+	}
+	contents, err := inspect(ctx, path, info.Size(), nil)
+	if err != nil {
+		return fmt.Errorf("%q cannot come back: %w", p.StagedDir, err)
+	}
+	p.Snapshot = Report{Path: path, Size: info.Size(), Contents: contents}
+	return nil
 }

@@ -28,6 +28,8 @@ type Report struct {
 	Trailer bool `json:"trailer"`
 	// Manifest is the one beside it, which matched, or nil.
 	Manifest *Manifest `json:"manifest,omitempty"`
+	// Signature says who has signed the manifest.
+	Signature Signature `json:"signature"`
 	Contents
 }
 
@@ -36,7 +38,7 @@ type Report struct {
 // the trailer, the manifest if there is one, every page of the database, and
 // every key through etcd's own storage code. It changes nothing. Errors wrap
 // one of ErrNotSnapshot, ErrTruncated, ErrNoTrailer, ErrHashMismatch,
-// ErrManifestMismatch and ErrCorrupt, or are the operating system's.
+// ErrManifestMismatch, ErrNotSigned and ErrCorrupt, or are the operating system's.
 func Verify(ctx context.Context, path string, opts VerifyOptions) (Report, error) {
 	report, err := verifyFile(ctx, path, opts)
 	if err != nil {
@@ -46,12 +48,25 @@ func Verify(ctx context.Context, path string, opts VerifyOptions) (Report, error
 }
 
 func verifyFile(ctx context.Context, path string, opts VerifyOptions) (_ Report, err error) {
-	o, err := openPlain(ctx, path, opts.OpenOptions)
+	o, report, err := openVerified(ctx, path, opts)
 	if err != nil {
 		return Report{}, err
 	}
-	defer func() { err = errors.Join(err, o.Close()) }()
-	return o.verify(ctx, path, opts)
+	return report, o.Close()
+}
+
+// openVerified opens a snapshot and verifies it; the caller closes it. As long as
+// it is open a sealed one needs not be unsealed again.
+func openVerified(ctx context.Context, path string, opts VerifyOptions) (*opened, Report, error) {
+	o, err := openPlain(ctx, path, opts.OpenOptions)
+	if err != nil {
+		return nil, Report{}, err
+	}
+	report, err := o.verify(ctx, path, opts)
+	if err != nil {
+		return nil, Report{}, errors.Join(err, o.Close())
+	}
+	return o, report, nil
 }
 
 // verify checks an opened snapshot, whose file is at the path.
@@ -71,6 +86,9 @@ func (o *opened) verify(ctx context.Context, path string, opts VerifyOptions) (R
 		dbSize -= trailerSize
 	}
 	if err := report.checkManifest(path); err != nil {
+		return Report{}, err
+	}
+	if report.Signature, err = opts.judge(report.Manifest); err != nil {
 		return Report{}, err
 	}
 	var objects map[string]int64

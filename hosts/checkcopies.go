@@ -82,6 +82,9 @@ func parseKMSKey(s string) (string, error) {
 // checkSnapshots refuses rules that contradict each other: one of them would be
 // broken, and nobody could tell from the spec which.
 func (d *draft) checkSnapshots() {
+	if d.spec.Snapshots.VaultKey != "" && d.spec.PKI.Vault == nil && d.ok("snapshots.vault_key", "pki.issuer") {
+		d.at(d.tree.get("snapshots.vault_key"), "the key is kept in Vault, and this fleet has none: let pki.issuer be \"vault\", or use snapshots.recipients")
+	}
 	d.checkRetention("snapshots", d.spec.Snapshots.Keep)
 	places := map[string]string{}
 	for _, c := range d.spec.Snapshots.Copies {

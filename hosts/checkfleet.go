@@ -39,6 +39,7 @@ func (l *loader) checkFleet(f facts) {
 	l.checkDuplicateAddresses()
 	l.checkPodRanges()
 	l.checkKeys()
+	l.checkSnapshotKeys()
 	l.checkReachable()
 	l.checkClients()
 	l.checkTunnels()
@@ -121,6 +122,27 @@ func (l *loader) checkKeys() {
 				l.at(n, "is that of another host too: at %s", first[v].place())
 			default:
 				first[v] = n
+			}
+		}
+	}
+}
+
+// checkSnapshotKeys looks for a key that two hosts have written down: each makes
+// its own, so one of them has copied the other's.
+func (l *loader) checkSnapshotKeys() {
+	first := map[string]*node{}
+	for _, d := range l.hosts {
+		list := d.tree.get("snapshots.public_keys")
+		if list == nil {
+			continue
+		}
+		for _, n := range list.list {
+			switch key := parsed[string](n); {
+			case key == "":
+			case first[key] != nil:
+				l.at(n, "is that of another host too, or twice here: at %s", first[key].place())
+			default:
+				first[key] = n
 			}
 		}
 	}

@@ -21,6 +21,8 @@ func (d *draft) checkHost(f facts) {
 	d.checkProbes(f)
 	d.checkLifetimes()
 	d.checkSnapshots()
+	d.checkSchedule()
+	d.checkMetrics()
 	d.checkPodRange(f)
 	d.checkAddress()
 	if d.spec.Etcd.Existing && len(f.members) == 1 && d.spec.Has(RoleEtcd) && d.ok("etcd.existing") {

@@ -56,12 +56,21 @@ const (
 
 func snapshotsSchema() *rule {
 	snapshots := keys{
-		"schedule":    one(text("calendar expression", parseSchedule)),
+		"schedule":     one(text("calendar expression", parseSchedule)),
+		"by":           one(word(ByEach, ByOne)),
+		"spread":       one(duration(0)),
+		"drill":        one(text("calendar expression", parseSchedule)),
+		"drill_spread": one(duration(0)),
+
 		"destination": one(text("path", parseDestinationFolder)),
 
 		"compression":   one(word(CompressionZstd, CompressionNone)),
 		"recipients":    listOf(one(text("age recipient", parseRecipient))),
 		"identity_file": one(text("path", parsePath)),
+		"vault_key":     perCluster(one(text("key name", parseVaultKey))),
+
+		"public_keys":  perHost(listOf(one(text("snapshot key", parseSnapshotKey)))),
+		"certificates": one(boolean),
 
 		"copies": named(checkCopyName, copySchema()),
 	}

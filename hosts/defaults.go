@@ -277,4 +277,5 @@ func (d *draft) defaultSnapshots() {
 	if s.Schedule == never || !d.spec.Has(RoleEtcd) {
 		s.Schedule = ""
 	}
+	d.defaultSchedule()
 }

@@ -130,8 +130,13 @@ func (d *draft) read() {
 		Compression:  value[string](d, "snapshots.compression"),
 		Recipients:   values[string](d.tree.get("snapshots.recipients")),
 		IdentityFile: value[string](d, "snapshots.identity_file"),
+		VaultKey:     value[string](d, "snapshots.vault_key"),
+		PublicKeys:   unique(values[string](d.tree.get("snapshots.public_keys"))),
+		Certificates: value[bool](d, "snapshots.certificates"),
 		Copies:       readCopies(d.tree.get("snapshots.copies")),
 	}
+	d.readSchedule()
+	s.Metrics.Listen = value[netip.AddrPort](d, "metrics.listen")
 	d.readNames()
 	for _, domain := range d.tree.get("drift").names() {
 		if s.Drift == nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-var netipValues = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+var netipValues = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 
 func mustLoad(t testing.TB, files map[string]string) *Fleet {
 	t.Helper()

@@ -133,9 +133,16 @@ func TestReferenceDefaults(t *testing.T) {
 		"etcd.heartbeat_interval":         s.Etcd.HeartbeatInterval,
 		"etcd.election_timeout":           s.Etcd.ElectionTimeout,
 		"snapshots.schedule":              s.Snapshots.Schedule,
+		"snapshots.by":                    s.Snapshots.By,
+		"snapshots.spread":                s.Snapshots.Spread,
+		"snapshots.drill":                 s.Snapshots.Drill,
+		"snapshots.drill_spread":          s.Snapshots.DrillSpread,
 		"snapshots.compression":           s.Snapshots.Compression,
 		"snapshots.recipients":            s.Snapshots.Recipients,
 		"snapshots.identity_file":         s.Snapshots.IdentityFile,
+		"snapshots.vault_key":             s.Snapshots.VaultKey,
+		"snapshots.public_keys":           s.Snapshots.PublicKeys,
+		"snapshots.certificates":          s.Snapshots.Certificates,
 		"snapshots.keep":                  s.Snapshots.Keep.Last,
 		"snapshots.keep_hourly":           s.Snapshots.Keep.Hourly,
 		"snapshots.keep_daily":            s.Snapshots.Keep.Daily,
@@ -168,6 +175,8 @@ func written(value any) string {
 	switch v := value.(type) {
 	case int:
 		return "`" + strconv.Itoa(v) + "`"
+	case bool:
+		return "`" + strconv.FormatBool(v) + "`"
 	case time.Duration:
 		return "`\"" + hours(v) + "\"`"
 	}

@@ -111,6 +111,7 @@ var schema = sync.OnceValue(func() *rule {
 			"existing":           one(boolean),
 		}),
 		"snapshots": snapshotsSchema(),
+		"metrics":   table(keys{"listen": one(text("address:port", parseListen))}),
 		"drift":     driftSchema(),
 	})
 })

@@ -293,7 +293,7 @@ func parseSchedule(s string) (string, error) {
 		return "", errors.New(oneLine(err.Error()))
 	}
 	if schedule.Next(time.Unix(0, 0).UTC()).IsZero() {
-		return "", fmt.Errorf("%s is a date that never comes: no snapshot would be taken (write %q if that is meant)", quote(s), never)
+		return "", fmt.Errorf("%s is a date that never comes (write %q if that is meant)", quote(s), never)
 	}
 	return s, nil
 }

@@ -55,6 +55,7 @@ type Spec struct {
 	Kubernetes Kubernetes
 	Etcd       Etcd
 	Snapshots  Snapshots
+	Metrics    Metrics
 
 	// Names is what the host knows of names without a DNS server's help, and
 	// whom it asks otherwise.
@@ -88,6 +89,8 @@ type Peer struct {
 	PodRange netip.Prefix
 	// WireGuard is nil where the peer has no WireGuard device.
 	WireGuard *WireGuardPeer
+	// SnapshotKeys are the peer's Snapshots.PublicKeys.
+	SnapshotKeys []string
 }
 
 // Has tells whether the peer has the role.
@@ -221,6 +224,16 @@ type Snapshots struct {
 	// Schedule is a calendar expression as systemd.time(7) has them, for
 	// example "*-*-* 00/6:00:00"; empty where none are taken by schedule.
 	Schedule string
+	// By says who takes one at a moment of the schedule: ByEach or ByOne.
+	By string
+	// Spread is for how long after the moment one may be begun: by each host at a
+	// time of its own in it, or by the one host at a time on which all agree.
+	Spread time.Duration
+	// Drill is when it is tried whether the newest one restores, a calendar
+	// expression; empty where that is not done by schedule. DrillSpread is as
+	// Spread.
+	Drill       string
+	DrillSpread time.Duration
 	// Keep says which of them stay.
 	Keep Retention
 	// Destination is a folder on the host.
@@ -233,8 +246,24 @@ type Snapshots struct {
 	// IdentityFile is a file of age identities on the host, with which nodeagent
 	// opens encrypted snapshots; empty where people bring one along.
 	IdentityFile string
+	// VaultKey is the name of the key in the cluster's KV engine in Vault with
+	// which snapshots are encrypted as well, "snapshots"; empty for none.
+	VaultKey string
+	// PublicKeys are the public halves of the keys with which this host signs its
+	// snapshots, the one of today and those of before: Ed25519 in DER, base64.
+	// Where there is one, a snapshot of this host that none of them has signed is
+	// not believed.
+	PublicKeys []string
+	// Certificates asks for the host's certificates in the manifests.
+	Certificates bool
 	// Copies are the further places where snapshots are kept, sorted by name.
 	Copies []Copy
+}
+
+// Metrics is where `nodeagent run` answers Prometheus.
+type Metrics struct {
+	// Listen is an address of the host and a port; the zero value is nowhere.
+	Listen netip.AddrPort
 }
 
 // Retention says which snapshots stay, of each cluster and host by itself:

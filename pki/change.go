@@ -120,6 +120,11 @@ func waiting(hosts []Use, wait, after Do, there func(Use) bool) (Do, []Use) {
 	return after, nil
 }
 
+// overlap tells whether the lists have a value in common.
+func overlap(a, b []string) bool {
+	return slices.ContainsFunc(a, func(v string) bool { return slices.Contains(b, v) })
+}
+
 // contains tells whether all of the values are in the list.
 func contains(list []string, values ...string) bool {
 	return !slices.ContainsFunc(values, func(v string) bool { return !slices.Contains(list, v) })

@@ -59,7 +59,7 @@ func (l LeftAuthority) Trusted(have State) bool {
 // Shares tells whether the host trusts one of the key ids for the CA.
 func (l LeftAuthority) Shares(have State, ids []string) bool {
 	b := have.bundle(l.Name)
-	return b != nil && slices.ContainsFunc(b.KeyIDs, func(id string) bool { return slices.Contains(ids, id) })
+	return b != nil && overlap(b.KeyIDs, ids)
 }
 
 // Forget are the changes that remove what the local issuer has left on a host,
@@ -101,9 +101,6 @@ func Forget(left []LeftAuthority, have, want State, vouched map[string][]string)
 // needed says why an authority must stay; "" where it need not.
 func (l LeftAuthority) needed(have, want State, vouched []string) string {
 	bundle := have.bundle(l.Name)
-	shared := func(list []string) bool {
-		return slices.ContainsFunc(list, func(id string) bool { return slices.Contains(l.KeyIDs, id) })
-	}
 	change := fmt.Sprintf("change it for one that no host has ever had: nodeagent certs rotate-ca %s", l.Name)
 	switch {
 	case len(want.Authorities) > 0:
@@ -112,9 +109,9 @@ func (l LeftAuthority) needed(have, want State, vouched []string) string {
 		return "neither its key nor its certificate can be read, so that nobody can tell whether it is trusted: remove its folder yourself"
 	case len(vouched) == 0:
 		return "the issuer has no CA in its place"
-	case shared(vouched):
+	case overlap(vouched, l.KeyIDs):
 		return "the issuer has it among what hosts trust: " + change
-	case bundle != nil && bundle.Condition == Sound && shared(bundle.KeyIDs):
+	case bundle != nil && bundle.Condition == Sound && overlap(bundle.KeyIDs, l.KeyIDs):
 		return "this host still trusts it: " + cmp.Or(behind(bundle.KeyIDs, vouched), change)
 	case bundle != nil && bundle.Condition != Sound:
 		return "this host's trust bundle " + bundle.Problem + ": run nodeagent apply"
@@ -129,10 +126,8 @@ func (l LeftAuthority) needed(have, want State, vouched []string) string {
 
 // behind tells of a host that has not heard of what the issuer has.
 func behind(have, vouched []string) string {
-	for _, id := range have {
-		if slices.Contains(vouched, id) {
-			return "it has not heard yet that the issuer dropped it: nodeagent run follows within two minutes"
-		}
+	if overlap(have, vouched) {
+		return "it has not heard yet that the issuer dropped it: nodeagent run follows within two minutes"
 	}
 	return ""
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
@@ -59,7 +58,7 @@ func (a *Applier) refreshKey(ctx context.Context, issuer Issuer, name string) (b
 	if err != nil || same {
 		return false, err
 	}
-	if !slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(have.IDs, id) }) {
+	if !overlap(ids, have.IDs) {
 		return false, &Refusal{
 			Cause: CauseUntrusted, What: fmt.Sprintf("refresh key %q", name),
 			Err:    errors.New("it answers none of the keys that this host uses"),

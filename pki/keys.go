@@ -87,6 +87,28 @@ func EncryptionKeys(root layout.Root) ([]string, error) {
 	return list, nil
 }
 
+// NamedKey is an encryption key as kube-apiserver names it in what it writes.
+type NamedKey struct {
+	// Name is that of the key of the provider secretbox, ID its fingerprint.
+	Name, ID string
+}
+
+// NamedEncryptionKeys returns the same keys as EncryptionKeys with their names.
+func NamedEncryptionKeys(root layout.Root) ([]NamedKey, error) {
+	parts, err := readAs(root.EncryptionConfig(), secretboxKeys)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read encryption keys: %q %s", root.EncryptionConfig(), problem(err))
+	}
+	list := make([]NamedKey, len(parts))
+	for i, p := range parts {
+		list[i] = NamedKey{p.name, p.id}
+	}
+	return list, nil
+}
+
 // freshServiceAccount makes a private key that signs service account tokens.
 func freshServiceAccount() ([]byte, error) {
 	key, err := newKey("ecdsa-p256")

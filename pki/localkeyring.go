@@ -140,7 +140,7 @@ func opensAll(root layout.Root, identity *age.X25519Identity, sealed []authority
 // open answers the key pair's private half.
 func (k *Keyring) open(ctx context.Context) (*age.X25519Identity, error) {
 	if k == nil {
-		return nil, locked(errors.New("they are encrypted"), "")
+		return nil, Locked(errors.New("they are encrypted"), "")
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -150,7 +150,7 @@ func (k *Keyring) open(ctx context.Context) (*age.X25519Identity, error) {
 func (k *Keyring) openLocked(ctx context.Context) (*age.X25519Identity, error) {
 	content, err := readKeyringFile(k.Root)
 	if err != nil {
-		return nil, locked(fmt.Errorf("%s %s", k.Root.LocalKeyring(), problem(err)), "put it back from a backup")
+		return nil, Locked(fmt.Errorf("%s %s", k.Root.LocalKeyring(), problem(err)), "put it back from a backup")
 	}
 	file := sha256.Sum256(content)
 	switch {
@@ -198,7 +198,7 @@ func (k *Keyring) try(ctx context.Context, content []byte, held keyringFile) (*a
 // ask asks for the secret, while k.mu is held.
 func (k *Keyring) ask(ctx context.Context, what SecretAsk) (string, error) {
 	if k.Secret == nil {
-		return "", locked(fmt.Errorf("there is no %s", what.Protection), "")
+		return "", Locked(fmt.Errorf("there is no %s", what.Protection), "")
 	}
 	return k.Secret(ctx, what)
 }
@@ -241,7 +241,7 @@ func pairing(content []byte, secret string, sealed ...authorityFiles) [sha256.Si
 // make makes a new key pair, encrypted as wanted.
 func (k *Keyring) make(ctx context.Context, d disk, protection string) error {
 	if k == nil {
-		return locked(errors.New("nothing here can ask for a "+protection), "")
+		return Locked(errors.New("nothing here can ask for a "+protection), "")
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -263,7 +263,7 @@ func (k *Keyring) make(ctx context.Context, d disk, protection string) error {
 // empty is asked for.
 func (k *Keyring) protect(ctx context.Context, d disk, protection, secret string) error {
 	if k == nil {
-		return locked(errors.New("nothing here can ask for a "+protection), "")
+		return Locked(errors.New("nothing here can ask for a "+protection), "")
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -282,7 +282,7 @@ func (k *Keyring) protect(ctx context.Context, d disk, protection, secret string
 // write puts the file in its place, proven to open with the secret.
 func (k *Keyring) write(d disk, protection, secret string, identity *age.X25519Identity) error {
 	if err := checkSecret(protection, secret); err != nil {
-		return locked(err, "give another one")
+		return Locked(err, "give another one")
 	}
 	held, err := newKeyringFile(protection, secret, k.workFactor, identity)
 	if err != nil {
@@ -329,11 +329,11 @@ func (k *Keyring) Protection() (string, error) {
 // seal encrypts a private key (PEM) for the keyring. It needs no secret.
 func (k *Keyring) seal(key []byte) ([]byte, error) {
 	if k == nil {
-		return nil, locked(errors.New("they are to be encrypted"), "")
+		return nil, Locked(errors.New("they are to be encrypted"), "")
 	}
 	held, err := readKeyring(k.Root)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, locked(fmt.Errorf("there is no %s yet", k.Root.LocalKeyring()), "nodeagent apply makes it")
+		return nil, Locked(fmt.Errorf("there is no %s yet", k.Root.LocalKeyring()), "nodeagent apply makes it")
 	}
 	if err != nil {
 		return nil, damagedKeyring(k.Root, err)
@@ -365,18 +365,18 @@ func checkSecret(protection, secret string) error {
 	return nil
 }
 
-// locked is the refusal of an issuer that cannot open its keys.
-func locked(err error, remedy string) *Refusal {
+// Locked is the refusal of an issuer that cannot open its keys.
+func Locked(err error, remedy string) *Refusal {
 	return &Refusal{Cause: CauseLocked, What: "use the keys of the CAs", Err: err, Remedy: remedy}
 }
 
 func wrongSecret(protection string) error {
-	return locked(fmt.Errorf("they are encrypted with another %s", protection),
+	return Locked(fmt.Errorf("they are encrypted with another %s", protection),
 		fmt.Sprintf("give the %s of before, or have the new one take its place with nodeagent certs passphrase --old-file --new-file", protection))
 }
 
 func damagedKeyring(root layout.Root, err error) error {
-	return locked(fmt.Errorf("%s %w", root.LocalKeyring(), err), "put it back from a backup")
+	return Locked(fmt.Errorf("%s %w", root.LocalKeyring(), err), "put it back from a backup")
 }
 
 // afterScrypt gives back the memory that a passphrase takes, 256 MB, which would

@@ -107,7 +107,7 @@ func TestWithoutTheSecret(t *testing.T) {
 		secret func() (string, error)
 		says   string
 	}{
-		{"none", func() (string, error) { return "", locked(errors.New("there is no file"), "put it there") }, "put it there"},
+		{"none", func() (string, error) { return "", Locked(errors.New("there is no file"), "put it there") }, "put it there"},
 		{"wrong", func() (string, error) { return "a wrong passphrase", nil }, "nodeagent certs passphrase"},
 		{"empty", func() (string, error) { return "", nil }, "nodeagent certs passphrase"},
 	} {
@@ -149,7 +149,7 @@ func TestWhatWaitsForTheSecret(t *testing.T) {
 	for _, how := range []string{ProtectPassphrase, ProtectCredential} {
 		h := protected(t, how)
 		nobody := func(context.Context, SecretAsk) (string, error) {
-			return "", locked(errors.New("there is no file"), "put it there")
+			return "", Locked(errors.New("there is no file"), "put it there")
 		}
 		h.keys = &Keyring{Root: h.root, Secret: nobody}
 		err := h.apply(h.diff())

@@ -31,7 +31,7 @@ too; "local" is the folder on the host.`,
 	}
 	cmd.Flags().AddFlagSet(save.Flags())
 	cmd.AddCommand(save, newSnapshotList(o), newSnapshotVerify(o), newSnapshotRestore(o), newSnapshotPrune(o),
-		newSnapshotCat(o), newSnapshotExport(o), newSnapshotCopy(o), newSnapshotFetch(o))
+		newSnapshotCat(o), newSnapshotExport(o), newSnapshotUndo(o), newSnapshotKey(o), newSnapshotCopy(o), newSnapshotFetch(o), newSnapshotDrill(o))
 	return cmd
 }
 
@@ -42,14 +42,15 @@ func newSnapshotVerify(o *options) *cobra.Command {
 		Long: `verify reads the whole file: its sha256 trailer and its manifest, every page of the
 database, and every key through etcd's own storage code. It changes nothing and needs
 neither a fleet nor a running etcd; one of a further place is downloaded for it, and needs
-the fleet that names the place.`,
+the fleet that names the place. With a fleet that names its hosts' snapshot keys
+(snapshots.public_keys) it refuses a snapshot that none of them has signed.`,
 		Example: `  nodeagent snapshot verify mercury-mercury-20260101T000000Z.db.zst
   nodeagent snapshot verify offsite:latest`,
 		Args: exactlyOne("FILE"),
 	}
 	flags := openingFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		opts, err := flags.options(o)
+		opts, err := flags.options(cmd, o)
 		if err != nil {
 			return err
 		}
@@ -87,6 +88,7 @@ func printReport(o *options, r etcdops.Report) {
 	fmt.Fprintf(o.stdout, "%s is sound: %s, %s, etcd can open it.\n", r.Path, trailer, manifest)
 	fmt.Fprintf(o.stdout, "%s, revision %d, %d keys, storage version %s, members %s.\n",
 		sizeOf(r.Stored, r.Size), r.Revision, r.Keys, cmp.Or(r.StorageVersion, "before 3.6"), cmp.Or(strings.Join(r.Members, ", "), "none"))
+	fmt.Fprintf(o.stdout, "Signature: %s.\n", r.Signature.Text)
 	if len(r.Alarms) > 0 {
 		fmt.Fprintf(o.stdout, "Alarms that a restore would bring back: %s.\n", strings.Join(r.Alarms, ", "))
 	}

@@ -4,11 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/etcdops"
+	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
@@ -17,6 +21,7 @@ type opening struct {
 	skipHash   *bool
 	identities *[]string
 	scratch    *string
+	unsigned   *bool
 }
 
 func openingFlags(cmd *cobra.Command) opening {
@@ -24,6 +29,7 @@ func openingFlags(cmd *cobra.Command) opening {
 	o := opening{
 		skipHash:   flags.Bool("skip-hash", false, "accept a database without a trailer, as copied from a data folder"),
 		identities: flags.StringArrayP("identity", "i", nil, "a `file` of age identities that open an encrypted snapshot (default: snapshots.identity_file of the spec)"),
+		unsigned:   flags.Bool("unsigned", false, "accept a snapshot that no host of the fleet has signed: know where it comes from"),
 		scratch:    flags.String("scratch", "", "the `folder` where a compressed or encrypted snapshot lies unpacked, without a name, for as long as it takes (default: one of nodeagent's own, elsewhere than on a host the snapshot's)"),
 	}
 	must(cmd.MarkFlagFilename("identity"))
@@ -31,26 +37,47 @@ func openingFlags(cmd *cobra.Command) opening {
 	return o
 }
 
-// options reads the identities. Where none are named it takes those of the
-// spec, if this machine has one: to verify a snapshot needs no fleet.
-func (f opening) options(o *options) (etcdops.VerifyOptions, error) {
+// options reads the identities, and whose snapshots are believed. Where none
+// are named it takes those of the spec, if this machine has one: to verify a
+// snapshot needs no fleet.
+func (f opening) options(cmd *cobra.Command, o *options) (etcdops.VerifyOptions, error) {
+	trust, err := f.trust(cmd, o)
+	if err != nil {
+		return etcdops.VerifyOptions{}, err
+	}
 	paths := *f.identities
-	if len(paths) == 0 {
-		if spec, err := o.quietSpec(); err == nil && spec.Snapshots.IdentityFile != "" {
-			paths = []string{spec.Snapshots.IdentityFile}
-		}
+	spec := o.knownSpec()
+	if file := spec.Snapshots.IdentityFile; len(paths) == 0 && file != "" {
+		paths = []string{file}
 	}
 	identities, err := etcdops.ReadIdentities(paths...)
 	if err != nil {
 		return etcdops.VerifyOptions{}, err
+	}
+	if id := agent.VaultIdentity(cmd.Context(), "", spec, slog.New(slog.DiscardHandler)); id != nil {
+		identities = append(identities, id) // the last one, so that Vault is asked only where it must be
 	}
 	scratch := *f.scratch
 	if own := layout.Root(""); scratch == "" && exists(own.State()) {
 		scratch = own.Scratch() // the snapshot's folder may be somebody else's disk
 	}
 	return etcdops.VerifyOptions{
-		OpenOptions: etcdops.OpenOptions{Identities: identities, Scratch: scratch}, SkipHash: *f.skipHash,
+		OpenOptions: etcdops.OpenOptions{Identities: identities, Trust: trust, Scratch: scratch}, SkipHash: *f.skipHash,
 	}, nil
+}
+
+// trust is whose snapshots are believed: those of the fleet's hosts, and without
+// a fleet on this machine everybody's, which is said. A fleet that cannot be
+// read is not taken for none.
+func (f opening) trust(cmd *cobra.Command, o *options) (etcdops.Trust, error) {
+	fleet, err := hosts.Load(o.fleet)
+	switch {
+	case err == nil:
+		return etcdops.Trust{Signers: etcdops.FleetSigners(fleet), Unsigned: *f.unsigned}, nil
+	case *f.unsigned, errors.Is(err, fs.ErrNotExist) && !cmd.Flags().Changed("fleet"):
+		return etcdops.Trust{Unsigned: *f.unsigned}, nil
+	}
+	return etcdops.Trust{}, withHint(fmt.Errorf("read who signs the fleet's snapshots: %w", err), "name another fleet with --fleet, or take --unsigned to open it whoever signed it")
 }
 
 func exists(path string) bool {
@@ -107,7 +134,7 @@ at all, readable for its owner alone; one that is there is not written over.`,
 }
 
 func (o *options) export(cmd *cobra.Command, flags opening, ref string, do func(string, etcdops.VerifyOptions) (etcdops.Report, error), out io.Writer) error {
-	opts, err := flags.options(o)
+	opts, err := flags.options(cmd, o)
 	if err != nil {
 		return err
 	}

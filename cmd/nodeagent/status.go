@@ -182,13 +182,38 @@ func clusterRows(out screen, s agent.Status) [][]string {
 		if sn.Newest != nil {
 			text = fmt.Sprintf("newest %s ago, %s, %d in %s", age(s.Time.Sub(sn.Newest.Taken)), bytes(sn.Newest.Size), sn.Count, sn.Folder)
 		}
+		if last := sn.Shared; last != nil {
+			text += fmt.Sprintf("; for all hosts the last by %s %s ago", last.Host, age(s.Time.Sub(last.At)))
+		}
 		if !sn.Next.IsZero() {
 			text += fmt.Sprintf("; next in %s", age(sn.Next.Sub(s.Time)))
 		}
 		rows = append(rows, []string{"snapshots", text})
 		rows = append(rows, copyRows(out, sn.Copies, s.Time)...)
+		rows = append(rows, []string{"drill", drillText(out, *sn.Drill, s.Time)})
 	}
 	return rows
+}
+
+// drillText says whether snapshots restore.
+func drillText(out screen, d agent.DrillStatus, now time.Time) string {
+	text := "none yet: whether a snapshot restores is not known"
+	if r := d.Last; r != nil && !d.Running {
+		text = fmt.Sprintf("%s, %s ago", out.verdict(r.Good(), "good", "failed: "+r.Failed), age(now.Sub(r.Began)))
+	}
+	if r := d.Good; r != nil {
+		if d.Running || !d.Last.Good() {
+			text += fmt.Sprintf("; the last good one %s ago", age(now.Sub(r.Began)))
+		}
+		text += fmt.Sprintf(", RPO %s, RTO %s", span(r.RPOSeconds), span(r.Seconds.RTO()))
+	}
+	if d.Running {
+		text = "runs; " + text
+	}
+	if !d.Next.IsZero() {
+		text += fmt.Sprintf("; next in %s", age(d.Next.Sub(now)))
+	}
+	return text
 }
 
 // age prints a span for people, in its two largest units: "89d 23h", "3m 5s".

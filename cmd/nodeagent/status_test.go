@@ -16,6 +16,8 @@ import (
 func sampleStatus() agent.Status {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	days := 89
+	good := etcdops.DrillReport{Began: now.Add(-26 * time.Hour), Ended: now.Add(-25 * time.Hour), RPOSeconds: 7260, Seconds: etcdops.DrillSeconds{Verify: 0.5, Boot: 0.25}}
+	failed := etcdops.DrillReport{Began: now.Add(-2 * time.Hour), Ended: now.Add(-time.Hour), Failed: etcdops.DrillBoot, Error: "it ended"}
 	return agent.Status{
 		Host: "mercury", Cluster: "mercury", Spec: "sha256:ab", Time: now,
 		Problems: []string{"kubelet is not ready: it failed"},
@@ -30,6 +32,10 @@ func sampleStatus() agent.Status {
 		Certificates: []pki.Status{{Name: "etcd-server", CA: "etcd-server", CommonName: "mercury", NotAfter: now.Add(89 * 24 * time.Hour), RenewAt: now.Add(59 * 24 * time.Hour), State: pki.StateOK}},
 		Issuer:       &agent.IssuerStatus{Kind: "vault", Address: "https://vault.example:8200", SurvivesUntil: now.Add(89 * 24 * time.Hour), SurvivesDays: &days, FirstToEnd: "etcd-server", LastAnswer: now.Add(-2 * time.Minute)},
 		Etcd:         &agent.EtcdStatus{Health: etcdops.Health{Healthy: true, Leader: "mercury", Members: []etcdops.MemberHealth{{Name: "mercury", Endpoint: "x", Version: "3.7.3", Revision: 7, DBSize: 1 << 20}}}},
+		Snapshots: &agent.SnapshotStatus{
+			Folder: "/s", Count: 1, Newest: &etcdops.Entry{Taken: now.Add(-time.Hour), Size: 1 << 10}, Next: now.Add(time.Hour),
+			Drill: &agent.DrillStatus{Last: &failed, Good: &good, Next: now.Add(5 * time.Hour)},
+		},
 	}
 }
 
@@ -52,6 +58,8 @@ component	kubelet	failed	-	-	3 restarts	not ready
 certificate	etcd-server	ends in 89d 0h	renews in 59d 0h	ok
 issuer	vault at https://vault.example:8200	this host lives without it for 89 days, until etcd-server ends on 2026-07-29 12:00 UTC	last answered 2m 0s ago
 cluster	etcd	healthy, 3.7.3, revision 7, database 1.0 MiB, leader mercury, 1 member
+cluster	snapshots	newest 1h 0m ago, 1.0 KiB, 1 in /s; next in 1h 0m
+cluster	drill	failed: boot, 2h 0m ago; the last good one 1d 2h ago, RPO 2h 1m, RTO 0.75s; next in 5h 0m
 `},
 		{"terminal", screen{table: true}, `mercury of cluster mercury: not converged, not healthy
 spec sha256:ab
@@ -73,7 +81,9 @@ ISSUER
   vault at https://vault.example:8200  this host lives without it for 89 days, until etcd-server ends on 2026-07-29 12:00 UTC  last answered 2m 0s ago
 
 CLUSTER
-  etcd  healthy, 3.7.3, revision 7, database 1.0 MiB, leader mercury, 1 member
+  etcd       healthy, 3.7.3, revision 7, database 1.0 MiB, leader mercury, 1 member
+  snapshots  newest 1h 0m ago, 1.0 KiB, 1 in /s; next in 1h 0m
+  drill      failed: boot, 2h 0m ago; the last good one 1d 2h ago, RPO 2h 1m, RTO 0.75s; next in 5h 0m
 `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

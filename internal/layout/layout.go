@@ -58,6 +58,13 @@ func (r Root) EtcdStart() string { return r.join("var/lib/nodeagent/etcd/start.e
 // Snapshots is the default folder of etcd snapshots.
 func (r Root) Snapshots() string { return filepath.Join(r.State(), "snapshots") }
 
+// SnapshotKey is the PEM private key with which the host signs the manifests of
+// its snapshots; mode 0600.
+func (r Root) SnapshotKey() string { return filepath.Join(r.State(), "snapshot.key") }
+
+// Drills is the file that says what the drills of snapshots found; mode 0600.
+func (r Root) Drills() string { return filepath.Join(r.State(), "drills.json") }
+
 // Scratch is the folder for what lies unsealed on disk for as long as a command
 // needs it, in files without a name; mode 0700.
 func (r Root) Scratch() string { return filepath.Join(r.State(), "scratch") }

@@ -101,8 +101,8 @@ func (s *Systemd) activeState(ctx context.Context, name string) (string, error) 
 	return state, nil
 }
 
-// Ask makes one attempt; an error says what speaks against readiness. The files are read anew each time, as they may be
-// replaced while the unit starts.
+// Ask makes one attempt; an error says what speaks against readiness. The files
+// are read anew each time, as they may be replaced while the unit starts.
 func (p *Probe) Ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attemptTimeout, fmt.Errorf("no answer within %s", attemptTimeout))
 	defer cancel()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -98,6 +99,14 @@ func (c *conn) close() { c.transport.CloseIdleConnections() }
 // *api.ResponseError of status 404.
 func (c *conn) read(ctx context.Context, path string) (*api.Secret, error) {
 	return c.parse(c.client.Logical().ReadRawWithContext(ctx, path))
+}
+
+// readVersion reads a version of an entry of a KV engine, newest for the last.
+func (c *conn) readVersion(ctx context.Context, path string, version int) (*api.Secret, error) {
+	if version == newest {
+		return c.read(ctx, path)
+	}
+	return c.parse(c.client.Logical().ReadRawWithDataWithContext(ctx, path, map[string][]string{"version": {strconv.Itoa(version)}}))
 }
 
 // list reads a folder, with errors as read has them.

@@ -3,7 +3,6 @@ package vault
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
 
@@ -26,13 +25,11 @@ func (c *Changer) ReadKey(ctx context.Context, name string) ([]byte, int, error)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read key %q in Vault: %s %w", name, path, err)
 	}
-	metadata, _ := answer.Data["metadata"].(map[string]any)
-	number, _ := metadata["version"].(json.Number)
-	version, err := number.Int64()
-	if err != nil || version < 1 {
-		return nil, 0, fmt.Errorf("read key %q in Vault: the answer names no version", name)
+	version, err := versionOf(answer)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read key %q in Vault: %w", name, err)
 	}
-	return content, int(version), nil
+	return content, version, nil
 }
 
 // WriteKey implements pki.KeyStore by check-and-set: of two who write at once

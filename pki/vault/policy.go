@@ -53,6 +53,12 @@ func hostRules(place Place, spec *hosts.Spec) []rule {
 			})
 		}
 	}
+	if name := spec.Snapshots.VaultKey; name != "" && spec.Has(hosts.RoleEtcd) {
+		rules = append(rules, rule{
+			path: place.Secret(name), capabilities: []string{"create", "read"},
+			why: "encrypts the snapshots of etcd; made once and never overwritten by a host",
+		})
+	}
 	if spec.Has(hosts.RoleEtcd) {
 		for _, c := range spec.Snapshots.Copies {
 			if c.S3 != nil && c.S3.VaultEntry != "" {
@@ -144,6 +150,7 @@ func adminRules(place Place) []rule {
 		{path: place.Secret(pki.KeyEncryption), capabilities: write, why: "changing a key: `nodeagent certs rotate-key`; `pki bootstrap --adopt`"},
 		{path: place.Secret(pki.KeyServiceAccount), capabilities: write},
 		{path: place.destroyed(pki.KeyServiceAccount), capabilities: []string{"update"}},
+		{path: place.Secret("snapshots*"), sample: place.Secret("snapshots"), capabilities: write, why: "a new version of the key that encrypts snapshots (snapshots.vault_key)"},
 		{path: strings.Replace(place.Secret(reportFolder), "/data/", "/metadata/", 1), capabilities: []string{"list"}},
 		{path: place.Report("+"), sample: place.Report("host"), capabilities: []string{"read"}},
 		{path: p + "/+/sign/+", sample: engine + "/sign/host.certificate", capabilities: []string{"update"}, why: "the signing trial of `pki check`"},

@@ -6,12 +6,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,12 +48,35 @@ func run(root string, args []string) (measure.Usage, error) {
 		cmd.Dir, cmd.SysProcAttr.Chroot = "/", root
 	}
 	began := time.Now()
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Start(); err != nil {
+		return measure.Usage{}, err
+	}
+	anon := follow(cmd.Process.Pid)
+	if err := cmd.Wait(); err != nil {
 		return measure.Usage{}, err
 	}
 	return measure.Usage{
-		Wall: time.Since(began),
-		CPU:  cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(),
-		Peak: cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss * 1024,
+		Wall:     time.Since(began),
+		PeakAnon: anon.Load(),
+		CPU:      cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(),
+		Peak:     cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss * 1024,
 	}, nil
+}
+
+// follow looks at a process's own memory until it is gone.
+func follow(pid int) *atomic.Int64 {
+	var peak atomic.Int64
+	go func() {
+		for {
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			_, anon, found := bytes.Cut(status, []byte("\nRssAnon:"))
+			var kib int64
+			if _, scanErr := fmt.Sscan(string(anon), &kib); err != nil || !found || scanErr != nil {
+				return // a zombie has none
+			}
+			peak.Store(max(peak.Load(), kib*1024))
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	return &peak
 }

@@ -111,6 +111,11 @@ path "nodeagent/mercury/secrets/destroy/service-account" {
   capabilities = ["update"]
 }
 
+# a new version of the key that encrypts snapshots (snapshots.vault_key)
+path "nodeagent/mercury/secrets/data/snapshots*" {
+  capabilities = ["create", "read", "update"]
+}
+
 path "nodeagent/mercury/secrets/metadata/hosts" {
   capabilities = ["list"]
 }

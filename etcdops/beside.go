@@ -1,0 +1,103 @@
+package etcdops
+
+import (
+	"bytes"
+	"errors"
+	"io"
+)
+
+// besideDepth is how many writes may wait for a writer beside: with the 32 KiB
+// that etcd sends at once a megabyte.
+const besideDepth = 32
+
+// beside writes what comes to it in a goroutine of its own, so that a hash or a
+// compressor works on one core while the network is read on another. What is
+// written to it must not be changed afterwards. An error comes back from a later
+// Write, or else from Close: once.
+type beside struct {
+	w      io.Writer
+	blocks chan []byte
+	done   chan struct{}
+	err    error // once done is closed
+	told   bool  // Write has returned it
+}
+
+func newBeside(w io.Writer) *beside {
+	b := &beside{w: w, blocks: make(chan []byte, besideDepth), done: make(chan struct{})}
+	go b.run()
+	return b
+}
+
+func (b *beside) run() {
+	defer close(b.done)
+	for p := range b.blocks {
+		if _, err := b.w.Write(p); err != nil {
+			b.err = err
+			return
+		}
+	}
+}
+
+func (b *beside) Write(p []byte) (int, error) {
+	select {
+	case b.blocks <- p:
+		return len(p), nil
+	case <-b.done:
+		b.told = true
+		return 0, b.err
+	}
+}
+
+// Close waits until all is written. It does not close the writer.
+func (b *beside) Close() error {
+	close(b.blocks)
+	<-b.done
+	if b.told {
+		return nil
+	}
+	return b.err
+}
+
+// cloning makes of a beside a writer for those who use their buffers again.
+type cloning struct{ *beside }
+
+func (c cloning) Write(p []byte) (int, error) { return c.beside.Write(bytes.Clone(p)) }
+
+// copyBeside copies all of r to the writers, each on a core of its own.
+func copyBeside(r io.Reader, writers ...io.Writer) error {
+	sides := make([]io.Writer, len(writers))
+	var closers []io.Closer
+	for i, w := range writers {
+		side := newBeside(w)
+		sides[i], closers = side, append(closers, side)
+	}
+	failed := []error{copyFresh(io.MultiWriter(sides...), r)}
+	for _, c := range closers {
+		failed = append(failed, c.Close())
+	}
+	return errors.Join(failed...)
+}
+
+// copyFresh copies r to w in blocks that it never uses again.
+func copyFresh(w io.Writer, r io.Reader) error {
+	const size = 128 << 10
+	for {
+		block := make([]byte, size)
+		n := 0
+		var err error
+		for n < size && err == nil {
+			var more int
+			more, err = r.Read(block[n:])
+			n += more
+		}
+		if _, writeErr := w.Write(block[:n]); writeErr != nil {
+			return writeErr
+		}
+		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

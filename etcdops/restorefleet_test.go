@@ -1,0 +1,388 @@
+package etcdops
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+// nodeUnits are the components of one host of a ring, of which etcd is a real one.
+type nodeUnits struct{ *node }
+
+func (u nodeUnits) Start(_ context.Context, component string) error {
+	if component == layout.Etcd {
+		u.Server.InitialCluster, u.Server.State, u.Server.Token = u.Member.Name+"="+u.Member.PeerURL, "existing", "none"
+		u.start()
+	}
+	return nil
+}
+
+func (u nodeUnits) Stop(_ context.Context, component string) error {
+	if component == layout.Etcd && u.running() {
+		// As systemd does: a member that has no leader takes its time.
+		kill := time.AfterFunc(3*time.Second, func() { unix.Kill(u.cmd.Process.Pid, unix.SIGKILL) })
+		defer kill.Stop()
+		u.signal(syscall.SIGTERM)
+	}
+	return nil
+}
+
+func (u nodeUnits) Restart(ctx context.Context, component string) error {
+	return errors.Join(u.Stop(ctx, component), u.Start(ctx, component))
+}
+
+// siteOf is the ring as one of its hosts sees it.
+func (r *ring) siteOf(n *node) Site {
+	return Site{TLS: r.Files, Members: r.members(), Self: n.Member.Name, Local: n.Member.ClientURL}
+}
+
+func (r *ring) save(n *node) string { return r.saveTo(n, n.Root.Snapshots()) }
+
+func (r *ring) saveTo(n *node, dir string) string {
+	r.t.Helper()
+	m, err := Save(r.t.Context(), SaveOptions{
+		Dir: dir, Cluster: "ring", Host: n.Member.Name, Site: r.siteOf(n), Version: "test",
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return m.Path(dir)
+}
+
+func (r *ring) restoreOptions(n *node, snapshot string) RestoreOptions {
+	return RestoreOptions{
+		Root: n.Root, Snapshot: snapshot, Cluster: "ring", Host: n.Member.Name, Members: r.members(),
+		TLS: r.Files, Peer: r.Files, Endpoint: n.Member.ClientURL, Stop: []string{layout.APIServer}, HealthTimeout: 2 * time.Minute,
+	}
+}
+
+// move gives a host another address, as far as that can be had on one machine.
+func (n *node) move() {
+	n.t.Helper()
+	client, peer := freePort(n.t), freePort(n.t)
+	n.Member.PeerURL, n.Member.ClientURL = fmt.Sprintf("https://127.0.0.1:%d", peer), fmt.Sprintf("https://127.0.0.1:%d", client)
+	n.Server.ClientPort, n.Server.PeerPort = client, peer
+	n.starter = nil
+}
+
+// restoreAll restores the hosts at once, each by what it finds out by itself.
+func (r *ring) restoreAll(options map[*node]RestoreOptions) map[*node]Result {
+	r.t.Helper()
+	results := map[*node]Result{}
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	for n, opts := range options {
+		wait.Go(func() {
+			plan, err := PlanRestore(r.t.Context(), opts)
+			var result Result
+			if err == nil {
+				result, err = Restore(r.t.Context(), n.Root, plan, nodeUnits{n}, nil)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			results[n] = result
+			if err != nil {
+				r.t.Errorf("%s: %v", n.Member.Name, err)
+			}
+		})
+	}
+	wait.Wait()
+	if r.t.Failed() {
+		r.t.FailNow()
+	}
+	return results
+}
+
+// keys counts the keys below a prefix as a member answers them.
+func (r *ring) keys(n *node) []string {
+	r.t.Helper()
+	return keysOf(r.t, &host{Files: r.Files, Members: []Member{n.Member}})
+}
+
+// A fleet whose hosts have lost everything but one snapshot comes back, on other
+// addresses, by one command on each host; hosts find the same plan by themselves.
+func TestRestoreAFleet(t *testing.T) {
+	t.Parallel()
+	r := startRing(t, 3)
+	m1, m2, m3 := r.Nodes[0], r.Nodes[1], r.Nodes[2]
+	r.fill("/registry/", 100)
+	store := t.TempDir() // elsewhere than on the hosts
+	snapshot := r.saveTo(m1, store)
+	r.fill("/later/", 100)
+	other := r.saveTo(m2, store)
+
+	refused := func(opts RestoreOptions, want string, is error) {
+		t.Helper()
+		_, err := PlanRestore(t.Context(), opts)
+		if err == nil || !strings.Contains(err.Error(), want) || is != nil && !errors.Is(err, is) {
+			t.Fatalf("error %v, want %q", err, want)
+		}
+	}
+	// While the others live nothing is restored, and one of three is replaced.
+	refused(r.restoreOptions(m1, snapshot), "nodeagent etcd replace m1", ErrFenced)
+	m3.kill()
+	refused(r.restoreOptions(m3, snapshot), "the cluster lives without this host", ErrFenced)
+	m1.freeze() // it says nothing, and may wake up
+	m2.kill()
+	refused(r.restoreOptions(m2, snapshot), "m1 still answers", ErrFenced)
+	m1.thaw()
+	m1.kill()
+	m1.lose(true)
+	m2.lose(false)
+	m2.move()
+	m3.move() // with its old data
+
+	agreed, err := PlanAgreement(t.Context(), r.restoreOptions(m1, other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "plan.json")
+	if err := WriteAgreement(file, agreed); err != nil {
+		t.Fatal(err)
+	}
+	read, err := ReadAgreement(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := r.restoreOptions(m2, snapshot)
+	opts.Agreed = &read
+	refused(opts, "has the SHA-256", ErrDisagree)
+	opts = r.restoreOptions(m2, other)
+	opts.Agreed, opts.Members = &read, slices.Clone(r.members())
+	opts.Members[2].PeerURL = "https://127.0.0.1:1"
+	refused(opts, "put the same fleet on every host", ErrDisagree)
+	opts = r.restoreOptions(m2, other)
+	opts.Digest = "0000-0000-0000"
+	refused(opts, "was expected", ErrDisagree)
+
+	// m1 by its plan, m2 by the digest, and m3 comes when those two serve.
+	first, second, third := r.restoreOptions(m1, other), r.restoreOptions(m2, other), r.restoreOptions(m3, other)
+	first.Agreed, second.Digest = &read, strings.ToUpper(agreed.Digest)
+	results := r.restoreAll(map[*node]RestoreOptions{m1: first, m2: second})
+	if results[m1].Plan.Digest != agreed.Digest || results[m2].Plan.Digest != agreed.Digest {
+		t.Errorf("digests %s and %s, agreed was %s", results[m1].Plan.Digest, results[m2].Plan.Digest, agreed.Digest)
+	}
+	result := r.restoreAll(map[*node]RestoreOptions{m3: third})[m3]
+	if result.Keys != 200 || result.Plan.Digest != agreed.Digest || result.KeptOld == "" {
+		t.Errorf("m3: %d keys, %+v", result.Keys, result.Plan)
+	}
+	r.settle()
+	if id := r.oneCluster(); id != agreed.ClusterID {
+		t.Errorf("the cluster is %s, agreed was %s", id, agreed.ClusterID)
+	}
+	for _, n := range r.Nodes {
+		if keys := r.keys(n); len(keys) != 200 {
+			t.Errorf("%s has %d keys", n.Member.Name, len(keys))
+		}
+	}
+
+	// The same once more needs a fresh token, on every host.
+	for _, n := range r.Nodes {
+		n.kill()
+	}
+	for _, n := range r.Nodes {
+		refused(r.restoreOptions(n, other), "--attempt 2", nil)
+	}
+	again := map[*node]RestoreOptions{}
+	for _, n := range r.Nodes {
+		opts := r.restoreOptions(n, other)
+		opts.Attempt = 2
+		again[n] = opts
+	}
+	for n, result := range r.restoreAll(again) {
+		if result.Plan.ClusterID == agreed.ClusterID {
+			t.Errorf("%s: the second restore has the cluster id of the first", n.Member.Name)
+		}
+	}
+	r.settle()
+	r.oneCluster()
+}
+
+// A member that waits for the others in vain gives the old data back.
+func TestRestoreOfAFleetGivesUp(t *testing.T) {
+	t.Parallel()
+	r := startRing(t, 3)
+	m1 := r.Nodes[0]
+	r.fill("/registry/", 10)
+	snapshot := r.save(m1)
+	for _, n := range r.Nodes {
+		n.kill()
+	}
+	opts := r.restoreOptions(m1, snapshot)
+	opts.HealthTimeout = 4 * time.Second
+	plan, err := PlanRestore(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	var mu sync.Mutex
+	_, err = Restore(t.Context(), m1.Root, plan, nodeUnits{m1}, func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, e.Text)
+	})
+	if !errors.Is(err, errReverted) || !strings.Contains(err.Error(), "m2, m3 had not been restored") {
+		t.Errorf("error %v", err)
+	}
+	if all := strings.Join(told, "\n"); !strings.Contains(all, "1 of 3 members run; the same command is to be run on m2, m3") {
+		t.Errorf("told:\n%s", all)
+	}
+	// The token may have been in a vote.
+	if _, err := PlanRestore(t.Context(), opts); err == nil || !strings.Contains(err.Error(), "--attempt 2") {
+		t.Errorf("the same again: %v", err)
+	}
+	m1.kill()
+	for _, n := range r.Nodes {
+		n.start()
+	}
+	r.settle()
+	if keys := r.keys(m1); len(keys) != 10 {
+		t.Errorf("%d keys", len(keys))
+	}
+}
+
+// silentAddress is one at which connections are neither taken nor refused, as
+// where the network is cut.
+func silentAddress(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // more than it has room for
+		full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(full) })
+		if err := unix.Connect(full, name); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+			t.Fatal(err)
+		}
+	}
+	return fmt.Sprintf("https://127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+}
+
+// What another host looks like, and what somebody has to say of it.
+func TestFence(t *testing.T) {
+	t.Parallel()
+	h := startHost(t)
+	id, _, err := dataCluster(h.Root.EtcdData())
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := fmt.Sprintf("https://127.0.0.1:%d", freePort(t))
+	silent := silentAddress(t)
+	waiting := &Starter{Root: layout.Root(t.TempDir()), Peer: h.Files}
+	waiting.Self = Member{Name: "w", PeerURL: fmt.Sprintf("https://127.0.0.1:%d", freePort(t)), ClientURL: closed}
+	waiting.Members = []Member{waiting.Self, {Name: "x", PeerURL: closed}}
+	if err := waiting.Permit(t.Context(), 0); !errors.Is(err, ErrHeld) {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+	for name, tc := range map[string]struct {
+		member Member
+		id     string
+		want   OtherState
+	}{
+		"nothing runs":           {Member{PeerURL: closed, ClientURL: closed}, id, OtherStopped},
+		"nodeagent waits":        {waiting.Self, id, OtherStopped},
+		"etcd of this cluster":   {h.Members[0], id, OtherSame},
+		"etcd of another one":    {h.Members[0], "1234", OtherAlive},
+		"nobody answers":         {Member{PeerURL: silent, ClientURL: silent}, id, OtherSilent},
+		"something else listens": {Member{PeerURL: h.endpoint(), ClientURL: closed}, id, OtherAlive},
+		"a port is filtered":     {Member{PeerURL: closed, ClientURL: silent}, id, OtherStopped},
+		"the clients' port":      {Member{PeerURL: silent, ClientURL: h.endpoint()}, "1234", OtherAlive},
+	} {
+		got := lookAtOthers(t.Context(), h.Files, h.Files, []Member{tc.member}, tc.id)[0]
+		if got.State != tc.want {
+			t.Errorf("%s: %+v, want %s", name, got, tc.want)
+		}
+	}
+	others := func(state OtherState) []Other { return []Other{{Member: Member{Name: "n2"}, State: state}} }
+	for name, tc := range map[string]struct {
+		others []Other
+		fenced []string
+		want   string
+	}{
+		"stopped":                 {others(OtherStopped), nil, ""},
+		"same":                    {others(OtherSame), nil, ""},
+		"alive":                   {others(OtherAlive), nil, "stop it on every host"},
+		"alive, said to be off":   {others(OtherAlive), []string{"n2"}, "stop it on every host"},
+		"silent":                  {others(OtherSilent), nil, "--fenced n2"},
+		"silent, said to be off":  {others(OtherSilent), []string{"n2"}, ""},
+		"of no host of the fleet": {others(OtherStopped), []string{"n9"}, "no other etcd host of that name"},
+	} {
+		err := judgeFence(tc.others, tc.fenced)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// A plan's file that was changed is not followed.
+func TestAgreementNoticesChanges(t *testing.T) {
+	t.Parallel()
+	members := []Member{{Name: "a", PeerURL: "https://10.0.0.1:2380"}, {Name: "b", PeerURL: "https://10.0.0.2:2380"}}
+	plan := RestorePlan{Cluster: "mercury", Members: members, Token: "t", RevisionBump: 5, Snapshot: Report{SHA256: "aa"}}
+	good := plan.Agreement()
+	if good.Digest != plan.Agreement().Digest || len(good.Digest) != len("0000-0000-0000") {
+		t.Errorf("digest %q", good.Digest)
+	}
+	path := filepath.Join(t.TempDir(), "plan.json")
+	for name, change := range map[string]func(*Agreement){
+		"snapshot": func(a *Agreement) { a.Snapshot.SHA256 = "ab" },
+		"token":    func(a *Agreement) { a.Token = "u" },
+		"cluster":  func(a *Agreement) { a.Cluster = "venus" },
+		"bump":     func(a *Agreement) { a.RevisionBump = 6 },
+		"member":   func(a *Agreement) { a.Members[1].Name = "c" },
+		"address":  func(a *Agreement) { a.Members[1].PeerURL = "https://10.0.0.3:2380" },
+		"fewer":    func(a *Agreement) { a.Members = a.Members[:1] },
+		"format":   func(a *Agreement) { a.Format = 2 },
+	} {
+		bad := good
+		bad.Members = slices.Clone(good.Members)
+		change(&bad)
+		if err := WriteAgreement(path, bad); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadAgreement(path); err == nil {
+			t.Errorf("a changed %s was not noticed", name)
+		}
+	}
+	if err := WriteAgreement(path, good); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadAgreement(path); err != nil {
+		t.Error(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil || !json.Valid(content) {
+		t.Errorf("%s, %v", content, err)
+	}
+	for attempt := range 3 {
+		if deriveToken("aa", "mercury", members, 5, attempt) == deriveToken("aa", "mercury", members, 5, attempt+1) {
+			t.Error("two attempts share a token")
+		}
+	}
+}

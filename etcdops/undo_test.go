@@ -1,0 +1,178 @@
+package etcdops
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
+)
+
+func (h *host) undoOptions() UndoOptions {
+	o := h.restoreOptions("")
+	return UndoOptions{
+		Root: h.Root, Host: o.Host, Cluster: o.Cluster, Members: o.Members, TLS: o.TLS, Endpoint: o.Endpoint,
+		Stop: o.Stop, Restart: o.Restart, HealthTimeout: o.HealthTimeout,
+	}
+}
+
+func undoPlan(t testing.TB, h *host) RestorePlan {
+	t.Helper()
+	plan, err := PlanUndo(t.Context(), h.undoOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// restoredHost has a and b in the data that a restore has put aside, and a alone
+// in that which is live.
+func restoredHost(t testing.TB) *host {
+	t.Helper()
+	h := startHost(t)
+	put(t, h, "a")
+	_, path := save(t, h)
+	put(t, h, "b")
+	if _, err := Restore(t.Context(), h.Root, planOf(t, h, path), h, nil); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// An undo goes forth and back, and nothing is lost on the way.
+func TestUndoBringsTheOldDataBack(t *testing.T) {
+	t.Parallel()
+	h := restoredHost(t)
+	if _, err := PlanUndo(t.Context(), UndoOptions{Root: layout.Root(t.TempDir())}); err == nil || !strings.Contains(err.Error(), "nothing to go back to") {
+		t.Errorf("undo without a restore: %v", err)
+	}
+	put(t, h, "new")
+	for _, want := range [][]string{{"a", "b"}, {"a", "new"}, {"a", "b"}} {
+		kept, err := KeptData(h.Root)
+		if err != nil || len(kept) != 1 {
+			t.Fatalf("kept %+v, %v", kept, err)
+		}
+		h.calls(t)
+		plan := undoPlan(t, h)
+		result, err := Restore(t.Context(), h.Root, plan, h, nil)
+		if err != nil || result.Keys != 2 || result.KeptOld != plan.AsideDir {
+			t.Fatalf("undo: %+v, %v", result, err)
+		}
+		if diff := cmp.Diff(want, keysOf(t, h)); diff != "" {
+			t.Errorf("keys (-want +got):\n%s", diff)
+		}
+		wantCalls := []string{"stop kube-apiserver", "stop etcd", "start etcd", "start kube-apiserver", "stop kubelet", "start kubelet"}
+		if diff := cmp.Diff(wantCalls, h.calls(t)); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+		h.checkTidy(t, "undone")
+	}
+	opts := h.undoOptions()
+	opts.Data = t.TempDir()
+	if _, err := PlanUndo(t.Context(), opts); err == nil || !strings.Contains(err.Error(), "does not lie beside") {
+		t.Errorf("data from elsewhere: %v", err)
+	}
+	opts.Data = h.Root.EtcdData() + ".before-restore-20200101T000000Z"
+	if _, err := PlanUndo(t.Context(), opts); err == nil {
+		t.Error("data that is not there is to come back")
+	}
+}
+
+// TestUndoKilledAnywhere does with an undo what TestRestoreKilledAnywhere does
+// with a restore: with the restored data live, with that wiped, and with old data
+// that does not start any more.
+func TestUndoKilledAnywhere(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		wiped  bool
+		refuse string
+		shift  int
+	}{
+		"live":  {},
+		"wiped": {wiped: true, shift: 1},
+		"fails": {refuse: "unit failed", shift: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := restoredHost(t)
+			n := 1
+			for ; ; n++ {
+				if tc.wiped {
+					h.wipe(t, n%2 == 0)
+				}
+				h.RefuseUndone = tc.refuse
+				plan := undoPlan(t, h)
+				how := endings[(n+tc.shift)%len(endings)]
+				event := killed{Host: *h, Plan: &plan, At: n}.run(t)
+				for m := 1; n%2 == 0 && m < 6; m += 2 {
+					event += ", then " + killed{Host: *h, How: how, At: m}.run(t)
+				}
+				undone := h.checkUndone(t, event, plan, how, tc.wiped)
+				if strings.HasPrefix(event, allEventsSeen) {
+					break
+				}
+				if undone && tc.wiped {
+					h.putAsideByHand(t, plan)
+				} else if undone {
+					if _, err := Restore(t.Context(), h.Root, undoPlan(t, h), h, nil); err != nil {
+						t.Fatalf("killed at %q: forth again: %v", event, err)
+					}
+				}
+			}
+			if n < 15 {
+				t.Errorf("only %d points", n)
+			}
+			t.Logf("killed at %d points", n-1)
+		})
+	}
+}
+
+// putAsideByHand makes the data that came back into such that was put aside.
+func (h *host) putAsideByHand(t *testing.T, plan RestorePlan) {
+	t.Helper()
+	if err := h.Stop(t.Context(), layout.Etcd); err != nil {
+		t.Fatal(err)
+	}
+	if err := rename(plan.DataDir, plan.StagedDir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkUndone ends the undo, and tells whether the old data came back.
+func (h *host) checkUndone(t *testing.T, event string, plan RestorePlan, how Ending, wiped bool) bool {
+	t.Helper()
+	event = "killed at " + event + ", ended " + string(how)
+	outcome, _, err := EndRestore(t.Context(), h.Root, how, OpenOptions{}, h, nil)
+	if err != nil && h.RefuseUndone == "" && !errors.Is(err, ErrStands) {
+		t.Fatalf("%s: %v", event, err)
+	}
+	h.checkTidy(t, event)
+	live, _, err := dataCluster(plan.DataDir)
+	undone := err == nil && live == plan.ClusterID
+	if done := outcome != OutcomeNone; done && undone != (outcome == OutcomeCompleted) || done && how == EndForward && h.RefuseUndone == "" && !undone {
+		t.Fatalf("%s: %s, and the old data is live: %v", event, outcome, undone)
+	}
+	if undone && h.RefuseUndone != "" {
+		t.Fatalf("%s: data that does not start is live", event)
+	}
+	if !undone {
+		h.checkKept(t, event, plan.StagedDir, 2)
+		if wiped {
+			return false
+		}
+	}
+	h.waitHealthy(t)
+	want := []string{"a"}
+	if undone {
+		want = []string{"a", "b"}
+	}
+	if diff := cmp.Diff(want, keysOf(t, h)); diff != "" {
+		t.Fatalf("%s: keys (-want +got):\n%s", event, diff)
+	}
+	if undone && !wiped {
+		h.checkKept(t, event, plan.AsideDir, 1)
+	}
+	return undone
+}
