@@ -385,7 +385,9 @@ func keysOf(t testing.TB, h *host) []string {
 	}
 	keys := []string{}
 	for _, kv := range response.Kvs {
-		keys = append(keys, string(kv.Key))
+		if !strings.HasPrefix(string(kv.Key), "/nodeagent/") { // our own
+			keys = append(keys, string(kv.Key))
+		}
 	}
 	return keys
 }
