@@ -6,9 +6,9 @@
 // (the bbolt database followed by 32 bytes of SHA-256 over it); its manifest is
 // the JSON file of the same name beside it. A report is what [Verify] found in
 // a file. The manifest is signed by the host that took the snapshot; [Trust] says
-// which hosts' signatures are believed. A restore has a plan, made by [PlanRestore] which only reads, and a
-// journal on disk while it runs, so that a power cut at any point is completed
-// or undone by [ResumeOrUndo].
+// which hosts' signatures are believed. A restore has a plan, made by
+// [PlanRestore] which only reads, and a journal on disk while it runs, so that a
+// power cut at any point is completed or undone by [ResumeOrUndo].
 //
 // Invariants:
 //

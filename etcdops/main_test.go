@@ -39,6 +39,7 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
+	envSave    = "ETCDOPS_TEST_SAVE"
 	envBench   = "ETCDOPS_TEST_BENCH"
 	envDrill   = "ETCDOPS_TEST_DRILL"
 )
@@ -49,6 +50,8 @@ func TestMain(m *testing.M) {
 		etcdmain.Main(os.Args) // as etcd's own program, in an environment that tells nothing
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
+	case os.Getenv(envSave) != "":
+		exit(runSave([]byte(os.Getenv(envSave))))
 	case os.Getenv(envDrill) != "":
 		exit(runDrill([]byte(os.Getenv(envDrill))))
 	case os.Getenv(envReplace) != "":

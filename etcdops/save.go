@@ -43,6 +43,8 @@ type SaveOptions struct {
 	Now time.Time
 	// Progress, if set, is called with the bytes saved and in all.
 	Progress func(done, total int64)
+	// step is told of each step that is done; tests kill the process there.
+	step func(name string)
 }
 
 func (o SaveOptions) withDefaults() SaveOptions {
@@ -57,6 +59,9 @@ func (o SaveOptions) withDefaults() SaveOptions {
 	}
 	if o.Progress == nil {
 		o.Progress = func(int64, int64) {}
+	}
+	if o.step == nil {
+		o.step = func(string) {}
 	}
 	return o
 }
@@ -84,14 +89,17 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 	if err := atomicfile.MkdirAll(opts.Dir, 0o700); err != nil {
 		return Manifest{}, err
 	}
+	opts.step("folder made")
 	release, err := lock(filepath.Join(opts.Dir, lockName))
 	if err != nil {
 		return Manifest{}, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	opts.step("locked")
 	if err := clean(opts.Dir); err != nil {
 		return Manifest{}, err
 	}
+	opts.step("cleaned")
 
 	client, source, err := chooseMember(ctx, opts.Site)
 	if err != nil {
@@ -101,6 +109,7 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 	if err := roomFor(opts.Dir, opts.Sealing.form().atMost(source.status.DbSize)); err != nil {
 		return Manifest{}, err
 	}
+	opts.step("member chosen")
 	return saveFrom(ctx, opts, client, source)
 }
 
@@ -115,6 +124,7 @@ func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, so
 			err = errors.Join(err, ignoreMissing(os.Remove(f.Name())))
 		}
 	}()
+	opts.step("file made")
 	if err := f.Chmod(0o600); err != nil {
 		return Manifest{}, err
 	}
@@ -127,6 +137,7 @@ func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, so
 	if err != nil {
 		return Manifest{}, err
 	}
+	opts.step("checked and durable")
 	err = publish(opts, f.Name(), &m)
 	return m, err
 }
@@ -136,6 +147,7 @@ func savePlain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f
 	if err := stream(ctx, opts, client, f, m); err != nil {
 		return err
 	}
+	opts.step("streamed")
 	m.Stored.Size, m.Stored.SHA256 = m.Size, m.SHA256
 	if err := m.inspect(ctx, f.Name()); err != nil {
 		return err
@@ -155,6 +167,7 @@ func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, 
 	if err := roomFor(opts.Scratch, m.Size); err != nil {
 		return err
 	}
+	opts.step("scratch made")
 	stored := newCountingHash()
 	sealed, err := opts.Sealing.seal(io.MultiWriter(f, stored))
 	if err != nil {
@@ -166,6 +179,7 @@ func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, 
 	if err := sealed.Close(); err != nil {
 		return err
 	}
+	opts.step("sealed")
 	m.Stored.Size, m.Stored.SHA256 = stored.n, stored.sum()
 	// The disk takes the sealed file while the processor checks the other.
 	var group errgroup.Group
@@ -212,10 +226,14 @@ func publish(opts SaveOptions, temp string, m *Manifest) error {
 	if err := writeManifest(path, *m); err != nil {
 		return err
 	}
+	opts.step("manifest written")
 	if err := os.Rename(temp, path); err != nil {
 		return errors.Join(err, atomicfile.Remove(manifestPath(path)))
 	}
-	return atomicfile.SyncDir(dir)
+	opts.step("snapshot named")
+	err := atomicfile.SyncDir(dir)
+	opts.step("name durable")
+	return err
 }
 
 // stream receives the snapshot into f and fills in what it learns on the way.
