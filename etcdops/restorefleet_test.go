@@ -180,6 +180,11 @@ func restoreAFleet(t *testing.T, program string) {
 	if results[m1].Plan.Digest != agreed.Digest || results[m2].Plan.Digest != agreed.Digest {
 		t.Errorf("digests %s and %s, agreed was %s", results[m1].Plan.Digest, results[m2].Plan.Digest, agreed.Digest)
 	}
+	for n, fresh := range map[*node]bool{m1: false, m2: true} {
+		if warned := strings.Contains(strings.Join(results[n].Plan.Warnings, "\n"), "remembers no earlier restore"); warned != fresh {
+			t.Errorf("%s is warned that it remembers nothing: %v, want %v", n.Member.Name, warned, fresh)
+		}
+	}
 	result := r.restoreAll(map[*node]RestoreOptions{m3: third})[m3]
 	if result.Keys != 200 || result.Plan.Digest != agreed.Digest || result.KeptOld == "" {
 		t.Errorf("m3: %d keys, %+v", result.Keys, result.Plan)
