@@ -72,6 +72,7 @@ func Run(ctx context.Context, s Settings) error {
 	}
 	defer d.host.Close()
 	d.host.heed = true
+	d.host.figures.fleet(d.invalid != "")
 	if err := d.watch(ctx); err != nil {
 		return err
 	}
@@ -87,6 +88,7 @@ func Run(ctx context.Context, s Settings) error {
 	d.copies.stop()
 	d.drills.stop()
 	d.floating.stop()
+	d.metrics.stop()
 	return nil
 }
 
@@ -103,8 +105,9 @@ type daemon struct {
 	// copies is the same lane's.
 	copies copier
 	drills drills
-	// floating is owned by the lane that has the network.
+	// floating and metrics are owned by the lane that has the network.
 	floating floating
+	metrics  metricsServer
 
 	mu       sync.Mutex
 	invalid  string            // the last error of reading the fleet
@@ -243,6 +246,7 @@ func (d *daemon) reload() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	spec, err := d.load()
+	d.host.figures.fleet(err != nil)
 	if err != nil {
 		return d.refuse(d.host.Spec(), err)
 	}

@@ -169,6 +169,7 @@ type reportOnly struct {
 func (r reportOnly) Plan(ctx context.Context) ([]plan.Change, error) {
 	changes, err := r.Domain.Plan(ctx)
 	due, drift := splitDrift(changes)
+	r.host.figures.drifted(r.Name(), len(drift))
 	text := describe(drift)
 	if r.host.drift.news(r.Name(), text) {
 		if text == "" {

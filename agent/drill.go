@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"time"
 
@@ -19,14 +18,14 @@ type DrillChoices struct {
 	// Snapshot is a file or PLACE:NAME; empty is the newest good one.
 	Snapshot string
 	etcdops.VerifyOptions
+	// Reserve is how many percent of the scratch folder's file system stay free; 0 is
+	// the default.
+	Reserve int
 	// Low gives the drill what CPU and disk nobody else wants.
 	Low bool
 	// Step is told of each step as it begins.
 	Step func(step string)
 }
-
-// errNoSnapshot is the error of a drill without anything to drill.
-var errNoSnapshot = errors.New("no good snapshot of this host is there")
 
 // DrillSnapshot restores a snapshot where it disturbs nobody, to know that it
 // restores, and records what it found. One at a time runs on a host; the others
@@ -60,7 +59,7 @@ func (h *Host) drillOptions(ctx context.Context, choices DrillChoices) (etcdops.
 		Snapshot: choices.Snapshot, VerifyOptions: choices.VerifyOptions,
 		Program: filepath.Join(spec.Kubernetes.Binaries, layout.Etcd),
 		Live:    []string{h.root.EtcdData(), spec.Snapshots.Destination},
-		Low:     choices.Low, Step: choices.Step,
+		Low:     choices.Low, Reserve: choices.Reserve, Step: choices.Step,
 	}
 	if opts.Scratch == "" {
 		opts.Scratch = h.root.Scratch()
@@ -72,6 +71,17 @@ func (h *Host) drillOptions(ctx context.Context, choices DrillChoices) (etcdops.
 		}
 		opts.Snapshot = newest
 	}
+	ref := opts.Snapshot
+	if !isRef(ref) { // the record is read elsewhere
+		var err error
+		if opts.Snapshot, err = filepath.Abs(ref); err != nil {
+			return opts, err
+		}
+	} else {
+		opts.Fetch = func(ctx context.Context) (string, func() error, error) {
+			return h.FetchSnapshot(ctx, ref, choices.Progress)
+		}
+	}
 	atRest, err := pki.OpenAtRest(h.root)
 	if err != nil {
 		// What is encrypted is counted then, and the rest is looked into.
@@ -79,20 +89,6 @@ func (h *Host) drillOptions(ctx context.Context, choices DrillChoices) (etcdops.
 	}
 	opts.OpenValue = func(_ string, value []byte) ([]byte, bool) { return atRest.Open(value) }
 	return opts, nil
-}
-
-// newestToDrill is the newest good snapshot of this host.
-func (h *Host) newestToDrill(context.Context) (string, error) {
-	spec := h.Spec()
-	entries, err := etcdops.List(spec.Snapshots.Destination)
-	if err != nil {
-		return "", err
-	}
-	newest, ok := newestOwn(entries, spec, time.Now())
-	if !ok {
-		return "", fmt.Errorf("%w (%q): take one with `nodeagent snapshot`", errNoSnapshot, spec.Snapshots.Destination)
-	}
-	return newest.Path, nil
 }
 
 // worstGap is the longest time between two moments of the host's schedule, zero

@@ -63,6 +63,8 @@ type Host struct {
 	looks chan struct{}
 	// saved makes the daemon bring snapshots to further places; see copySoon.
 	saved chan struct{}
+	// figures is what the daemon counts.
+	figures figures
 	// locked are the locks that the caller holds all the time; see Holds.
 	locked []string
 	// trying is set while an attempt is made: else the network is left alone as

@@ -130,6 +130,7 @@ func (l *lane) converge(ctx context.Context, names []string) []string {
 	if result == nil {
 		return names
 	}
+	l.host.figures.converged(result, time.Now())
 	l.report(causeOf(ctx), result, err)
 	l.after(ctx, names, result)
 	return append(result.Failed(), owed...)
@@ -239,6 +240,7 @@ func (l *lane) after(ctx context.Context, names []string, result Result) {
 	}
 	if slices.Contains(names, DomainNetwork) {
 		l.floating.follow(ctx, l.host)
+		l.metrics.follow(ctx, l.host, l.Version)
 	}
 	if slices.Contains(names, DomainUnits) {
 		if err := l.host.linkProgram(); err != nil {

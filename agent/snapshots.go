@@ -167,11 +167,13 @@ func newTaker(h *Host, spec *hosts.Spec, schedule calendar.Schedule, version str
 	return &taker{
 		spec: spec, schedule: schedule, share: shareOf(spec, schedule, time.Now()), log: h.log, ttl: shareTTL,
 		save: func(ctx context.Context) (etcdops.Manifest, error) {
-			manifest, err := h.SaveSnapshot(ctx, dir, version, nil)
+			began := time.Now()
+			m, err := h.SaveSnapshot(ctx, dir, version, nil)
+			h.figures.saved(time.Since(began), err)
 			if err == nil {
 				h.copySoon()
 			}
-			return manifest, err
+			return m, err
 		},
 		prune: func(ctx context.Context) { pruneSnapshots(ctx, h) },
 		open: func(ctx context.Context) (*etcdops.Claims, error) {

@@ -32,6 +32,9 @@ type DrillOptions struct {
 	// OpenValue decrypts what kube-apiserver has encrypted at rest; false where
 	// this host has not the key. Nil opens nothing.
 	OpenValue func(key string, value []byte) ([]byte, bool)
+	// Reserve is how many percent of the scratch folder's file system stay free at
+	// least; 10 by default, below which kubelets evict pods.
+	Reserve int
 	// Low gives the throwaway what CPU and disk nobody else wants. The caller
 	// lowers its own process.
 	Low bool

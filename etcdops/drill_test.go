@@ -74,7 +74,7 @@ func kubernetesHost(t testing.TB) *host {
 func (h *host) drillOptions(t testing.TB, snapshot string) DrillOptions {
 	t.Helper()
 	return DrillOptions{
-		Snapshot: snapshot, Program: etcdProgram(t), Live: []string{h.Root.EtcdData()}, OpenValue: openSealed,
+		Snapshot: snapshot, Program: etcdProgram(t), Live: []string{h.Root.EtcdData()}, OpenValue: openSealed, Reserve: 1,
 		VerifyOptions: VerifyOptions{OpenOptions: OpenOptions{Scratch: h.Root.Scratch()}},
 	}
 }
@@ -228,6 +228,11 @@ func TestDrillRefuses(t *testing.T) {
 	if _, err := Drill(t.Context(), inside); err == nil || !strings.Contains(err.Error(), "which is in use") {
 		t.Errorf("inside of live data: %v", err)
 	}
+	full := h.drillOptions(t, path)
+	full.Reserve = 100
+	if report, err := Drill(t.Context(), full); err == nil || !strings.Contains(err.Error(), "free some space") || report.Failed != DrillVerify {
+		t.Errorf("where all has to stay free: %v, %+v", err, report)
+	}
 	opts := h.drillOptions(t, path)
 	opts.Step = func(step string) {
 		if step != DrillCompare {
@@ -280,7 +285,7 @@ func runDrill(config []byte) error {
 		return err
 	}
 	_, err := Drill(context.Background(), DrillOptions{
-		Snapshot: k.Snapshot, Program: k.Program, VerifyOptions: VerifyOptions{OpenOptions: OpenOptions{Scratch: k.Scratch}},
+		Snapshot: k.Snapshot, Program: k.Program, Reserve: 1, VerifyOptions: VerifyOptions{OpenOptions: OpenOptions{Scratch: k.Scratch}},
 		Step: func(step string) {
 			if step == k.At {
 				syscall.Kill(os.Getpid(), syscall.SIGKILL)

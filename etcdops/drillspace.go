@@ -2,6 +2,7 @@ package etcdops
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -41,8 +42,12 @@ func isInside(dir, other string) (bool, error) {
 	}
 }
 
-// checkSpace refuses a drill that would fill the disk, which others use as well:
-// a tenth of it stays free. A sealed snapshot lies unsealed there beside what is
+// defaultReserve is the share, in percent, at which kubelets begin to evict pods
+// by default (nodefs.available).
+const defaultReserve = 10
+
+// checkSpace refuses a drill that would fill the disk, which others use as well.
+// A sealed snapshot lies unsealed there beside what is
 // made of it.
 func (d *driller) checkSpace() error {
 	info, err := os.Stat(d.Snapshot)
@@ -60,7 +65,7 @@ func (d *driller) checkSpace() error {
 	if err != nil {
 		return err
 	}
-	if reserve := total / 10; free-need < reserve {
+	if reserve := total / 100 * int64(cmp.Or(d.Reserve, defaultReserve)); free-need < reserve {
 		return fmt.Errorf("%q has %s free; the drill needs %s, and leaves at least %s to others: free some space, or name another scratch folder",
 			d.Scratch, bytesText(free), bytesText(need), bytesText(reserve))
 	}

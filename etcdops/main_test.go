@@ -39,8 +39,8 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
-	envSave    = "ETCDOPS_TEST_SAVE"
 	envBench   = "ETCDOPS_TEST_BENCH"
+	envSave    = "ETCDOPS_TEST_SAVE"
 	envDrill   = "ETCDOPS_TEST_DRILL"
 )
 

@@ -35,6 +35,9 @@ func (d *draft) readSchedule() {
 
 func (d *draft) defaultSchedule() {
 	s := &d.spec.Snapshots
+	if len(s.Copies) > 0 {
+		set(&s.By, ByOne) // elsewhere it lies for all of them
+	}
 	set(&s.By, ByEach)
 	set(&s.Drill, defaultDrill)
 	if !d.has("snapshots.drill_spread") {

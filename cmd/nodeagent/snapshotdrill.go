@@ -31,8 +31,8 @@ and how long it took until an etcd served it, which 'nodeagent status' and the m
 show. Everything is removed afterwards; of a drill that was killed by the next one.
 
 It uses what CPU and disk nobody else wants. With --full-speed it takes as much as a
-restore does, and the times are those of a restore. It is refused where the disk would
-be fuller than nine tenths, or memory is short. 'nodeagent run' makes drills at the
+restore does, and the times are those of a restore. It is refused where less than a
+tenth of the disk (--reserve) would stay free, or memory is short. 'nodeagent run' makes drills at the
 moments of snapshots.drill of the spec.`,
 		Example: `  nodeagent snapshot drill
   nodeagent snapshot drill /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst
@@ -40,8 +40,12 @@ moments of snapshots.drill of the spec.`,
 		Args: atMostOne("FILE"),
 	}
 	full := cmd.Flags().Bool("full-speed", false, "take as much CPU and disk as a restore does")
+	reserve := cmd.Flags().Int("reserve", 10, "how many `percent` of the scratch folder's file system stay free at least; with less than 10, kubelets evict pods")
 	flags := openingFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *reserve < 1 || *reserve > 99 {
+			return usageError{fmt.Errorf("--reserve %d: it is from 1 to 99", *reserve)}
+		}
 		if !*full {
 			debug.SetMemoryLimit(drillMemory)
 			if err := etcdops.LowerProcess(); err != nil {
@@ -53,7 +57,7 @@ moments of snapshots.drill of the spec.`,
 			return err
 		}
 		defer host.Close()
-		choices := agent.DrillChoices{Low: !*full}
+		choices := agent.DrillChoices{Low: !*full, Reserve: *reserve}
 		if len(args) == 1 {
 			choices.Snapshot = args[0]
 		}
