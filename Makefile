@@ -16,9 +16,9 @@ UNITDIR ?= /etc/systemd/system
 # Packages with stages of their own: those that hold what they write against
 # the real programs, and those that boot hosts.
 PROGRAM_PACKAGES := ./internal/kube ./internal/cluster
-# $(VAULT_PACKAGES), in a recipe: those whose tests start Vault or S3 servers,
+# $(VAULT_PACKAGES), in a recipe: those whose tests start Vault, S3 or older etcd servers,
 # found by what they import.
-VAULT_PACKAGES = $$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if or (eq . "github.com/nodeagent/nodeagent/test/vault") (eq . "github.com/nodeagent/nodeagent/test/s3")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... \
+VAULT_PACKAGES = $$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if or (eq . "github.com/nodeagent/nodeagent/test/vault") (eq . "github.com/nodeagent/nodeagent/test/etcds") (eq . "github.com/nodeagent/nodeagent/test/s3")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... \
 	| sort -u | sed -n 's/\.test$$//p' | grep -v -x -F "$$(go list $(LAB_PACKAGES))")
 # Left out of the runs with the race detector, which takes five times as long:
 # tests that kill what they started after each of its steps, that try damage and

@@ -64,6 +64,7 @@ func (c *Copies) copyTo(ctx context.Context, name string, opts CopyOptions) (sto
 		}
 		return result, err
 	}
+	defer place.Close()
 	copying := store.Copying{
 		Place: place, Owner: c.Owner(), Local: c.spec.Snapshots.Destination, Memory: c.memory(), Now: now,
 		AcceptEmpty: opts.AcceptEmpty, KeepAll: opts.KeepAll, BringNone: opts.BringNone,
@@ -151,7 +152,7 @@ func (s CopyStatus) problems() []string {
 		list = append(list, fmt.Sprintf("snapshots are not brought to %s (%s): %s", s.Name, s.Where, s.Error))
 	}
 	if len(s.Vanished) > 0 {
-		list = append(list, fmt.Sprintf("snapshots that were brought to %s are there no more, and this host did not delete them: %s", s.Name, strings.Join(s.Vanished, ", ")))
+		list = append(list, fmt.Sprintf("snapshots that were brought to %s were there no more within the last week, and this host did not delete them: %s", s.Name, strings.Join(s.Gone(), ", ")))
 	}
 	return list
 }
@@ -171,7 +172,7 @@ func logCopied(log *slog.Logger, result store.Result, before store.Known) {
 		}
 	}
 	for _, name := range result.Vanished {
-		if !slices.Contains(before.Vanished, name) {
+		if !slices.Contains(before.Gone(), name) {
 			log.Warn("a snapshot that was brought to a further place is there no more, and this host did not delete it", "snapshot", name)
 		}
 	}

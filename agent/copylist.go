@@ -59,6 +59,7 @@ func (c *Copies) listPlace(ctx context.Context, name, dir string) ([]etcdops.Ent
 	if err != nil {
 		return nil, err
 	}
+	defer place.Close()
 	return store.Snapshots(ctx, place.Store, dir)
 }
 

@@ -132,6 +132,7 @@ func (d *daemon) runLanes(ctx context.Context) {
 		switch i {
 		case 0:
 			<-once
+			d.host.fenceEtcd(ctx)
 			d.manager.ready()
 			d.endRestore(ctx)
 		case 1:

@@ -42,7 +42,7 @@ func (s *etcdStart) of(root layout.Root, spec *hosts.Spec) (*etcdops.Starter, er
 	}
 	starter := &etcdops.Starter{
 		Root: root, Members: etcdops.Members(spec), Token: spec.Cluster, Existing: spec.Etcd.Existing,
-		Peer: etcdPeerTLS(root),
+		Peer: etcdPeerTLS(root), Client: EtcdTLS(root),
 	}
 	for _, m := range starter.Members {
 		if m.Name == spec.Name {
@@ -138,6 +138,13 @@ func (h *Host) DeclareEtcd(without, again bool) error {
 func (h *Host) watchEtcdStart(ctx context.Context, events chan<- Event) {
 	for sleepUntil(ctx, time.Now().Add(startLook)) {
 		starter := h.start.current()
+		if restoring, _ := etcdops.RestoreInProgress(h.root); restoring && starter != nil {
+			// The restored etcd needs the port on which this host answers.
+			if err := starter.Close(); err != nil {
+				h.log.Warn("etcd's peer port is not left", "error", err)
+			}
+			continue
+		}
 		if starter == nil || !starter.Waiting() || !starter.Allowed(ctx) {
 			continue
 		}

@@ -53,6 +53,7 @@ func (c *Copies) Fetch(ctx context.Context, ref string, progress func(done, tota
 	if err != nil {
 		return "", nil, err
 	}
+	defer at.Close()
 	dir, done, err := c.fetchFolder()
 	if err != nil {
 		return "", nil, err
@@ -178,6 +179,7 @@ func (c *Copies) FetchTo(ctx context.Context, place, name, dir string, progress 
 	if err != nil {
 		return "", entry, err
 	}
+	defer at.Close()
 	path, err := store.Fetch(ctx, at.Store, entry, dir, notNil(progress))
 	if err != nil {
 		err = fmt.Errorf("%s: %w", place, err)

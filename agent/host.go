@@ -56,6 +56,9 @@ type Host struct {
 	clock clockWatch
 	// start decides how etcd begins where it has no data.
 	start etcdStart
+	// settled is the digest of the spec at whose address etcd's cluster is known to
+	// find this host's member.
+	settled atomicString
 	// looks makes the daemon ask its issuer at once; see lookNow.
 	looks chan struct{}
 	// saved makes the daemon bring snapshots to further places; see copySoon.
@@ -192,7 +195,7 @@ func (h *Host) Converge(ctx context.Context, names []string, rep plan.Reporter) 
 	if len(names) > 0 && !slices.Contains(names, DomainUnits) {
 		return result, nil
 	}
-	return result, h.markEtcd(ctx)
+	return result, errors.Join(h.markEtcd(ctx), h.settleAddress(ctx))
 }
 
 // converge is [Converge]; the daemon leaves alone what it is only to report.
@@ -262,6 +265,7 @@ func (h *Host) watch(ctx context.Context, events chan<- Event) error {
 		return err
 	}
 	go h.watchEtcdStart(ctx, events)
+	go h.watchReplaced(ctx, events)
 	clock := Event{Source: "the clock", Domains: []string{DomainPKI, DomainProof}}
 	if err := watchSignals(ctx, h.log, watchClock, events, clock); err != nil {
 		return err

@@ -27,6 +27,7 @@ type RestoreChoices struct {
 	Fenced            []string
 	UnreadableSecrets bool
 	RepairSpace       bool
+	Trial             bool
 	// Wait is how long etcd may take to prove itself, 0 for the default.
 	Wait time.Duration
 }
@@ -63,7 +64,7 @@ func (h *Host) restoreOptions(ctx context.Context, choices RestoreChoices) (etcd
 		Cluster: spec.Cluster, OtherCluster: choices.OtherCluster,
 		Host: spec.Name, Members: etcdops.Members(spec), Token: choices.Token, Attempt: choices.Attempt,
 		Agreed: choices.Agreed, Digest: choices.Digest, Fenced: choices.Fenced,
-		UnreadableSecrets: choices.UnreadableSecrets, RepairSpace: choices.RepairSpace,
+		UnreadableSecrets: choices.UnreadableSecrets, RepairSpace: choices.RepairSpace, Trial: choices.Trial,
 		KeepRevision: choices.KeepRevision, HealthTimeout: choices.Wait,
 		TLS: EtcdTLS(h.root), Peer: etcdPeerTLS(h.root), Endpoint: localEtcd(spec),
 		EtcdBinary:  filepath.Join(spec.Kubernetes.Binaries, layout.Etcd),

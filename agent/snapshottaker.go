@@ -102,6 +102,9 @@ func (t *taker) take(ctx context.Context) (etcdops.Manifest, error) {
 	}
 	t.last = time.Now().Round(0) // by the wall clock, which may be put back
 	t.log.Info("snapshot taken", "file", m.Path(t.spec.Snapshots.Destination), "revision", m.Revision, "bytes", m.Size)
+	for _, note := range m.Notes() {
+		t.log.Warn("about the snapshot", "note", note)
+	}
 	t.prune(ctx)
 	return m, nil
 }

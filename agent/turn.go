@@ -89,6 +89,10 @@ func (h *Host) takeEtcdTurn(ctx context.Context, endpoints []string) (func(), er
 		end()
 		return nil, err
 	}
+	if err := h.announceAddress(ctx); err != nil {
+		end()
+		return nil, fmt.Errorf("not restarted: %w", err)
+	}
 	return end, nil
 }
 

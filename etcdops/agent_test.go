@@ -17,7 +17,7 @@ import (
 // starter is what the host's nodeagent asks before it starts etcd.
 func (r *ring) starter(n *node) *Starter {
 	if n.starter == nil {
-		starter := &Starter{Root: n.Root, Self: n.Member, Members: r.members(), Token: "ring", Peer: r.Files}
+		starter := &Starter{Root: n.Root, Self: n.Member, Members: r.members(), Token: "ring", Peer: r.Files, Client: r.Files}
 		r.t.Cleanup(func() { starter.Close() })
 		n.starter = starter
 	}
@@ -301,22 +301,25 @@ func TestDecideBegin(t *testing.T) {
 		initial string
 		text    string
 	}{
-		"data":                 {func(s *Standing) { s.Data, s.Marked = true, true }, silent, silent, BeginData, "", ""},
-		"all empty":            {nil, empty, empty, BeginNew, initial, ""},
-		"one silent":           {nil, empty, silent, "", "", "a say nothing"},
-		"one silent, declared": {func(s *Standing) { s.Declared = true }, empty, silent, BeginNew, initial, ""},
-		"a place":              {nil, serves, silent, BeginJoin, "a=https://a:2380,b=https://b:2380,c=https://c:2380", ""},
-		"a place, marked":      {func(s *Standing) { s.Marked = true }, serves, silent, BeginJoin, "a=https://a:2380,b=https://b:2380,c=https://c:2380", ""},
-		"declared too late":    {func(s *Standing) { s.Declared = true }, PeerAnswer{State: PeerServes, ClusterID: "7"}, empty, "", "", "etcd replace c"},
-		"its data are gone":    {nil, PeerAnswer{State: PeerServes, ClusterID: "7", Members: listed(started, started, started)}, empty, "", "", "must not take its place"},
-		"no member":            {nil, PeerAnswer{State: PeerServes, ClusterID: "7", Members: listed(started, started, nil)[:2]}, empty, "", "", "no member of it"},
-		"two clusters":         {nil, serves, PeerAnswer{State: PeerServes, ClusterID: "8"}, "", "", "different clusters"},
-		"marked":               {func(s *Standing) { s.Marked = true }, empty, empty, "", "", "has run on this host"},
-		"another marked":       {nil, PeerAnswer{State: PeerLost}, empty, "", "", "has run on b"},
-		"forms the same":       {nil, PeerAnswer{State: PeerForms, ClusterID: id}, silent, BeginNew, initial, ""},
-		"forms, was restored":  {nil, PeerAnswer{State: PeerForms, ClusterID: "9"}, empty, "", "", "was restored"},
-		"another fleet":        {nil, PeerAnswer{State: PeerEmpty, Initial: "b=https://b:2380"}, empty, "", "", "apply the same fleet"},
-		"only ever joins":      {func(s *Standing) { s.Existing = true }, empty, empty, "", "", "etcd.existing"},
+		"data":                   {func(s *Standing) { s.Data, s.Marked = true, true }, silent, silent, BeginData, "", ""},
+		"data of a replaced one": {func(s *Standing) { s.Data, s.Cluster = true, "5" }, PeerAnswer{State: PeerServes, ClusterID: "7", Replaced: true}, silent, "", "", "nodeagent etcd rejoin"},
+		"data beside another":    {func(s *Standing) { s.Data, s.Cluster = true, "5" }, PeerAnswer{State: PeerServes, ClusterID: "7"}, silent, BeginData, "", ""},
+		"one holds data":         {nil, PeerAnswer{State: PeerHeld, ClusterID: "5"}, empty, "", "", "b holds data of the cluster 5"},
+		"all empty":              {nil, empty, empty, BeginNew, initial, ""},
+		"one silent":             {nil, empty, silent, "", "", "a say nothing"},
+		"one silent, declared":   {func(s *Standing) { s.Declared = true }, empty, silent, BeginNew, initial, ""},
+		"a place":                {nil, serves, silent, BeginJoin, "a=https://a:2380,b=https://b:2380,c=https://c:2380", ""},
+		"a place, marked":        {func(s *Standing) { s.Marked = true }, serves, silent, BeginJoin, "a=https://a:2380,b=https://b:2380,c=https://c:2380", ""},
+		"declared too late":      {func(s *Standing) { s.Declared = true }, PeerAnswer{State: PeerServes, ClusterID: "7"}, empty, "", "", "etcd replace c"},
+		"its data are gone":      {nil, PeerAnswer{State: PeerServes, ClusterID: "7", Members: listed(started, started, started)}, empty, "", "", "must not take its place"},
+		"no member":              {nil, PeerAnswer{State: PeerServes, ClusterID: "7", Members: listed(started, started, nil)[:2]}, empty, "", "", "no member of it"},
+		"two clusters":           {nil, serves, PeerAnswer{State: PeerServes, ClusterID: "8"}, "", "", "different clusters"},
+		"marked":                 {func(s *Standing) { s.Marked = true }, empty, empty, "", "", "has run on this host"},
+		"another marked":         {nil, PeerAnswer{State: PeerLost}, empty, "", "", "has run on b"},
+		"forms the same":         {nil, PeerAnswer{State: PeerForms, ClusterID: id}, silent, BeginNew, initial, ""},
+		"forms, was restored":    {nil, PeerAnswer{State: PeerForms, ClusterID: "9"}, empty, "", "", "was restored"},
+		"another fleet":          {nil, PeerAnswer{State: PeerEmpty, Initial: "b=https://b:2380"}, empty, "", "", "apply the same fleet"},
+		"only ever joins":        {func(s *Standing) { s.Existing = true }, empty, empty, "", "", "etcd.existing"},
 	} {
 		s := Standing{Self: members[2], Members: members, Token: "fleet"}
 		if test.edit != nil {

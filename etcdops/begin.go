@@ -15,6 +15,8 @@ type Standing struct {
 	// Data: etcd would find a member in its data folder. Marked: it has once been
 	// healthy on this host.
 	Data, Marked bool
+	// Cluster is the id of the cluster of those data, empty where it is not known.
+	Cluster string
 	// Existing: the spec says that the host only ever joins. Declared: a person
 	// said that a new cluster begins (`nodeagent etcd init`).
 	Existing, Declared bool
@@ -45,6 +47,9 @@ var ErrHeld = errors.New("etcd is not started yet")
 // pure. The string is the value of etcd's flag initial-cluster.
 func DecideBegin(s Standing, answers []PeerAnswer) (Begin, string, error) {
 	if s.Data {
+		if err := replacedError(s, answers); err != nil {
+			return "", "", err
+		}
 		return BeginData, "", nil
 	}
 	if begin, initial, known, err := joinExisting(s, answers); known {
@@ -137,6 +142,8 @@ func judgeOthers(s Standing, answers []PeerAnswer, expected string) (formed bool
 			if initial := initialCluster(s.Members); a.Initial != initial {
 				return false, nil, fmt.Errorf("%w: %s would begin a cluster of %s, this host one of %s: apply the same fleet everywhere", ErrHeld, a.Member.Name, a.Initial, initial)
 			}
+		case PeerHeld:
+			return false, nil, fmt.Errorf("%w: %s holds data of the cluster %s and does not start it: see why (`nodeagent etcd init` there), before a new cluster begins", ErrHeld, a.Member.Name, a.ClusterID)
 		case PeerSilent:
 			silent = append(silent, a.Member.Name)
 		}

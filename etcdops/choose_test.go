@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
@@ -161,6 +162,7 @@ func TestParseAlarm(t *testing.T) {
 	for text, want := range map[string]string{
 		"memberID:10276657743932975437 alarm:CORRUPT":    "CORRUPT",
 		"memberID:10276657743932975437  alarm:NOSPACE":   "NOSPACE",
+		"memberID:7 alarm:CORRUPT ":                      "CORRUPT",
 		"etcdserver: no leader":                          "",
 		"memberID:1 alarm:OTHER":                         "",
 		"memberID:99999999999999999999999 alarm:CORRUPT": "",
@@ -218,12 +220,17 @@ func TestSaveOfACluster(t *testing.T) {
 		t.Errorf("with %s down: %s was saved, compared %+v", down, m.MemberName, m.Compared)
 	}
 
-	// The leader goes too: no quorum. The alarm is the hard part, for to ask for
-	// it goes through raft.
+	// The leader goes too: no quorum. Alarms are the hard part, for to ask for
+	// them goes through raft.
+	member, _ := r.look().member(left)
+	raise(t, r.client(r.node(left)), pb.AlarmType_NOSPACE, member.id)
 	r.node(v.Leader).kill()
 	m = save(left)
 	if !m.WithoutQuorum || m.MemberName != left || m.Keys != 100 || m.Compared.Skipped == "" || len(m.Compared.Unreachable) != 2 {
 		t.Errorf("without a quorum: %s was saved, %d keys, without quorum %v, compared %+v", m.MemberName, m.Keys, m.WithoutQuorum, m.Compared)
+	}
+	if !cmp.Equal(m.Alarms, []string{AlarmNoSpace}) {
+		t.Errorf("alarms %v", m.Alarms)
 	}
 	if !cmp.Equal(slices.Sorted(maps.Keys(m.Compared.Unreachable)), others(left)) {
 		t.Errorf("unreachable: %v", m.Compared.Unreachable)

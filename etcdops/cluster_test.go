@@ -31,6 +31,7 @@ type node struct {
 	Root    layout.Root
 	Member  Member
 	Server  server
+	program string // of etcd, empty for the test binary itself
 	starter *Starter
 	cmd     *exec.Cmd
 	ended   chan struct{}
@@ -62,9 +63,15 @@ func newRing(t testing.TB, n int) *ring {
 }
 
 // startRing starts all members and waits until they are in step.
-func startRing(t testing.TB, n int) *ring {
+func startRing(t testing.TB, n int) *ring { return startRingOf(t, n, "") }
+
+// startRingOf does so with another etcd.
+func startRingOf(t testing.TB, n int, program string) *ring {
 	t.Helper()
 	r := newRing(t, n)
+	for _, node := range r.Nodes {
+		node.program = program
+	}
 	for _, node := range r.Nodes {
 		node.start()
 	}
@@ -190,7 +197,7 @@ func (n *node) start() {
 const envProgram = "NODEAGENT_TEST_ETCD"
 
 func (n *node) command() *exec.Cmd {
-	if program := os.Getenv(envProgram); program != "" {
+	if program := cmp.Or(n.program, os.Getenv(envProgram)); program != "" {
 		return exec.Command(program, n.Server.flags()...)
 	}
 	config, err := json.Marshal(n.Server)

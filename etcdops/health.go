@@ -64,9 +64,9 @@ func health(answers []sight) (Health, error) {
 	byID := map[uint64]*MemberHealth{}
 	alarms := map[string]bool{}
 	var leader uint64
+	h.Healthy = anyQuorum(answers)
 	for _, a := range answers {
 		failed = append(failed, a.err)
-		h.Healthy = h.Healthy || a.quorum
 		if a.members != nil {
 			for _, m := range a.members.Members {
 				if byID[m.ID] == nil {
@@ -82,7 +82,7 @@ func health(answers []sight) (Health, error) {
 		if a.status != nil {
 			addStatus(byID, a)
 		}
-		if a.alarms != nil {
+		if a.alarms != nil && a.quorum == h.Healthy {
 			for _, alarm := range a.alarms.Alarms {
 				alarms[alarm.Alarm.String()+" on "+memberName(byID, alarm.MemberID)] = true
 			}

@@ -163,11 +163,11 @@ func newView(site Site, sights []sight, now time.Time) View {
 	}
 	v.joinFleet(site)
 	alarms := map[AlarmView]bool{}
+	v.Quorum = anyQuorum(sights)
 	for _, s := range sights {
-		v.Quorum = v.Quorum || s.quorum
 		v.joinSight(site, s)
-		if s.alarms == nil {
-			continue
+		if s.alarms == nil || s.quorum != v.Quorum {
+			continue // one that is cut off may not know that an alarm was switched off
 		}
 		for _, a := range s.alarms.Alarms {
 			alarm := AlarmView{Kind: a.Alarm.String(), Member: idText(a.MemberID), id: a.MemberID, Gone: true}
@@ -185,6 +185,11 @@ func newView(site Site, sights []sight, now time.Time) View {
 	slices.SortFunc(v.Alarms, func(a, b AlarmView) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Member, b.Member)) })
 	v.finish()
 	return v
+}
+
+// anyQuorum tells whether a majority stands behind any of the answers.
+func anyQuorum(sights []sight) bool {
+	return slices.ContainsFunc(sights, func(s sight) bool { return s.quorum })
 }
 
 // mainSight is the answer that is taken for the cluster's: of those that the

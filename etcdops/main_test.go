@@ -39,8 +39,8 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
-	envBench   = "ETCDOPS_TEST_BENCH"
 	envSave    = "ETCDOPS_TEST_SAVE"
+	envBench   = "ETCDOPS_TEST_BENCH"
 	envDrill   = "ETCDOPS_TEST_DRILL"
 )
 
@@ -50,10 +50,10 @@ func TestMain(m *testing.M) {
 		etcdmain.Main(os.Args) // as etcd's own program, in an environment that tells nothing
 	case os.Getenv(envEtcd) != "":
 		exit(runEtcd([]byte(os.Getenv(envEtcd))))
-	case os.Getenv(envDrill) != "":
-		exit(runDrill([]byte(os.Getenv(envDrill))))
 	case os.Getenv(envSave) != "":
 		exit(runSave([]byte(os.Getenv(envSave))))
+	case os.Getenv(envDrill) != "":
+		exit(runDrill([]byte(os.Getenv(envDrill))))
 	case os.Getenv(envReplace) != "":
 		exit(runReplace([]byte(os.Getenv(envReplace))))
 	case os.Getenv(envBench) != "":
@@ -385,7 +385,9 @@ func keysOf(t testing.TB, h *host) []string {
 	}
 	keys := []string{}
 	for _, kv := range response.Kvs {
-		keys = append(keys, string(kv.Key))
+		if !strings.HasPrefix(string(kv.Key), "/nodeagent/") { // our own
+			keys = append(keys, string(kv.Key))
+		}
 	}
 	return keys
 }

@@ -33,6 +33,9 @@ type opened struct {
 	size   int64 // of the plain bytes
 	sum    *trailerHash
 	stored Stored
+	// manifest is the one beside it, nil where there is none.
+	manifest  *Manifest
+	signature Signature
 }
 
 // openPlain opens a snapshot of whatever form, and reads all of it once: its
@@ -53,6 +56,11 @@ func openPlain(ctx context.Context, path string, opts OpenOptions) (_ *opened, e
 	n, err := in.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
+	}
+	if isSealed(head[:n]) || sniff(path, head[:n]) == nil { // before all of it is read
+		if o.manifest, o.signature, err = opts.origin(path); err != nil {
+			return nil, err
+		}
 	}
 	read := &following{ctx: ctx, r: io.NewSectionReader(in, 0, size), total: size, progress: opts.Progress}
 	if isSealed(head[:n]) {

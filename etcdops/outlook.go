@@ -30,7 +30,9 @@ func (s *Starter) Outlook(ctx context.Context) (Outlook, error) {
 	if err != nil {
 		return Outlook{}, fmt.Errorf("look at etcd's data: %w", err)
 	}
-	o := Outlook{Host: s.Self.Name, Data: standing.Data, Marked: standing.Marked, Others: AskPeers(ctx, s.Peer, s.others())}
+	answers := AskPeers(ctx, s.Peer, s.others())
+	askReplaced(ctx, s.Client, standing.Cluster, answers)
+	o := Outlook{Host: s.Self.Name, Data: standing.Data, Marked: standing.Marked, Others: answers}
 	o.Begin, _, err = DecideBegin(standing, o.Others)
 	if err != nil {
 		o.Held = s.explain(standing, err).Error()
@@ -47,6 +49,8 @@ func (a PeerAnswer) Meaning() string {
 		return "etcd runs there; its cluster " + a.ClusterID + " has yet to begin"
 	case PeerEmpty:
 		return "it waits, and holds no data"
+	case PeerHeld:
+		return "it holds data of the cluster " + a.ClusterID + ", and does not start it"
 	case PeerLost:
 		return "it holds no data, and etcd has run on it"
 	}
@@ -79,6 +83,8 @@ func (o Outlook) MayDeclare(without []string, again bool) error {
 		switch {
 		case a.State == PeerServes || a.State == PeerForms:
 			return fmt.Errorf("etcd runs on %s: a cluster that is there is joined (`nodeagent etcd replace %s` where it has no place for this host)", name, o.Host)
+		case a.State == PeerHeld:
+			return fmt.Errorf("%s holds data of the cluster %s: no cluster begins beside it", name, a.ClusterID)
 		case a.State == PeerLost:
 			return fmt.Errorf("etcd has run on %s: say there first that its data are not needed any more (`nodeagent etcd init --again`)", name)
 		case a.State == PeerSilent && !slices.Contains(without, name) && len(without) > 0:

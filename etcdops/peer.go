@@ -46,6 +46,9 @@ type PeerAnswer struct {
 	Members   []PeerMember `json:"members,omitempty"`
 	// Initial is the initial cluster that a waiting host would begin.
 	Initial string `json:"initial,omitempty"`
+	// Replaced: it serves a cluster that says that it has taken the place of the
+	// one whose data the asking host holds.
+	Replaced bool `json:"replaced,omitempty"`
 	// Error says why it is silent.
 	Error string `json:"error,omitempty"`
 }

@@ -47,7 +47,7 @@ func NextReplace(v View, host string) (ReplaceStep, MemberView, error) {
 		return refuse("there is no quorum, so the cluster can change no member (%d of %d serve): bring members back, or restore a snapshot on all (`nodeagent snapshot restore`)", v.Serving, v.Voters)
 	}
 	if m.OtherCluster != "" {
-		return refuse("an etcd of another cluster, %s, runs on %s: stop it there (systemctl stop nodeagent-etcd) and rename its data folder aside", m.OtherCluster, host)
+		return refuse("an etcd of another cluster, %s, runs on %s: `nodeagent etcd rejoin` there puts its data aside", m.OtherCluster, host)
 	}
 	if !m.Listed {
 		for _, other := range v.listed() {
@@ -278,7 +278,7 @@ func (r *replacer) confirmSilence(ctx context.Context, m MemberView) error {
 		}
 		if r.opts.Peer != (TLS{}) {
 			for _, url := range m.PeerURLs {
-				if a, err := askPeer(ctx, r.opts.Peer, Member{Name: m.Name, PeerURL: url}); err == nil && a.State != PeerEmpty && a.State != PeerLost {
+				if a, err := askPeer(ctx, r.opts.Peer, Member{Name: m.Name, PeerURL: url}); err == nil && a.State != PeerEmpty && a.State != PeerLost && a.State != PeerHeld {
 					return fmt.Errorf("%w: etcd runs on %s, it answers at %s: stop it there first (systemctl stop nodeagent-etcd) and rename its data folder aside", ErrNotReplaced, m.Name, url)
 				}
 			}

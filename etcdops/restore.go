@@ -209,7 +209,7 @@ func (r *restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	r.say(StepStage, "staged and verified")
-	return nil
+	return r.try(ctx)
 }
 
 // spend notes the token of restored data before it becomes live.
@@ -270,9 +270,16 @@ func (r *restorer) startAndProve(ctx context.Context) (Result, error) {
 	if err := r.enter(phaseStarting); err != nil {
 		return Result{}, err
 	}
+	if err := noteFence(r.root, nil); err != nil { // of the data that went
+		return Result{}, err
+	}
 	result, err := r.startEtcd(ctx)
 	if err != nil {
 		return Result{}, err
+	}
+	if err := noteReplaced(ctx, r.plan); err != nil {
+		// Said where it matters least: hosts that come back ask for it.
+		r.say(StepProve, "%s; see that no host comes back with the old data before this is mended by another restore or `nodeagent etcd rejoin` there", err)
 	}
 	if err := MarkInitialised(r.root, time.Now()); err != nil {
 		return Result{}, err

@@ -55,10 +55,12 @@ func lookAtOthers(ctx context.Context, client, peer TLS, others []Member, id str
 }
 
 func lookAtOther(ctx context.Context, client, peer TLS, m Member, id string) Other {
-	var doors []doorState
-	for _, address := range []string{m.PeerURL, m.ClientURL} {
-		doors = append(doors, knock(ctx, address))
+	doors := make([]doorState, 2)
+	var wait sync.WaitGroup
+	for i, address := range []string{m.PeerURL, m.ClientURL} {
+		wait.Go(func() { doors[i] = knock(ctx, address) })
 	}
+	wait.Wait()
 	if peer != (TLS{}) && doors[0] == doorOpen {
 		switch a, err := askPeer(ctx, peer, m); {
 		case err != nil:

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/test/etcds"
 )
 
 // nodeUnits are the components of one host of a ring, of which etcd is a real one.
@@ -116,7 +117,12 @@ func (r *ring) keys(n *node) []string {
 // addresses, by one command on each host; hosts find the same plan by themselves.
 func TestRestoreAFleet(t *testing.T) {
 	t.Parallel()
-	r := startRing(t, 3)
+	t.Run("today's", func(t *testing.T) { t.Parallel(); restoreAFleet(t, "") })
+	t.Run("3.6", func(t *testing.T) { t.Parallel(); restoreAFleet(t, etcds.Program(t, "3.6")) })
+}
+
+func restoreAFleet(t *testing.T, program string) {
+	r := startRingOf(t, 3, program)
 	m1, m2, m3 := r.Nodes[0], r.Nodes[1], r.Nodes[2]
 	r.fill("/registry/", 100)
 	store := t.TempDir() // elsewhere than on the hosts
@@ -198,6 +204,7 @@ func TestRestoreAFleet(t *testing.T) {
 	}
 	again := map[*node]RestoreOptions{}
 	for _, n := range r.Nodes {
+		r.waitsUntilRestored(n)
 		opts := r.restoreOptions(n, other)
 		opts.Attempt = 2
 		again[n] = opts
@@ -209,6 +216,30 @@ func TestRestoreAFleet(t *testing.T) {
 	}
 	r.settle()
 	r.oneCluster()
+}
+
+// waitsUntilRestored has the host lose its data and answer the others in etcd's
+// place, as its nodeagent does, until that notices that a restore runs.
+func (r *ring) waitsUntilRestored(n *node) {
+	r.t.Helper()
+	if err := os.RemoveAll(n.Root.EtcdData()); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.converge(r.t.Context(), n); err == nil || !r.starter(n).Waiting() {
+		r.t.Fatalf("%s does not wait: %v", n.Member.Name, err)
+	}
+	ctx := r.t.Context()
+	go func() {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			if restoring, _ := RestoreInProgress(n.Root); restoring && exists(markPath(n.Root.EtcdData())) {
+				r.starter(n).Close()
+				return
+			}
+			<-tick.C
+		}
+	}()
 }
 
 // A member that waits for the others in vain gives the old data back.
@@ -300,6 +331,7 @@ func TestFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer waiting.Close()
+	var looks sync.WaitGroup
 	for name, tc := range map[string]struct {
 		member Member
 		id     string
@@ -314,11 +346,14 @@ func TestFence(t *testing.T) {
 		"a port is filtered":     {Member{PeerURL: closed, ClientURL: silent}, id, OtherStopped},
 		"the clients' port":      {Member{PeerURL: silent, ClientURL: h.endpoint()}, "1234", OtherAlive},
 	} {
-		got := lookAtOthers(t.Context(), h.Files, h.Files, []Member{tc.member}, tc.id)[0]
-		if got.State != tc.want {
-			t.Errorf("%s: %+v, want %s", name, got, tc.want)
-		}
+		looks.Go(func() {
+			got := lookAtOthers(t.Context(), h.Files, h.Files, []Member{tc.member}, tc.id)[0]
+			if got.State != tc.want {
+				t.Errorf("%s: %+v, want %s", name, got, tc.want)
+			}
+		})
 	}
+	looks.Wait()
 	others := func(state OtherState) []Other { return []Other{{Member: Member{Name: "n2"}, State: state}} }
 	for name, tc := range map[string]struct {
 		others []Other

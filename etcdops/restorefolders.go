@@ -78,6 +78,9 @@ func (p *RestorePlan) checkSpace(opts RestoreOptions) error {
 		return err
 	}
 	need := p.Snapshot.Size + stageOverhead
+	if p.Trial != "" {
+		need *= 2
+	}
 	if !p.Snapshot.Stored.plain() {
 		// It lies unsealed there as well while the data is staged.
 		scratch := opts.Scratch

@@ -69,7 +69,14 @@ func runRestore(config []byte) error {
 // run runs the child and returns the event at which it died.
 func (k killed) run(t *testing.T) string {
 	t.Helper()
-	config, err := json.Marshal(k)
+	return runKilled(t, envRestore, k)
+}
+
+// runKilled runs the test binary as what the variable of the environment stands
+// for, and returns the event at which it killed itself.
+func runKilled(t *testing.T, variable string, settings any) string {
+	t.Helper()
+	config, err := json.Marshal(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +85,7 @@ func (k killed) run(t *testing.T) string {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), envRestore+"="+string(config))
+	cmd.Env = append(os.Environ(), variable+"="+string(config))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

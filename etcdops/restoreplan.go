@@ -51,6 +51,9 @@ type RestoreOptions struct {
 	UnreadableSecrets bool
 	// RepairSpace deals with the alarm NOSPACE of a snapshot.
 	RepairSpace bool
+	// Trial boots a copy of the restored data once, with EtcdBinary, before it
+	// becomes live.
+	Trial bool
 	// KeepRevision leaves revisions as they were in the snapshot: watches and
 	// caches of clients that have seen later ones then break. By default the
 	// revision is raised by DefaultRevisionBump and all before it compacted.
@@ -116,6 +119,8 @@ type RestorePlan struct {
 	// Undo: no snapshot is restored, the data in StagedDir, which an earlier
 	// restore put aside, goes back to its place.
 	Undo bool `json:"undo,omitempty"`
+	// Trial is the etcd that boots a copy of the data first, empty for none.
+	Trial string `json:"trial,omitempty"`
 	// RepairSpace: the alarm NOSPACE comes with the snapshot and is dealt with.
 	RepairSpace bool `json:"repairSpace,omitempty"`
 
@@ -241,6 +246,9 @@ func verifiedPlan(ctx context.Context, opts RestoreOptions, now time.Time) (Rest
 		Host: opts.Host, Members: opts.Members, Others: opts.Others, Fenced: opts.Fenced,
 		TLS: opts.TLS, Peer: opts.Peer, Endpoint: opts.Endpoint, Stop: opts.Stop, Restart: opts.Restart, HealthTimeout: opts.HealthTimeout,
 		Warnings: []string{}, source: source, open: opts.OpenOptions,
+	}
+	if opts.Trial {
+		plan.Trial = opts.EtcdBinary
 	}
 	if plan.Others == nil {
 		plan.Others = opts.Members

@@ -18,6 +18,9 @@ import (
 func (r *restorer) startEtcd(ctx context.Context) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.plan.HealthTimeout)
 	defer cancel()
+	if err := r.awaitPort(ctx); err != nil {
+		return Result{}, err
+	}
 	r.say(StepStart, "starting %s", layout.Etcd)
 	var formed atomic.Bool
 	watching, stop := context.WithCancel(ctx)
@@ -40,6 +43,34 @@ func (r *restorer) startEtcd(ctx context.Context) (Result, error) {
 		return Result{}, fmt.Errorf("%w%s", err, r.missing(ctx))
 	}
 	return result, nil
+}
+
+// portPatience is how long nodeagent's service may take to notice the restore and
+// to leave etcd's peer port, on which it answered in etcd's place.
+const portPatience = 30 * time.Second
+
+// awaitPort waits until etcd's peer port is free, or etcd itself has it.
+func (r *restorer) awaitPort(ctx context.Context) error {
+	if r.plan.Peer == (TLS{}) {
+		return nil
+	}
+	self := r.plan.Members[slices.IndexFunc(r.plan.Members, func(m Member) bool { return m.Name == r.plan.Host })]
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(portPatience); knock(ctx, self.PeerURL) == doorOpen; {
+		if a, err := askPeer(ctx, r.plan.Peer, self); err == nil && (a.State == PeerForms || a.State == PeerServes) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("something other than etcd listens at %s: stop it, so that etcd can be started there", self.PeerURL)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
 }
 
 // alone tells whether this host needs no other one.

@@ -21,6 +21,7 @@ type Step struct {
 // The steps of a restore, in order.
 const (
 	StepStage   = "stage"
+	StepTrial   = "trial"
 	StepStop    = "stop"
 	StepSwap    = "swap"
 	StepStart   = "start"
@@ -44,16 +45,20 @@ func (p RestorePlan) steps() []Step {
 	if !p.HadData {
 		swap = fmt.Sprintf("put it in the place of %s, which holds no data now", p.DataDir)
 	}
-	steps := []Step{
-		first,
+	steps := []Step{first}
+	if p.Trial != "" {
+		steps = append(steps, Step{StepTrial, fmt.Sprintf("boot a copy of it once with %s, in a namespace without a network, and compare what it answers", p.Trial)})
+	}
+	prove := fmt.Sprintf("ask it over mTLS until it is healthy, at most %s, and prove that it is the cluster %s with %s; on any failure until here what was there before goes back", p.HealthTimeout, p.ClusterID, proof)
+	if others := p.otherMembers(); len(others) > 0 {
+		prove = fmt.Sprintf("wait for the same on %s: etcd is healthy when %d of %d members run; then ", strings.Join(others, ", "), quorum(len(p.Members)), len(p.Members)) + prove
+	}
+	steps = append(steps, []Step{
 		{StepStop, "stop " + strings.Join(append(append([]string{}, p.Stop...), layout.Etcd), ", then ")},
 		{StepSwap, swap},
 		{StepStart, "start " + layout.Etcd},
-		{StepProve, fmt.Sprintf("ask it over mTLS until it is healthy, at most %s, and prove that it is the cluster %s with %s; on any failure until here what was there before goes back", p.HealthTimeout, p.ClusterID, proof)},
-	}
-	if others := p.otherMembers(); len(others) > 0 {
-		steps[4].Text = fmt.Sprintf("wait for the same on %s: etcd is healthy when %d of %d members run; then ", strings.Join(others, ", "), quorum(len(p.Members)), len(p.Members)) + steps[4].Text
-	}
+		{StepProve, prove},
+	}...)
 	if p.RepairSpace {
 		steps = append(steps, Step{StepSpace, "when all members are there, compact the history, defragment each and switch the alarm NOSPACE off"})
 	}

@@ -2,7 +2,6 @@ package etcdops
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,7 +23,8 @@ func TestSaveOnADiskThatFillsUp(t *testing.T) {
 	}
 	h := startHost(t)
 	fill(t, h, 4, 4<<10)
-	disk := ownDisk(t)
+	disk, unmount := apart.Disk(t, "size=4m,nr_inodes=100")
+	t.Cleanup(unmount)
 	opts := h.saveOptions()
 	opts.Dir = filepath.Join(disk, "snapshots")
 	before, err := Save(t.Context(), opts)
@@ -34,12 +34,12 @@ func TestSaveOnADiskThatFillsUp(t *testing.T) {
 	ballast := filepath.Join(disk, "ballast")
 	for _, tc := range []struct {
 		name string
-		fill func(*testing.T, string, int)
+		fill func(testing.TB, string, int)
 		step string
 		more int
 	}{
-		{"pages", leavePages, "file made", 2},
-		{"inodes", leaveInodes, "member chosen", 1},
+		{"pages", apart.LeavePages, "file made", 2},
+		{"inodes", apart.LeaveInodes, "member chosen", 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			failed := 0
@@ -80,7 +80,7 @@ func TestSaveOnADiskThatFillsUp(t *testing.T) {
 	}
 	// A disk that is seen to be too small is refused before anything is sent.
 	opts.step = nil
-	leavePages(t, ballast, 1)
+	apart.LeavePages(t, ballast, 1)
 	opts.Progress = func(int64, int64) { t.Error("the stream began") }
 	if _, err := Save(t.Context(), opts); err == nil || !strings.Contains(err.Error(), "free some space") {
 		t.Errorf("on a full disk: %v", err)
@@ -98,7 +98,8 @@ func TestSaveOnAReadOnlyDisk(t *testing.T) {
 	}
 	h := startHost(t)
 	put(t, h, "a")
-	disk := ownDisk(t)
+	disk, unmount := apart.Disk(t, "size=4m,nr_inodes=100")
+	t.Cleanup(unmount)
 	opts := h.saveOptions()
 	opts.Dir, opts.Sealing.Compress = filepath.Join(disk, "snapshots"), true
 	m, err := Save(t.Context(), opts)
@@ -120,52 +121,5 @@ func TestSaveOnAReadOnlyDisk(t *testing.T) {
 	}
 	if _, err := ExportFile(t.Context(), m.Path(opts.Dir), open, h.file("plain.db")); err != nil {
 		t.Error(err)
-	}
-}
-
-// ownDisk is a small file system that goes with the test.
-func ownDisk(t *testing.T) string {
-	t.Helper()
-	disk := t.TempDir()
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m,nr_inodes=100"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return disk
-}
-
-// leavePages fills the file system but for so many pages.
-func leavePages(t *testing.T, ballast string, free int) {
-	t.Helper()
-	var s unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(ballast), &s); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(ballast, make([]byte, (int64(s.Bavail)-int64(free))*s.Bsize), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// leaveInodes takes all inodes but so many.
-func leaveInodes(t *testing.T, ballast string, free int) {
-	t.Helper()
-	if err := os.Mkdir(ballast, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	var s unix.Statfs_t
-	if err := unix.Statfs(ballast, &s); err != nil {
-		t.Fatal(err)
-	}
-	for i := range int(s.Ffree) - free {
-		if err := os.Mkdir(filepath.Join(ballast, fmt.Sprint(i)), 0o700); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

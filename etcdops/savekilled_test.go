@@ -1,13 +1,11 @@
 package etcdops
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -68,29 +66,6 @@ func runSave(config []byte) error {
 	return nil
 }
 
-// run returns the step at which the process died.
-func (k killedSave) run(t *testing.T) string {
-	t.Helper()
-	config, err := json.Marshal(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), envSave+"="+string(config))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	step := strings.TrimSpace(string(out))
-	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); step != allEventsSeen && (!ok || status.Signal() != syscall.SIGKILL) {
-		t.Fatalf("child: %v, %q, %s", err, step, stderr.String())
-	}
-	return step
-}
-
 // TestSaveKilledAnywhere kills a save at each of its steps. Whenever that is,
 // every snapshot that is listed as good is whole and signed, the one from before
 // is among them, and after the next save nothing else is left.
@@ -120,7 +95,7 @@ func TestSaveKilledAnywhere(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				step := k.run(t)
+				step := runKilled(t, envSave, k)
 				good := goodOnes(t, k.Dir, step, open)
 				if newest := len(good) - 1; newest < 0 || good[newest].Revision != before.Revision || !good[newest].Taken.Equal(before.Taken) {
 					t.Fatalf("killed at %q: the snapshot from before is not among %d", step, len(good))

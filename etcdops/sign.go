@@ -72,7 +72,7 @@ func (m *Manifest) sign(s *Signer) error {
 }
 
 // ErrSignature is the error of a manifest that was changed after it was signed.
-var ErrSignature = errors.New("the manifest's signature does not match: it was changed after it was signed")
+var ErrSignature = errors.New("the manifest's signature does not match: it was changed after it was signed, so take another copy of both files, or another snapshot")
 
 // checkSignature checks a signature with the key that the manifest names itself.
 // Whose key that is, [Trust] tells. No signature is no error here.

@@ -108,10 +108,10 @@ func alarmsOf(status *clientv3.StatusResponse) *clientv3.AlarmResponse {
 	return alarms
 }
 
-var alarmText = regexp.MustCompile(`^memberID:(\d+) +alarm:(\w+)$`)
+var alarmText = regexp.MustCompile(`^memberID:(\d+) +alarm:(\w+) *$`)
 
 func parseAlarm(text string) (*pb.AlarmMember, bool) {
-	// Protobuf's text form puts one or two spaces between the fields.
+	// One or two spaces between the fields, and one behind them before etcd 3.7.
 	found := alarmText.FindStringSubmatch(text)
 	if found == nil {
 		return nil, false

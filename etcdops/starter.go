@@ -35,11 +35,14 @@ type Starter struct {
 	Token string
 	// Existing: the host only ever joins.
 	Existing bool
-	// Peer is the certificate with which etcd's peers know each other.
-	Peer TLS
+	// Peer is the certificate with which etcd's peers know each other, Client, if
+	// set, that with which clients ask.
+	Peer   TLS
+	Client TLS
 
 	mu     sync.Mutex
 	server *http.Server
+	says   []byte // what it answers
 	ended  chan struct{}
 }
 
@@ -72,17 +75,24 @@ func (s *Starter) permitOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("guard etcd's data: %w", err)
 	}
-	var answers []PeerAnswer
 	if !standing.Data {
 		if err := s.serve(standing); err != nil {
 			return err
 		}
-		answers = AskPeers(ctx, s.Peer, s.others())
 	}
+	answers := AskPeers(ctx, s.Peer, s.others())
+	askReplaced(ctx, s.Client, standing.Cluster, answers)
 	begin, initial, err := DecideBegin(standing, answers)
+	if errors.Is(err, ErrReplaced) {
+		// It answers the others in etcd's place, for what it holds is not nothing.
+		return errors.Join(err, noteFence(s.Root, err), s.serve(standing))
+	}
 	if err != nil {
 		// What an earlier decision allowed is not allowed any more.
 		return errors.Join(s.explain(standing, err), removeStart(s.Root))
+	}
+	if err := noteFence(s.Root, nil); err != nil {
+		return err
 	}
 	if begin == BeginData {
 		return s.Close()
@@ -106,7 +116,9 @@ func (s *Starter) Allowed(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	_, _, err = DecideBegin(standing, AskPeers(ctx, s.Peer, s.others()))
+	answers := AskPeers(ctx, s.Peer, s.others())
+	askReplaced(ctx, s.Client, standing.Cluster, answers)
+	_, _, err = DecideBegin(standing, answers)
 	return err == nil
 }
 
@@ -132,7 +144,10 @@ func (s *Starter) standing() (Standing, error) {
 	if err != nil {
 		return standing, err
 	}
-	standing.Data = data
+	if standing.Data = data; data {
+		// What cannot be read is for etcd to complain of.
+		standing.Cluster, _, _ = dataCluster(s.Root.EtcdData())
+	}
 	for path, found := range map[string]*bool{s.Root.EtcdMarker(): &standing.Marked, declaredPath(s.Root): &standing.Declared} {
 		_, err := os.Stat(path)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -148,8 +163,13 @@ func (s *Starter) standing() (Standing, error) {
 func (s *Starter) serve(standing Standing) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.server != nil || len(s.Members) < 2 {
+	if len(s.Members) < 2 {
 		return nil
+	}
+	var err error
+	s.says, err = json.Marshal(waitingHost{Nodeagent: "waiting", Host: s.Self.Name, Initial: initialCluster(standing.Members), Lost: standing.Marked, Held: standing.Cluster})
+	if err != nil || s.server != nil {
+		return err
 	}
 	cfg, err := s.serverTLS()
 	if err != nil {
@@ -163,15 +183,14 @@ func (s *Starter) serve(standing Standing) error {
 	if err != nil {
 		return fmt.Errorf("wait for the other hosts of etcd: %w (does an etcd run that nodeagent did not start?)", err)
 	}
-	body, err := json.Marshal(waitingHost{Nodeagent: "waiting", Host: s.Self.Name, Initial: initialCluster(standing.Members), Lost: standing.Marked})
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
 	s.server = &http.Server{
 		// Not 404 or 410: raft's peers would draw conclusions from those.
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusServiceUnavailable)
+			s.mu.Lock()
+			body := s.says
+			s.mu.Unlock()
 			w.Write(body)
 		}),
 		TLSConfig: cfg, ReadTimeout: answerTimeout, WriteTimeout: answerTimeout,
@@ -214,7 +233,7 @@ func (s *Starter) Close() error {
 		return nil
 	}
 	err := s.server.Close()
-	<-s.ended
+	<-s.ended // of listening; an answer may still be on its way
 	s.server = nil
 	return err
 }

@@ -96,6 +96,20 @@ func (t Trust) judge(m *Manifest) (Signature, error) {
 	return signature, nil
 }
 
+// origin reads the manifest beside a snapshot, if there is one, and judges it.
+func (t Trust) origin(path string) (*Manifest, Signature, error) {
+	m, err := readManifest(path)
+	if errors.Is(err, ErrNoManifest) {
+		signature, err := t.judge(nil)
+		return nil, signature, err
+	}
+	if err != nil {
+		return nil, Signature{}, fmt.Errorf("%w: %w", ErrManifestMismatch, err)
+	}
+	signature, err := t.judge(&m)
+	return &m, signature, err
+}
+
 // weigh says why the snapshot is not to be believed, if it is not.
 func (t Trust) weigh(m *Manifest) (s Signature, why string) {
 	if m == nil {

@@ -125,6 +125,7 @@ func planUndo(ctx context.Context, opts UndoOptions) (RestorePlan, error) {
 	if err := errors.Join(p.checkKept(ctx), p.fence(ctx)); err != nil {
 		return RestorePlan{}, err
 	}
+	p.Replaces = p.replaces()
 	p.lookAtRunning(ctx)
 	p.warn("revisions go back to those of before: what has seen later ones is restarted on this host (%s), and has to be on others", strings.Join(append(reversed(p.Stop), p.Restart...), ", "))
 	p.Steps = p.steps()

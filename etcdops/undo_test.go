@@ -176,3 +176,57 @@ func (h *host) checkUndone(t *testing.T, event string, plan RestorePlan, how End
 	}
 	return undone
 }
+
+// A fleet that was restored is undone as it was restored: on each host, with no
+// member of the restored cluster left running.
+func TestUndoAFleet(t *testing.T) {
+	t.Parallel()
+	r := startRing(t, 3)
+	old := r.oneCluster()
+	r.fill("/registry/", 20)
+	store := t.TempDir()
+	snapshot := r.saveTo(r.Nodes[0], store)
+	r.fill("/later/", 20)
+	all := map[*node]RestoreOptions{}
+	for _, n := range r.Nodes {
+		n.kill()
+		all[n] = r.restoreOptions(n, snapshot)
+	}
+	restored := r.restoreAll(all)[r.Nodes[0]].Plan.ClusterID
+	r.settle()
+	undo := func(n *node) error {
+		o := r.restoreOptions(n, "")
+		plan, err := PlanUndo(t.Context(), UndoOptions{
+			Root: n.Root, Host: o.Host, Cluster: o.Cluster, Members: o.Members, TLS: o.TLS, Peer: o.Peer, Endpoint: o.Endpoint, HealthTimeout: o.HealthTimeout,
+		})
+		if err != nil {
+			return err
+		}
+		_, err = Restore(t.Context(), n.Root, plan, nodeUnits{n}, nil)
+		return err
+	}
+	if err := undo(r.Nodes[0]); !errors.Is(err, ErrFenced) {
+		t.Fatalf("undo beside the restored cluster: %v", err)
+	}
+	for _, n := range r.Nodes {
+		n.kill()
+	}
+	failed := make(chan error)
+	for _, n := range r.Nodes {
+		go func() { failed <- undo(n) }()
+	}
+	for range r.Nodes {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+	r.settle()
+	if id := r.oneCluster(); id != old || id == restored {
+		t.Errorf("the cluster is %s, it was %s before the restore made %s", id, old, restored)
+	}
+	for _, n := range r.Nodes {
+		if keys := r.keys(n); len(keys) != 40 {
+			t.Errorf("%s has %d keys", n.Member.Name, len(keys))
+		}
+	}
+}

@@ -2,7 +2,6 @@ package pki
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -24,10 +23,10 @@ func TestDiskFull(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name string
-		fill func(h *host, dir string, free int)
+		fill func(t testing.TB, ballast string, free int)
 	}{
-		{"pages", leavePages},
-		{"inodes", leaveInodes},
+		{"pages", apart.LeavePages},
+		{"inodes", apart.LeaveInodes},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			failed := 0
@@ -50,20 +49,10 @@ func TestDiskFull(t *testing.T) {
 
 // renewsWithin renews a host's certificates on a file system of its own with
 // little room left, and tells whether that was enough.
-func renewsWithin(t *testing.T, free int, fill func(*host, string, int)) bool {
+func renewsWithin(t *testing.T, free int, fill func(testing.TB, string, int)) bool {
 	t.Helper()
-	disk := t.TempDir()
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=2m,nr_inodes=400"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Fatal(err)
-		}
-	}()
+	disk, unmount := apart.Disk(t, "size=2m,nr_inodes=400")
+	defer unmount()
 	h := newHost(t, crashSpec())
 	h.root = layout.Root(filepath.Join(disk, "root"))
 	h.converge()
@@ -71,7 +60,7 @@ func renewsWithin(t *testing.T, free int, fill func(*host, string, int)) bool {
 	before := h.observe()
 	due := len(h.diff())
 	ballast := filepath.Join(disk, "ballast")
-	fill(h, ballast, free)
+	fill(t, ballast, free)
 	err := h.apply(h.diff())
 	if err != nil && !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("room for %d: %v", free, err)
@@ -94,31 +83,4 @@ func renewsWithin(t *testing.T, free int, fill func(*host, string, int)) bool {
 		t.Fatal("nothing was due")
 	}
 	return err == nil
-}
-
-// leavePages fills the file system but for so many pages.
-func leavePages(h *host, ballast string, free int) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(ballast), &s); err != nil {
-		h.t.Fatal(err)
-	}
-	if err := os.WriteFile(ballast, make([]byte, (int64(s.Bavail)-int64(free))*s.Bsize), 0o600); err != nil {
-		h.t.Fatal(err)
-	}
-}
-
-// leaveInodes takes all inodes but so many.
-func leaveInodes(h *host, ballast string, free int) {
-	if err := os.Mkdir(ballast, 0o700); err != nil {
-		h.t.Fatal(err)
-	}
-	var s unix.Statfs_t
-	if err := unix.Statfs(ballast, &s); err != nil {
-		h.t.Fatal(err)
-	}
-	for i := range int(s.Ffree) - free {
-		if err := os.Mkdir(filepath.Join(ballast, fmt.Sprint(i)), 0o700); err != nil {
-			h.t.Fatal(err)
-		}
-	}
 }

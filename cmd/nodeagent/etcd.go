@@ -13,10 +13,11 @@ operation prints what it will do and asks first, does one member at a time, and 
 nothing while another host does something to etcd.`,
 		Example: `  nodeagent etcd status --hash
   nodeagent etcd defrag --all
-  nodeagent etcd replace n2`,
+  nodeagent etcd replace n2
+  nodeagent etcd recover`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newEtcdStatus(o), newEtcdMembers(o), newEtcdDefrag(o), newEtcdMoveLeader(o), newEtcdDisarm(o), newEtcdReplace(o), newEtcdInit(o))
+	cmd.AddCommand(newEtcdStatus(o), newEtcdMembers(o), newEtcdDefrag(o), newEtcdMoveLeader(o), newEtcdDisarm(o), newEtcdReplace(o), newEtcdInit(o), newEtcdRecover(o), newEtcdRejoin(o), newEtcdReaddress(o))
 	return cmd
 }

@@ -88,6 +88,23 @@ func TestEtcdCommands(t *testing.T) {
 	if out := l.nodeagent(exitOK, "replace", l.specs[2].Name); !strings.Contains(out, "nothing to do") {
 		t.Errorf("replace of one that is well: %s", out)
 	}
+	if out := l.nodeagent(exitOK, "readdress", others[0]); !strings.Contains(out, "nothing to do") {
+		t.Errorf("readdress of one that is at home: %s", out)
+	}
+	if out := l.nodeagent(exitFailed, "rejoin"); !strings.Contains(out, "a member that is ill is replaced instead (`nodeagent etcd replace "+self) {
+		t.Errorf("rejoin of one that is a member: %s", out)
+	}
+	if out := l.nodeagent(exitFailed, "recover"); !strings.Contains(out, "it has its quorum") {
+		t.Errorf("recover with a quorum: %s", out)
+	}
+	l.kill(others[0])
+	l.kill(others[1])
+	l.until("the quorum to be lost", func() bool {
+		return strings.Contains(l.nodeagent(exitFailed, "status"), "no quorum")
+	})
+	if out := l.nodeagent(exitOK, "recover", "--dry-run"); !strings.Contains(out, "This host goes on alone: its etcd runs without a quorum") || !strings.Contains(out, others[1]+" is there and its etcd does not run") {
+		t.Errorf("recover --dry-run: %s", out)
+	}
 }
 
 // replace loses a host and replaces its member.
@@ -210,6 +227,9 @@ func (l *etcdLab) certificates(addresses []net.IP) {
 }
 
 func (l *etcdLab) data(spec *hosts.Spec) string {
+	if spec.Name == l.specs[0].Name {
+		return layout.Root("").EtcdData()
+	}
 	return strings.Replace(layout.Root("").EtcdData(), "/etcd/", "/etcd-"+spec.Name+"/", 1)
 }
 

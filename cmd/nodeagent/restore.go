@@ -20,6 +20,7 @@ import (
 type restoring struct {
 	choices       agent.RestoreChoices
 	plan, planOut string
+	given         string // the snapshot as somebody named it
 	yes, dryRun   bool
 	resume, abort bool
 	opening       opening
@@ -122,6 +123,7 @@ func (r *restoring) addFlags(cmd *cobra.Command) {
 	flags.StringSliceVar(&r.choices.Fenced, "fenced", nil, "other etcd `hosts` that cannot be reached and of which you know that their etcd is off, and stays so")
 	flags.BoolVar(&r.choices.RepairSpace, "repair-space", false, "deal with a snapshot's alarm NOSPACE: compact, defragment, switch it off")
 	flags.BoolVar(&r.choices.UnreadableSecrets, "unreadable-secrets", false, "restore although the key of the encrypted Secrets is missing")
+	flags.BoolVar(&r.choices.Trial, "trial", false, "boot a copy of the restored data once, out of everybody's reach, before anything is stopped")
 	flags.DurationVar(&r.choices.Wait, "wait", 0, "how long etcd may take to prove itself, the other hosts' restores included (default: 3m alone, 30m in a fleet)")
 	must(cmd.MarkFlagFilename("plan"))
 	must(cmd.MarkFlagFilename("plan-out"))
@@ -137,7 +139,10 @@ func (r *restoring) addFlags(cmd *cobra.Command) {
 // there.
 func (r *restoring) choose(args []string) error {
 	if len(args) == 1 {
-		r.choices.Snapshot = args[0]
+		r.choices.Snapshot, r.given = args[0], args[0]
+		if path, err := filepath.Abs(args[0]); err == nil && exists(path) {
+			r.given = path
+		}
 	}
 	if r.plan == "" {
 		return nil
@@ -169,6 +174,7 @@ func writePlan(cmd *cobra.Command, o *options, host *agent.Host, r *restoring) e
 	if err != nil {
 		return err
 	}
+	agreed.Snapshot.Path = r.given // on another host it is fetched from there as well
 	if err := etcdops.WriteAgreement(r.planOut, agreed); err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -74,24 +73,6 @@ the fleet that names the place. With a fleet that names its hosts' snapshot keys
 		return nil
 	}
 	return cmd
-}
-
-func printReport(o *options, r etcdops.Report) {
-	trailer := "its sha256 trailer matches"
-	if !r.Trailer {
-		trailer = "it has no trailer"
-	}
-	manifest := "its manifest matches"
-	if r.Manifest == nil {
-		manifest = "it has no manifest"
-	}
-	fmt.Fprintf(o.stdout, "%s is sound: %s, %s, etcd can open it.\n", r.Path, trailer, manifest)
-	fmt.Fprintf(o.stdout, "%s, revision %d, %d keys, storage version %s, members %s.\n",
-		sizeOf(r.Stored, r.Size), r.Revision, r.Keys, cmp.Or(r.StorageVersion, "before 3.6"), cmp.Or(strings.Join(r.Members, ", "), "none"))
-	fmt.Fprintf(o.stdout, "Signature: %s.\n", r.Signature.Text)
-	if len(r.Alarms) > 0 {
-		fmt.Fprintf(o.stdout, "Alarms that a restore would bring back: %s.\n", strings.Join(r.Alarms, ", "))
-	}
 }
 
 // sizeOf prints how large a snapshot is, and what for a file it lies in:

@@ -128,7 +128,7 @@ func (o *options) printFindings(r store.Result) {
 		fmt.Fprintf(o.stdout, "%s: %s is kept by object lock%s.\n", r.Place, lock.Name, until(lock.Until))
 	}
 	if len(r.Vanished) > 0 {
-		fmt.Fprintf(o.stdout, "%s: was brought there, is there no more, and was not deleted by this host: %s.\n", r.Place, strings.Join(r.Vanished, ", "))
+		fmt.Fprintf(o.stdout, "%s: missed there, and not deleted by this host: %s.\n", r.Place, strings.Join(r.Vanished, ", "))
 	}
 }
 

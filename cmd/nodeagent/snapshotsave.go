@@ -16,9 +16,11 @@ func newSnapshotSave(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "save",
 		Short: "Take an etcd snapshot",
-		Long: `save streams a snapshot from this host's etcd member over mTLS, checks its sha256
-while it comes, and writes it durably with a manifest. No partial file stays, whatever
-happens. It then brings what is missing to the further places that the spec names; where
+		Long: `save streams a snapshot from an etcd member of the fleet over mTLS, checks its sha256
+while it comes, and writes it durably with a manifest that this host signs. The member
+is one that agrees with the majority, a follower before the leader, this host's own
+before another's; without a quorum what is left is saved. No partial file stays,
+whatever happens. It then brings what is missing to the further places that the spec names; where
 one fails, the exit code is 1, the snapshot on the host stays, and 'nodeagent run' tries
 again. Older snapshots are not touched; 'nodeagent run' prunes after its scheduled ones.`,
 		Example: `  nodeagent snapshot save
@@ -61,6 +63,7 @@ func (o *options) printSaved(m etcdops.Manifest, dir string, copies []store.Resu
 	}
 	fmt.Fprintf(o.stdout, "Saved %s: %s, revision %d, %d keys, sha256 %s.\n",
 		m.Path(dir), sizeOf(m.Stored, m.Size), m.Revision, m.Keys, m.Stored.SHA256)
+	o.printNotes(m)
 	o.printCopied(copies)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 )
 
 // smallPart is the smallest part that a bucket takes before the last one.
-const smallPart = 5 << 20
+const smallPart = partSize
 
 // each runs a test over every kind of store.
 func each(t *testing.T, test func(t *testing.T, s Store)) {
@@ -48,13 +49,19 @@ func open(t testing.TB, url, caFile, prefix string) *S3 {
 	return s
 }
 
-// some are n bytes that do not repeat, and what they are.
+// some are n bytes that do not repeat, and what they are. Nobody changes them.
 func some(n int) ([]byte, Meta) {
+	if made, ok := somes.Load(n); ok {
+		return made.([]byte), metaOf(made.([]byte))
+	}
 	content := make([]byte, n)
 	random := rand.NewChaCha8([32]byte{byte(n)})
 	_, _ = random.Read(content)
+	somes.Store(n, content)
 	return content, metaOf(content)
 }
+
+var somes sync.Map
 
 func metaOf(content []byte) Meta {
 	sum := sha256.Sum256(content)

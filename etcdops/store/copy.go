@@ -48,7 +48,8 @@ type Result struct {
 	Locked  []Lock             `json:"locked,omitempty"`
 	// Missing are those that are wanted there and are not.
 	Missing []string `json:"missing,omitempty"`
-	// Vanished are those that were there and that this host did not delete.
+	// Vanished are those that were there and that this host did not delete, missed
+	// now or within a week; some may have been brought again.
 	Vanished []string `json:"vanished,omitempty"`
 	// Has is how many good ones of the host's own are there in the end.
 	Has int `json:"has"`
@@ -110,11 +111,11 @@ func Failed(memory string, p Place, now time.Time, cause error) error {
 // run is one Copy under way.
 type run struct {
 	Copying
-	known   Known
-	result  *Result
-	there   []etcdops.Entry
-	deleted []string
-	seen    bool
+	known  Known
+	result *Result
+	there  []etcdops.Entry
+	missed []string // when it was listed
+	seen   bool
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -133,7 +134,7 @@ func (r *run) all(ctx context.Context) error {
 	if r.AcceptEmpty {
 		r.known.Snapshots, r.known.Vanished = nil, nil
 	}
-	r.seen = true
+	r.seen, r.missed = true, r.known.vanished(goodNames(r.there, r.Owner))
 	missing := Missing(local, r.there, r.Owner, r.Place.Keep, r.Now)
 	if err := r.Place.Store.Tidy(ctx, r.Owner.Dir(), objectsOf(missing)); err != nil {
 		r.result.Missing = namesOf(missing)
@@ -249,7 +250,6 @@ func (r *run) prune(ctx context.Context) error {
 			return err
 		}
 		r.result.Deleted = append(r.result.Deleted, d)
-		r.deleted = append(r.deleted, path.Base(d.Entry.Path))
 		r.there = slices.DeleteFunc(r.there, func(e etcdops.Entry) bool { return e.Path == d.Entry.Path })
 	}
 	return nil
@@ -275,17 +275,18 @@ func (r *run) remember(err error) error {
 	k := &r.known
 	if r.seen {
 		slices.SortFunc(r.there, func(a, b etcdops.Entry) int { return b.Taken.Compare(a.Taken) })
-		k.saw(goodNames(r.there, r.Owner), r.deleted, r.Now)
+		k.saw(goodNames(r.there, r.Owner), r.missed, r.Now)
 	}
 	k.Missing, k.Tried, k.Locked = r.result.Missing, r.Now.UTC().Truncate(time.Second), nil
 	for _, l := range r.result.Locked {
 		k.Locked = append(k.Locked, l.Name)
 	}
-	k.Error, k.Failed = "", 0
 	if err != nil {
 		k.Error, k.Failed = err.Error(), k.Failed+1
+	} else {
+		k.Error, k.Failed = "", 0
 	}
-	r.result.Vanished, r.result.Has = k.Vanished, len(k.Snapshots)
+	r.result.Vanished, r.result.Has = k.Gone(), len(k.Snapshots)
 	return writeKnown(r.Memory, r.Place.Name, *k)
 }
 

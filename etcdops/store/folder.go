@@ -34,7 +34,7 @@ func (f *Folder) path(name string) string { return filepath.Join(f.dir, filepath
 
 // List implements Store.
 func (f *Folder) List(ctx context.Context, dir string) (objects []Object, err error) {
-	err = f.do(ctx, "list "+f.path(dir), func(alive func()) error {
+	err = f.do(ctx, "list "+f.path(dir), func(ctx context.Context, alive func()) error {
 		return f.walk(dir, func(path string, info fs.FileInfo) error {
 			alive()
 			if strings.HasPrefix(info.Name(), atomicfile.TempPrefix) {
@@ -90,7 +90,7 @@ func (f *Folder) there() error {
 
 // Put implements Store.
 func (f *Folder) Put(ctx context.Context, name string, body io.ReaderAt, meta Meta, progress func(done, total int64)) error {
-	return f.do(ctx, "write "+f.path(name), func(alive func()) error {
+	return f.do(ctx, "write "+f.path(name), func(ctx context.Context, alive func()) error {
 		if err := f.there(); err != nil {
 			return err
 		}
@@ -113,10 +113,10 @@ func copyChecked(ctx context.Context, w io.Writer, body io.ReaderAt, meta Meta, 
 	in := io.NewSectionReader(body, 0, meta.Size+1) // one more: it must not be there
 	var done int64
 	for {
+		n, err := in.Read(buffer)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := in.Read(buffer)
 		sum.Write(buffer[:n])
 		if _, err := w.Write(buffer[:n]); err != nil {
 			return err
@@ -145,7 +145,7 @@ func (m Meta) compare(size int64, sum string) error {
 
 // Get implements Store.
 func (f *Folder) Get(ctx context.Context, name string, from int64) (r io.ReadCloser, err error) {
-	err = f.do(ctx, "read "+f.path(name), func(func()) error {
+	err = f.do(ctx, "read "+f.path(name), func(context.Context, func()) error {
 		if err := f.there(); err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func (r *folderReader) Read(p []byte) (n int, err error) {
 	buffer := make([]byte, min(len(p), copyBuffer))
 	var got int
 	var eof bool
-	err = r.folder.do(r.ctx, "read "+r.file.Name(), func(func()) (err error) {
+	err = r.folder.do(r.ctx, "read "+r.file.Name(), func(context.Context, func()) (err error) {
 		got, err = r.file.Read(buffer)
 		if errors.Is(err, io.EOF) {
 			eof, err = true, nil
@@ -205,7 +205,7 @@ func (r *folderReader) Close() error {
 
 // Has implements Store. A file's hash is known only once it is read.
 func (f *Folder) Has(ctx context.Context, name string, meta Meta) (has bool, err error) {
-	err = f.do(ctx, "look at "+f.path(name), func(alive func()) error {
+	err = f.do(ctx, "look at "+f.path(name), func(ctx context.Context, alive func()) error {
 		if err := f.there(); err != nil {
 			return err
 		}
@@ -228,7 +228,7 @@ func (f *Folder) Has(ctx context.Context, name string, meta Meta) (has bool, err
 
 // Delete implements Store.
 func (f *Folder) Delete(ctx context.Context, name string) error {
-	return f.do(ctx, "delete "+f.path(name), func(func()) error {
+	return f.do(ctx, "delete "+f.path(name), func(context.Context, func()) error {
 		if err := f.there(); err != nil {
 			return err
 		}
@@ -245,7 +245,7 @@ func (f *Folder) Delete(ctx context.Context, name string) error {
 
 // Tidy implements Store.
 func (f *Folder) Tidy(ctx context.Context, dir string, _ []string) error {
-	return f.do(ctx, "clean up "+f.path(dir), func(alive func()) error {
+	return f.do(ctx, "clean up "+f.path(dir), func(ctx context.Context, alive func()) error {
 		return f.walk(dir, func(path string, info fs.FileInfo) error {
 			alive()
 			if !strings.HasPrefix(info.Name(), atomicfile.TempPrefix) {
@@ -259,10 +259,12 @@ func (f *Folder) Tidy(ctx context.Context, dir string, _ []string) error {
 // do runs an operation, which calls alive whenever it has come further. Where
 // it does not for too long, it is given up: whatever hangs in the kernel ends
 // when the share is back, and then finds nobody who waits.
-func (f *Folder) do(ctx context.Context, what string, operation func(alive func()) error) error {
+func (f *Folder) do(ctx context.Context, what string, operation func(ctx context.Context, alive func()) error) error {
+	working, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	signs, done := make(chan struct{}, 1), make(chan error, 1)
 	go func() {
-		done <- operation(func() {
+		done <- operation(working, func() {
 			select {
 			case signs <- struct{}{}:
 			default:

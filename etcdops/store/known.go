@@ -28,10 +28,9 @@ type Known struct {
 	Reached time.Time `json:"reached,omitzero"`
 	// Missing are the names of those that were wanted there and not brought.
 	Missing []string `json:"missing,omitempty"`
-	// Vanished are those that were there, were not deleted by this host, and are
-	// there no more; they stay here until the place has something newer than
-	// them, or they are there again.
-	Vanished []string `json:"vanished,omitempty"`
+	// Vanished are those that were there and that this host did not delete, for a
+	// week after they were missed; some may have been brought again since.
+	Vanished []Gone `json:"vanished,omitempty"`
 	// Locked are those that retention drops and object lock keeps.
 	Locked []string `json:"locked,omitempty"`
 	// Error is why the last pass failed, empty after one that did not, and Failed
@@ -40,6 +39,15 @@ type Known struct {
 	Failed int       `json:"failed,omitempty"`
 	Tried  time.Time `json:"tried,omitzero"`
 }
+
+// Gone is a snapshot that was there, and since when it is missed.
+type Gone struct {
+	Name   string    `json:"name"`
+	Missed time.Time `json:"missed"`
+}
+
+// goneFor is for how long a snapshot that vanished is spoken of.
+const goneFor = 7 * 24 * time.Hour
 
 // knownFile is where a host keeps what it knows of the place.
 func knownFile(dir, name string) string { return filepath.Join(dir, name+".json") }
@@ -91,16 +99,23 @@ func (k Known) compare(there []string) error {
 	return nil
 }
 
-// saw notes what was listed. Vanished ones are remembered for as long as nothing
-// newer is there.
-func (k *Known) saw(there []string, deleted []string, now time.Time) {
-	gone := slices.DeleteFunc(k.vanished(there), func(name string) bool { return slices.Contains(deleted, name) })
-	k.Vanished = slices.DeleteFunc(append(k.Vanished, gone...), func(name string) bool {
-		return slices.Contains(there, name) || len(there) > 0 && there[0] > name && !slices.Contains(gone, name)
-	})
-	slices.Sort(k.Vanished)
-	k.Vanished = slices.Compact(k.Vanished)
-	k.Snapshots, k.Reached = there, now.UTC().Truncate(time.Second)
+// saw notes what is there in the end, and what was missed when it was listed.
+func (k *Known) saw(there, missed []string, now time.Time) {
+	now = now.UTC().Truncate(time.Second)
+	k.Vanished = slices.DeleteFunc(k.Vanished, func(g Gone) bool { return now.Sub(g.Missed) >= goneFor || slices.Contains(missed, g.Name) })
+	for _, name := range missed {
+		k.Vanished = append(k.Vanished, Gone{name, now})
+	}
+	k.Snapshots, k.Reached = there, now
+}
+
+// Gone are the names of those that vanished.
+func (k Known) Gone() []string {
+	var names []string
+	for _, g := range k.Vanished {
+		names = append(names, g.Name)
+	}
+	return names
 }
 
 // goodNames are the names of the owner's good snapshots.

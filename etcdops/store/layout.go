@@ -18,6 +18,13 @@ type Place struct {
 	Keep        hosts.Retention
 }
 
+// Close ends what the place keeps open; it can be used again.
+func (p Place) Close() {
+	if s, ok := p.Store.(*S3); ok {
+		s.Close()
+	}
+}
+
 // Owner is whose snapshots are meant: those of one host of one cluster.
 type Owner struct{ Cluster, Host string }
 

@@ -30,11 +30,17 @@ type S3 struct {
 	key  string
 	sse  encrypt.ServerSide
 	part int64
+	// way has the connections.
+	way *http.Transport
 }
 
+// Close ends connections that are idle.
+func (s *S3) Close() { s.way.CloseIdleConnections() }
+
 // partSize is how much is sent at once, and so how much is in memory. A bucket
-// takes 10,000 parts of an object, so that there is room for 80 GiB.
-const partSize = 8 << 20
+// takes 10,000 parts of an object, so that there is room for 48 GiB; etcd's data
+// has 8 at most. It is the least that stores take.
+const partSize = 5 << 20
 
 // tries is how often a request is made that failed in a way that may pass.
 const tries = 4
@@ -66,10 +72,11 @@ func openS3(at hosts.S3, keys Keys, stall time.Duration, part int64) (*S3, error
 	if at.PathStyle {
 		lookup = minio.BucketLookupPath
 	}
+	way := transport(pool, stall)
 	core, err := minio.NewCore(endpoint.Host, &minio.Options{
 		Creds:        credentials.NewStaticV4(keys.AccessKey, keys.SecretKey, keys.SessionToken),
 		Secure:       endpoint.Scheme == "https",
-		Transport:    transport(pool, stall),
+		Transport:    checking{way},
 		Region:       at.Region,
 		BucketLookup: lookup,
 		MaxRetries:   tries,
@@ -77,7 +84,7 @@ func openS3(at hosts.S3, keys Keys, stall time.Duration, part int64) (*S3, error
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", at.Bucket, err)
 	}
-	s := &S3{core: *core, at: at, key: keys.AccessKey, part: part}
+	s := &S3{core: *core, at: at, key: keys.AccessKey, part: part, way: way}
 	switch at.Encryption {
 	case hosts.EncryptionS3:
 		s.sse = encrypt.NewSSE()
@@ -109,7 +116,7 @@ func trusted(file string) (*x509.CertPool, error) {
 // It takes no proxy from the environment: the way to the store is the spec's
 // business. HTTP/1.1 alone, since in HTTP/2 other streams' bytes would hide that
 // one stands still.
-func transport(pool *x509.CertPool, stall time.Duration) http.RoundTripper {
+func transport(pool *x509.CertPool, stall time.Duration) *http.Transport {
 	dialer := &net.Dialer{Timeout: min(stall, 15*time.Second)}
 	return &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -40,7 +40,7 @@ func (s *S3) Delete(ctx context.Context, name string) error {
 		err = s.core.RemoveObject(ctx, s.at.Bucket, s.object(name), minio.RemoveObjectOptions{VersionID: info.VersionID})
 		if err != nil {
 			if lockRefused(err) {
-				return &KeptError{Name: name}
+				return s.keptBy(ctx, name, info.VersionID)
 			}
 			return s.explain(ctx, what, err)
 		}
@@ -59,6 +59,16 @@ func (s *S3) lockedUntil(name string, info minio.ObjectInfo) error {
 		return &KeptError{Name: name, Until: until}
 	}
 	return nil
+}
+
+// keptBy is the error of an object whose deletion was refused because of a lock,
+// with the lock's end where the store tells that when it is asked by itself.
+func (s *S3) keptBy(ctx context.Context, name, version string) error {
+	kept := &KeptError{Name: name}
+	if _, until, err := s.core.GetObjectRetention(ctx, s.at.Bucket, s.object(name), version); err == nil && until != nil {
+		kept.Until = *until
+	}
+	return kept
 }
 
 // lockRefused tells whether a delete was refused because of a lock that we could

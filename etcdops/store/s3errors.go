@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 
@@ -22,11 +23,22 @@ func (s *S3) explain(ctx context.Context, what string, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return fmt.Errorf("%s: %w", what, ctxErr)
 	}
-	if answer := (minio.ErrorResponse{}); errors.As(err, &answer) {
-		return fmt.Errorf("%s: %w", what, s.explainAnswer(answer))
+	if once := (explained{}); errors.As(err, &once) {
+		return err
 	}
-	return fmt.Errorf("%s: %w", what, s.explainTransport(err))
+	if answer := (minio.ErrorResponse{}); errors.As(err, &answer) {
+		return fmt.Errorf("%s: %w", what, explained{s.explainAnswer(answer)})
+	}
+	if request := (*url.Error)(nil); errors.As(err, &request) {
+		err = request.Err // what was asked is said in our words
+	}
+	return fmt.Errorf("%s: %w", what, explained{s.explainTransport(err)})
 }
+
+// explained is an error that says what it means and what to do.
+type explained struct{ error }
+
+func (e explained) Unwrap() error { return e.error }
 
 // explainAnswer is for what the store itself said.
 func (s *S3) explainAnswer(answer minio.ErrorResponse) error {
@@ -44,7 +56,7 @@ func (s *S3) explainAnswer(answer minio.ErrorResponse) error {
 		return fmt.Errorf("%w: %s: make the bucket %q, or correct the name", ErrNoStore, said, s.at.Bucket)
 	case "RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture":
 		return fmt.Errorf("%w: %s: set the clock (timedatectl shows it, an NTP client keeps it)", ErrClock, said)
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken":
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "XAdminUserNotFound":
 		return fmt.Errorf("%w: %s: the store does not know the access key %s, or its secret is another one", ErrDenied, said, s.key)
 	case minio.AccessDenied, "AllAccessDisabled", "AccountProblem":
 		return fmt.Errorf("%w: %s: allow the access key %s to list the bucket %q (uploads that are not finished, too), and to read, write and delete its objects",
@@ -79,8 +91,10 @@ func (s *S3) explainTransport(err error) error {
 	)
 	endpoint := s.at.Endpoint
 	switch {
-	case errors.Is(err, ErrRubbish), errors.Is(err, ErrChanged):
+	case errors.Is(err, ErrChanged):
 		return err
+	case errors.Is(err, ErrRubbish):
+		return fmt.Errorf("%w: is %s the store's address for S3, and nothing between it and this host?", err, endpoint)
 	case errors.As(err, &authority):
 		return fmt.Errorf("%w: name the CA that signs the certificate of %s as ca_file", err, endpoint)
 	case errors.As(err, &name), errors.As(err, &invalid):

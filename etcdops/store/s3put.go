@@ -103,7 +103,10 @@ func (p *putting) options(checksum, value string) minio.PutObjectOptions {
 	for key, value := range p.meta.About {
 		about[key] = value
 	}
-	return minio.PutObjectOptions{ContentType: p.meta.ContentType, UserMetadata: about, ServerSideEncryption: p.s.sse}
+	return minio.PutObjectOptions{
+		ContentType: p.meta.ContentType, UserMetadata: about, ServerSideEncryption: p.s.sse,
+		DisableContentSha256: true, // of chunks, each by itself: the whole body's is signed
+	}
 }
 
 // whole sends a small object in one request.
@@ -197,7 +200,7 @@ func (p *putting) part(upload string, number int, block []byte, have map[int]min
 		sum := sha256.Sum256(block)
 		var err error
 		part, err = p.s.core.PutObjectPart(p.ctx, p.s.at.Bucket, p.s.object(p.name), upload, number, bytes.NewReader(block), int64(len(block)),
-			minio.PutObjectPartOptions{Sha256Hex: hex.EncodeToString(sum[:]), CustomHeader: http.Header{headerChecksum: {crc}}})
+			minio.PutObjectPartOptions{Sha256Hex: hex.EncodeToString(sum[:]), CustomHeader: http.Header{headerChecksum: {crc}}, DisableContentSha256: true})
 		if err != nil {
 			return minio.CompletePart{}, err
 		}

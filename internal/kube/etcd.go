@@ -71,6 +71,8 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 		unitSettings: []string{
 			"AssertPathExistsGlob=|" + filepath.Join(root.EtcdData(), "member", "wal", "*.wal"),
 			"AssertPathExists=|" + root.EtcdStart(),
+			// Data of a cluster that was restored elsewhere must not serve again.
+			"AssertPathExists=!" + root.EtcdReplaced(),
 		},
 		effect: plan.Quorum,
 		ready: &units.Probe{

@@ -55,6 +55,10 @@ func (r Root) EtcdMarker() string { return r.join("var/lib/nodeagent/etcd/initia
 // data etcd's unit does not start.
 func (r Root) EtcdStart() string { return r.join("var/lib/nodeagent/etcd/start.env") }
 
+// EtcdReplaced is the file that says that etcd's data here is of a cluster that
+// another one has taken the place of. While it is there etcd's unit does not start.
+func (r Root) EtcdReplaced() string { return r.join("var/lib/nodeagent/etcd/replaced") }
+
 // Snapshots is the default folder of etcd snapshots.
 func (r Root) Snapshots() string { return filepath.Join(r.State(), "snapshots") }
 

@@ -37,7 +37,7 @@ func (i *Issuer) SnapshotEntry(ctx context.Context, name string) (map[string]str
 	if missing {
 		return nil, &pki.Refusal{
 			Cause: pki.CauseMissing, What: a.what, Err: fmt.Errorf("there is no entry %s", path),
-			Remedy: fmt.Sprintf("vault kv put -mount=%s %s access_key=… secret_key=…", i.place.Secrets(), snapshotEntry(name)),
+			Remedy: fmt.Sprintf("vault kv put -cas=0 -mount=%s %s access_key=… secret_key=…", i.place.Secrets(), snapshotEntry(name)),
 		}
 	}
 	return fields, err

@@ -316,6 +316,8 @@ func (c *trio) explain() {
 			c.t.Logf("%s: %s (%v):\n%s", h.Name(), command, err, out)
 		}
 	}
-	out, err := c.vault.Exec(ctx, "journalctl", "-u", "vault", "-n", "20", "--no-pager", "-o", "cat")
-	c.t.Logf("vault (%v):\n%s", err, out)
+	for _, unit := range []string{"vault", "s3"} {
+		out, err := c.vault.Exec(ctx, "journalctl", "-u", unit, "-n", "20", "--no-pager", "-o", "cat")
+		c.t.Logf("%s (%v):\n%s", unit, err, out)
+	}
 }

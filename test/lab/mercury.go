@@ -36,11 +36,7 @@ type Mercury struct{ *Host }
 // AddMercury makes the host and gives it nodeagent, the fleet and the server
 // programs. It is off, and apart from that as bare as a rented server.
 func (l *Lab) AddMercury(ctx context.Context) (*Mercury, error) {
-	programs, err := l.Builder.Programs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	images, err := l.Builder.PodImage(ctx)
+	binds, err := l.binds(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -52,8 +48,7 @@ func (l *Lab) AddMercury(ctx context.Context) (*Mercury, error) {
 	host, err := l.AddHost(ctx, HostOptions{
 		Name:  "mercury",
 		Links: []Link{{Name: "eth0", Switch: "lan"}},
-		// Seen and not copied: 270 MB that never change.
-		Binds: []Bind{{From: programs, To: programsPath}, {From: filepath.Dir(images), To: imagesPath}},
+		Binds: binds,
 	})
 	if err != nil {
 		return nil, err
@@ -62,17 +57,28 @@ func (l *Lab) AddMercury(ctx context.Context) (*Mercury, error) {
 	return m, m.equip(ctx)
 }
 
-// AddMember makes a host of a cluster of several, plugged into a switch, with
-// nodeagent and the server programs, and without a fleet. It is off.
-func (l *Lab) AddMember(ctx context.Context, name, network string) (*Mercury, error) {
+// binds are the server programs and the image of the test pod. A host sees them
+// without a copy: 270 MB that never change.
+func (l *Lab) binds(ctx context.Context) ([]Bind, error) {
 	programs, err := l.Builder.Programs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	host, err := l.AddHost(ctx, HostOptions{
-		Name: name, Links: []Link{{Name: "eth0", Switch: network}},
-		Binds: []Bind{{From: programs, To: programsPath}},
-	})
+	images, err := l.Builder.PodImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []Bind{{From: programs, To: programsPath}, {From: filepath.Dir(images), To: imagesPath}}, nil
+}
+
+// AddMember makes a host of a cluster of several, plugged into a switch, with
+// nodeagent and the server programs, and without a fleet. It is off.
+func (l *Lab) AddMember(ctx context.Context, name, network string) (*Mercury, error) {
+	binds, err := l.binds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host, err := l.AddHost(ctx, HostOptions{Name: name, Links: []Link{{Name: "eth0", Switch: network}}, Binds: binds})
 	if err != nil {
 		return nil, err
 	}

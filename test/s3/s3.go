@@ -226,23 +226,31 @@ func (s *Server) end() {
 // Client is a client of the root account.
 func (s *Server) Client() *minio.Client {
 	s.t.Helper()
-	host := strings.TrimPrefix(strings.TrimPrefix(s.URL, "https://"), "http://")
-	transport := &http.Transport{DisableKeepAlives: true}
-	if s.CAFile != "" {
-		pem, err := os.ReadFile(s.CAFile)
+	return Connect(s.t, s.URL, s.CAFile, nil)
+}
+
+// Connect makes a client of the root account of a server at the URL, whose
+// certificate the CA file checks where it has one. Connections are made by dial,
+// or as usual where that is nil.
+func Connect(t testing.TB, url, caFile string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *minio.Client {
+	t.Helper()
+	host := strings.TrimPrefix(strings.TrimPrefix(url, "https://"), "http://")
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: dial}
+	if caFile != "" {
+		pem, err := os.ReadFile(caFile)
 		if err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		pool := x509.NewCertPool()
 		pool.AppendCertsFromPEM(pem)
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
 	}
 	client, err := minio.New(host, &minio.Options{
-		Creds: credentials.NewStaticV4(AccessKey, SecretKey, ""), Secure: s.CAFile != "",
+		Creds: credentials.NewStaticV4(AccessKey, SecretKey, ""), Secure: caFile != "",
 		Transport: transport, Region: Region, BucketLookup: minio.BucketLookupPath, MaxRetries: 1,
 	})
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return client
 }
@@ -256,9 +264,9 @@ func (s *Server) Bucket(name string, locked bool) {
 	}
 }
 
-// Certificate makes a certificate for loopback that is its own CA, and its key,
-// in files of the folder.
-func Certificate(t testing.TB, dir string) (certFile, keyFile string) {
+// Certificate makes a certificate for loopback and further addresses that is its
+// own CA, and its key, in files of the folder.
+func Certificate(t testing.TB, dir string, addresses ...net.IP) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -267,7 +275,7 @@ func Certificate(t testing.TB, dir string) (certFile, keyFile string) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "s3"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true, DNSNames: []string{"localhost"}, IPAddresses: append(addresses, net.IPv4(127, 0, 0, 1)),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

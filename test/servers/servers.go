@@ -94,6 +94,23 @@ var all = []server{
 	},
 }
 
+// etcds are older releases of etcd, whose data nodeagent restores: the servers
+// alone, and no programs of lab hosts. etcd 3.4 came as a module under its old path
+// and without a version; this is the commit of 3.4.15.
+var etcds = []server{
+	etcdServer("v3.4.mod", "go.etcd.io/etcd"),
+	etcdServer("v3.5.mod", "go.etcd.io/etcd/server/v3"),
+	etcdServer("v3.6.mod", "go.etcd.io/etcd/server/v3"),
+}
+
+func etcdServer(modfile, pkg string) server {
+	return server{
+		name: "etcd", modfile: modfile, module: pkg, compiler: quick,
+		programs: []program{{pkg: pkg, names: []string{"etcd"}}},
+		expect:   "about 1 minute on 2 cores",
+	}
+}
+
 // vaults are the Vault servers, the oldest first: one source, and a mod file
 // for each version. They are no programs of lab hosts.
 var vaults = []server{
@@ -276,6 +293,24 @@ func (b *Builder) find(s *server, what, product string) (string, error) {
 		return "", fmt.Errorf("the %s is not built; build it with: go run ./test/servers/build %s", what, product)
 	}
 	return file, nil
+}
+
+// Etcds builds the older releases of etcd that are missing, and returns the folder
+// that all are in.
+func (b *Builder) Etcds(ctx context.Context) (string, error) {
+	if _, err := b.buildAll(ctx, etcds); err != nil {
+		return "", err
+	}
+	return filepath.Join(b.Cache, "servers", "etcd"), nil
+}
+
+// FindEtcd is the executable of an older etcd, "3.5", if it was built before.
+func (b *Builder) FindEtcd(minor string) (string, error) {
+	i := slices.IndexFunc(etcds, func(s server) bool { return s.modfile == "v"+minor+".mod" })
+	if i < 0 {
+		return "", fmt.Errorf("no etcd %q", minor)
+	}
+	return b.find(&etcds[i], "etcd "+minor, "etcds")
 }
 
 // S3 is the executable of the S3 server, found or built. It is static, so a lab

@@ -18,7 +18,7 @@ func TestVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range slices.Concat(all, vaults, []server{vaultAgent}) {
+	for _, s := range slices.Concat(all, vaults, []server{versitygw, vaultAgent}) {
 		version, err := b.version(&s)
 		if err != nil || strings.Count(version, ".") != 2 {
 			t.Errorf("%s has version %q (%v), want one like v1.2.3", s.name, version, err)

@@ -1,5 +1,5 @@
 // Command build makes what the lab needs and is not there yet: the server
-// programs, the Vault servers, the S3 server, the pod image, the root folder of the hosts and
+// programs, the Vault servers, older etcds, the S3 server, the pod image, the root folder of the hosts and
 // the kernel of the virtual machines, all of them side by side. "make servers"
 // and "make rootfs" run it; so may anyone who wants the long builds out of the
 // way before the first test. vaultagent, the program that "make bench" runs
@@ -22,7 +22,7 @@ import (
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [s3] [image] [rootfs] [kernel] [vaultagent]\n\nWithout arguments it makes all of them but vaultagent, which only \"make bench\" needs. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [etcds] [s3] [image] [rootfs] [kernel] [vaultagent]\n\nWithout arguments it makes all of them but vaultagent, which only \"make bench\" needs. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -41,6 +41,7 @@ func run(ctx context.Context, names []string) error {
 	products := map[string]func(context.Context) (string, error){
 		"servers":    builder.Programs,
 		"vault":      builder.Vaults,
+		"etcds":      builder.Etcds,
 		"s3":         builder.S3,
 		"vaultagent": builder.VaultAgent,
 		"image":      builder.PodImage,
@@ -48,7 +49,7 @@ func run(ctx context.Context, names []string) error {
 		"kernel":     builder.Kernel,
 	}
 	if len(names) == 0 {
-		names = []string{"servers", "vault", "s3", "image", "rootfs", "kernel"}
+		names = []string{"servers", "vault", "etcds", "s3", "image", "rootfs", "kernel"}
 	}
 	start := time.Now()
 	var wg sync.WaitGroup
@@ -57,7 +58,7 @@ func run(ctx context.Context, names []string) error {
 	for i, name := range names {
 		product := products[name]
 		if product == nil {
-			return fmt.Errorf("no product %q; there are servers, vault, s3, image, rootfs, kernel and vaultagent", name)
+			return fmt.Errorf("no product %q; there are servers, vault, etcds, s3, image, rootfs, kernel and vaultagent", name)
 		}
 		wg.Go(func() { places[i], errs[i] = product(ctx) })
 	}
