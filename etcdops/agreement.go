@@ -195,6 +195,9 @@ func (p *RestorePlan) checkToken(opts RestoreOptions) error {
 	if err != nil {
 		return err
 	}
+	if len(used) == 0 && len(p.Members) > 1 && opts.Token == "" && !Initialised(opts.Root) {
+		p.warn("this host remembers no earlier restore: if this very snapshot was restored on this fleet before, take an --attempt that was not taken then, on every host")
+	}
 	used[opts.Cluster] = "the cluster was first made with it"
 	why, found := used[p.Token]
 	if !found {

@@ -2,7 +2,6 @@ package etcdops
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -181,6 +180,11 @@ func restoreAFleet(t *testing.T, program string) {
 	if results[m1].Plan.Digest != agreed.Digest || results[m2].Plan.Digest != agreed.Digest {
 		t.Errorf("digests %s and %s, agreed was %s", results[m1].Plan.Digest, results[m2].Plan.Digest, agreed.Digest)
 	}
+	for n, fresh := range map[*node]bool{m1: false, m2: true} {
+		if warned := strings.Contains(strings.Join(results[n].Plan.Warnings, "\n"), "remembers no earlier restore"); warned != fresh {
+			t.Errorf("%s is warned that it remembers nothing: %v, want %v", n.Member.Name, warned, fresh)
+		}
+	}
 	result := r.restoreAll(map[*node]RestoreOptions{m3: third})[m3]
 	if result.Keys != 200 || result.Plan.Digest != agreed.Digest || result.KeptOld == "" {
 		t.Errorf("m3: %d keys, %+v", result.Keys, result.Plan)
@@ -282,142 +286,5 @@ func TestRestoreOfAFleetGivesUp(t *testing.T) {
 	r.settle()
 	if keys := r.keys(m1); len(keys) != 10 {
 		t.Errorf("%d keys", len(keys))
-	}
-}
-
-// silentAddress is one at which connections are neither taken nor refused, as
-// where the network is cut.
-func silentAddress(t *testing.T) string {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
-		t.Fatal(err)
-	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 3 { // more than it has room for
-		full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { unix.Close(full) })
-		if err := unix.Connect(full, name); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-			t.Fatal(err)
-		}
-	}
-	return fmt.Sprintf("https://127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
-}
-
-// What another host looks like, and what somebody has to say of it.
-func TestFence(t *testing.T) {
-	t.Parallel()
-	h := startHost(t)
-	id, _, err := dataCluster(h.Root.EtcdData())
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := fmt.Sprintf("https://127.0.0.1:%d", freePort(t))
-	silent := silentAddress(t)
-	waiting := &Starter{Root: layout.Root(t.TempDir()), Peer: h.Files}
-	waiting.Self = Member{Name: "w", PeerURL: fmt.Sprintf("https://127.0.0.1:%d", freePort(t)), ClientURL: closed}
-	waiting.Members = []Member{waiting.Self, {Name: "x", PeerURL: closed}}
-	if err := waiting.Permit(t.Context(), 0); !errors.Is(err, ErrHeld) {
-		t.Fatal(err)
-	}
-	defer waiting.Close()
-	var looks sync.WaitGroup
-	for name, tc := range map[string]struct {
-		member Member
-		id     string
-		want   OtherState
-	}{
-		"nothing runs":           {Member{PeerURL: closed, ClientURL: closed}, id, OtherStopped},
-		"nodeagent waits":        {waiting.Self, id, OtherStopped},
-		"etcd of this cluster":   {h.Members[0], id, OtherSame},
-		"etcd of another one":    {h.Members[0], "1234", OtherAlive},
-		"nobody answers":         {Member{PeerURL: silent, ClientURL: silent}, id, OtherSilent},
-		"something else listens": {Member{PeerURL: h.endpoint(), ClientURL: closed}, id, OtherAlive},
-		"a port is filtered":     {Member{PeerURL: closed, ClientURL: silent}, id, OtherStopped},
-		"the clients' port":      {Member{PeerURL: silent, ClientURL: h.endpoint()}, "1234", OtherAlive},
-	} {
-		looks.Go(func() {
-			got := lookAtOthers(t.Context(), h.Files, h.Files, []Member{tc.member}, tc.id)[0]
-			if got.State != tc.want {
-				t.Errorf("%s: %+v, want %s", name, got, tc.want)
-			}
-		})
-	}
-	looks.Wait()
-	others := func(state OtherState) []Other { return []Other{{Member: Member{Name: "n2"}, State: state}} }
-	for name, tc := range map[string]struct {
-		others []Other
-		fenced []string
-		want   string
-	}{
-		"stopped":                 {others(OtherStopped), nil, ""},
-		"same":                    {others(OtherSame), nil, ""},
-		"alive":                   {others(OtherAlive), nil, "stop it on every host"},
-		"alive, said to be off":   {others(OtherAlive), []string{"n2"}, "stop it on every host"},
-		"silent":                  {others(OtherSilent), nil, "--fenced n2"},
-		"silent, said to be off":  {others(OtherSilent), []string{"n2"}, ""},
-		"of no host of the fleet": {others(OtherStopped), []string{"n9"}, "no other etcd host of that name"},
-	} {
-		err := judgeFence(tc.others, tc.fenced)
-		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("%s: %v, want %q", name, err, tc.want)
-		}
-	}
-}
-
-// A plan's file that was changed is not followed.
-func TestAgreementNoticesChanges(t *testing.T) {
-	t.Parallel()
-	members := []Member{{Name: "a", PeerURL: "https://10.0.0.1:2380"}, {Name: "b", PeerURL: "https://10.0.0.2:2380"}}
-	plan := RestorePlan{Cluster: "mercury", Members: members, Token: "t", RevisionBump: 5, Snapshot: Report{SHA256: "aa"}}
-	good := plan.Agreement()
-	if good.Digest != plan.Agreement().Digest || len(good.Digest) != len("0000-0000-0000") {
-		t.Errorf("digest %q", good.Digest)
-	}
-	path := filepath.Join(t.TempDir(), "plan.json")
-	for name, change := range map[string]func(*Agreement){
-		"snapshot": func(a *Agreement) { a.Snapshot.SHA256 = "ab" },
-		"token":    func(a *Agreement) { a.Token = "u" },
-		"cluster":  func(a *Agreement) { a.Cluster = "venus" },
-		"bump":     func(a *Agreement) { a.RevisionBump = 6 },
-		"member":   func(a *Agreement) { a.Members[1].Name = "c" },
-		"address":  func(a *Agreement) { a.Members[1].PeerURL = "https://10.0.0.3:2380" },
-		"fewer":    func(a *Agreement) { a.Members = a.Members[:1] },
-		"format":   func(a *Agreement) { a.Format = 2 },
-	} {
-		bad := good
-		bad.Members = slices.Clone(good.Members)
-		change(&bad)
-		if err := WriteAgreement(path, bad); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := ReadAgreement(path); err == nil {
-			t.Errorf("a changed %s was not noticed", name)
-		}
-	}
-	if err := WriteAgreement(path, good); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ReadAgreement(path); err != nil {
-		t.Error(err)
-	}
-	content, err := os.ReadFile(path)
-	if err != nil || !json.Valid(content) {
-		t.Errorf("%s, %v", content, err)
-	}
-	for attempt := range 3 {
-		if deriveToken("aa", "mercury", members, 5, attempt) == deriveToken("aa", "mercury", members, 5, attempt+1) {
-			t.Error("two attempts share a token")
-		}
 	}
 }

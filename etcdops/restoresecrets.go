@@ -8,7 +8,7 @@ import (
 )
 
 // ErrKeyMissing is the error of a restore whose Secrets nobody could read.
-var ErrKeyMissing = errors.New("Secrets in the snapshot are encrypted, and this host lacks the key")
+var ErrKeyMissing = errors.New("the Secrets in the snapshot are encrypted, and this host lacks the key")
 
 // checkEncryption refuses where the restored Secrets could not be read, since
 // keys are not in the snapshot, and warns where that is not known.

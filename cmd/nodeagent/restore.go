@@ -236,36 +236,6 @@ func restore(cmd *cobra.Command, o *options, host *agent.Host, plan etcdops.Rest
 	return nil
 }
 
-func endRestore(cmd *cobra.Command, o *options, host *agent.Host, r *restoring) error {
-	how := etcdops.EndForward
-	if r.abort {
-		how = etcdops.EndBack
-	}
-	lock, err := agent.Acquire(cmd.Context(), "", []string{agent.DomainUnits}, lockPatience)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	steps := newSteps(o)
-	outcome, err := host.EndRestore(cmd.Context(), how, r.choices.OpenOptions, steps.report)
-	steps.close()
-	if err != nil {
-		return err
-	}
-	if o.json() {
-		return printJSON(o, map[string]any{"outcome": outcome})
-	}
-	switch outcome {
-	case etcdops.OutcomeNone:
-		fmt.Fprintln(o.stdout, "No restore was interrupted; nothing to do.")
-	case etcdops.OutcomeCompleted:
-		fmt.Fprintln(o.stdout, "The interrupted restore is complete: its data is live.")
-	case etcdops.OutcomeUndone:
-		fmt.Fprintln(o.stdout, "The interrupted restore is undone: everything is as before it.")
-	}
-	return nil
-}
-
 // confirm asks on the terminal. Without one it refuses, for nobody can answer.
 func confirm(o *options, question string) error {
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
