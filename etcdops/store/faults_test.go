@@ -269,20 +269,19 @@ func TestRubbish(t *testing.T) {
 func TestStalls(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t, backup(t).URL)
-	h := newHost(t, nil, mercury, hosts.Retention{Last: 1})
-	h.take(time.Hour, smallPart+1)
 	for what, hangs := range map[string]func(r *http.Request) bool{
 		"at a listing": func(r *http.Request) bool { return r.URL.Query().Has("list-type") },
 		"at a part":    func(r *http.Request) bool { return r.URL.Query().Get("partNumber") == "2" },
 		"at the end":   func(r *http.Request) bool { return r.Method == http.MethodPost && r.URL.Query().Has("uploadId") },
 	} {
 		t.Run(what, func(t *testing.T) {
-			at := open(t, p.URL, "", "x").at
-			s, err := openS3(at, Keys{AccessKey: s3.AccessKey, SecretKey: s3.SecretKey}, 300*time.Millisecond, smallPart)
+			patient := open(t, p.URL, "", what)
+			s, err := openS3(patient.at, Keys{AccessKey: s3.AccessKey, SecretKey: s3.SecretKey}, 500*time.Millisecond, smallPart)
 			if err != nil {
 				t.Fatal(err)
 			}
-			h.place.Store = s
+			h := newHost(t, s, mercury, hosts.Retention{Last: 1})
+			h.take(time.Hour, smallPart+1)
 			p.on(func(_ int, r *http.Request) fault {
 				if hangs(r) {
 					_, _ = io.Copy(io.Discard, r.Body)
@@ -295,15 +294,15 @@ func TestStalls(t *testing.T) {
 			if !errors.Is(err, ErrStalled) || !strings.Contains(err.Error(), "is http://127.0.0.1") {
 				t.Errorf("error %v, want %v", err, ErrStalled)
 			}
+			p.on(nil)
+			h.place.Store = patient
+			h.copy()
+			if len(h.whole()) != 1 {
+				t.Error("it is not there in the end")
+			}
+			h.unfinished(0)
 		})
 	}
-	p.on(nil)
-	h.place.Store = open(t, p.URL, "", "x")
-	h.copy()
-	if len(h.whole()) != 1 {
-		t.Error("it is not there in the end")
-	}
-	h.unfinished(0)
 }
 
 // TestServerStops has the server itself hang, and come back.

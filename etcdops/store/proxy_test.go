@@ -65,12 +65,6 @@ func (p *proxy) on(fault func(n int, r *http.Request) fault) {
 	p.n, p.fault = 0, fault
 }
 
-func (p *proxy) requests() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.n
-}
-
 func (p *proxy) next(r *http.Request) fault {
 	p.mu.Lock()
 	p.n++
