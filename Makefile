@@ -40,7 +40,8 @@ comma := ,
 
 # Debian packages by what they are for; "make deps" installs what is missing.
 # wireguard-tools: wg, which tests check against and benchmarks compare with.
-DEPS := debootstrap systemd-container openssh-client iproute2 nftables util-linux mount procps ca-certificates wireguard-tools \
+# openssl: checks the signature of a snapshot as docs/design.md says.
+DEPS := debootstrap systemd-container openssh-client iproute2 nftables util-linux mount procps ca-certificates openssl wireguard-tools \
 	qemu-system-x86 kmod
 ifneq ($(shell id -u),0)
 SUDO := sudo

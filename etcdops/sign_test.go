@@ -203,3 +203,23 @@ func TestOldManifests(t *testing.T) {
 		t.Errorf("a later one: %v", err)
 	}
 }
+
+// FuzzParseManifest: whatever a file holds, it is refused, or it is exactly what
+// was signed, or it does not claim the key.
+func FuzzParseManifest(f *testing.F) {
+	seed := make([]byte, ed25519.SeedSize)
+	key, err := newSigner(ed25519.NewKeyFromSeed(seed))
+	if err != nil {
+		f.Fatal(err)
+	}
+	_, content := signedManifest(f, key)
+	f.Add(content)
+	f.Add([]byte(`{"format": 1, "size": 544}`))
+	f.Add([]byte(`{"format": 3, "signature": "", "signedBy": ""}`))
+	f.Fuzz(func(t *testing.T, changed []byte) {
+		m, err := ParseManifest("m", changed)
+		if err == nil && m.SignedBy == key.PublicKey() && !bytes.Equal(changed, content) {
+			t.Errorf("read as signed:\n%s", changed)
+		}
+	})
+}

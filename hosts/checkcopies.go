@@ -17,7 +17,7 @@ var (
 	regionPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 	// prefixPattern has the characters that are safe in the names of objects.
 	prefixPattern = regexp.MustCompile(`^[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*$`)
-	kmsKeyPattern = regexp.MustCompile(`^[A-Za-z0-9:/_.-]{1,512}$`)
+	kmsKeyPattern = regexp.MustCompile(`^[A-Za-z0-9:/_.-]+$`)
 )
 
 // checkCopyName keeps the name of the folder on the host for that.
@@ -73,7 +73,7 @@ func parsePrefixInBucket(s string) (string, error) {
 }
 
 func parseKMSKey(s string) (string, error) {
-	if !kmsKeyPattern.MatchString(s) {
+	if !kmsKeyPattern.MatchString(s) || len(s) > 2048 {
 		return "", fmt.Errorf("%s is not the id of a key", quote(s))
 	}
 	return s, nil

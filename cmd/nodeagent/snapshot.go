@@ -20,7 +20,7 @@ A snapshot is one file <cluster>-<host>-<time>.db, compressed (.db.zst) and encr
 (.db.zst.age) as the spec says, with a manifest <…>.json beside it. It is saved on the
 host first, and then brought to the further places that the spec names
 (snapshots.copies). Where a command takes a FILE, it takes PLACE:NAME and PLACE:latest,
-too; "local" is the folder on the host.`,
+too; "local" is the folder on the host, and latest the newest good one of the cluster.`,
 		Example: `  nodeagent snapshot
   nodeagent snapshot list
   nodeagent snapshot verify /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst

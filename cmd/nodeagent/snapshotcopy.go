@@ -145,8 +145,7 @@ func newSnapshotFetch(o *options) *cobra.Command {
 		Short: "Download a snapshot from a further place",
 		Long: `fetch downloads a snapshot and its manifest into a folder, where they appear once they
 are whole and as the manifest says. A download that breaks off goes on where it was.
-Without a name it is the newest good one of this host, or where the place has none of it,
-of its cluster.`,
+Without a name it is the newest good one of the cluster, whichever host took it.`,
 		Example: `  nodeagent snapshot fetch
   nodeagent snapshot fetch --from offsite --to /tmp/rescue
   nodeagent snapshot fetch offsite:mercury-mercury-20260101T000000Z.db.zst`,

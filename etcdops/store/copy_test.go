@@ -344,6 +344,13 @@ func TestFetch(t *testing.T) {
 				}
 			}
 		}
+		venus := newHost(t, s, Owner{"c", "venus"}, hosts.Retention{Last: 9})
+		newest := venus.take(time.Minute, 7)
+		venus.take(-48*time.Hour, 7) // of a clock that was wrong
+		venus.copy()
+		if e, err := Find(ctx, s, Latest, mercury, noon); err != nil || path.Base(e.Path) != newest {
+			t.Errorf("find the newest of the cluster: %s, %v, want %s", e.Path, err, newest)
+		}
 		if _, err := Find(ctx, s, Latest, Owner{"another", "mercury"}, noon); !errors.Is(err, ErrNotFound) {
 			t.Errorf("find the newest of another cluster: %v", err)
 		}

@@ -22,8 +22,8 @@ import (
 const Latest = "latest"
 
 // Find picks a snapshot of a store by its name, with its folders or without, or
-// the newest good one of a cluster: the owner's host's, or where it has none
-// there, that of any other.
+// the newest good one of the cluster, whichever of its hosts took it: every member
+// of etcd has the same data, and all hosts that restore must pick the same one.
 func Find(ctx context.Context, s Store, name string, owner Owner, now time.Time) (etcdops.Entry, error) {
 	if name == Latest {
 		return newest(ctx, s, owner, now)
@@ -51,15 +51,13 @@ func findIn(ctx context.Context, s Store, dir, name string) (etcdops.Entry, erro
 }
 
 func newest(ctx context.Context, s Store, owner Owner, now time.Time) (etcdops.Entry, error) {
-	for _, dir := range []string{owner.Dir(), owner.Cluster} {
-		entries, err := Snapshots(ctx, s, dir)
-		if err != nil {
-			return etcdops.Entry{}, err
-		}
-		entries = slices.DeleteFunc(entries, func(e etcdops.Entry) bool { return e.Ahead(now) })
-		if entry, ok := etcdops.Newest(entries); ok {
-			return entry, nil
-		}
+	entries, err := Snapshots(ctx, s, owner.Cluster)
+	if err != nil {
+		return etcdops.Entry{}, err
+	}
+	entries = slices.DeleteFunc(entries, func(e etcdops.Entry) bool { return e.Ahead(now) })
+	if entry, ok := etcdops.Newest(entries); ok {
+		return entry, nil
 	}
 	return etcdops.Entry{}, fmt.Errorf("%w: no good snapshot of cluster %s there", ErrNotFound, owner.Cluster)
 }
