@@ -63,7 +63,7 @@ func drillProcess(args []string) error {
 }
 
 // drilledHost is a host with a snapshot of a real etcd, and the path of that.
-func drilledHost(t *testing.T) (*Host, string) {
+func drilledHost(t *testing.T, settings ...string) (*Host, string) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -74,7 +74,7 @@ func drilledHost(t *testing.T) (*Host, string) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"cluster.toml": fmt.Sprintf("[cluster]\nname = \"t\"\n[kubernetes]\nbinaries = %q\n[snapshots]\ndestination = %q\n", binaries, snapshots),
+		"cluster.toml": fmt.Sprintf("[cluster]\nname = \"t\"\n[kubernetes]\nbinaries = %q\n[snapshots]\ndestination = %q\n%s", binaries, snapshots, strings.Join(settings, "")),
 		"a.toml":       "[host]\nroles = [\"etcd\"]\naddress = \"192.0.2.1\"\n",
 	} {
 		if err := os.WriteFile(filepath.Join(files, name), []byte(text), 0o600); err != nil {
@@ -134,6 +134,30 @@ func TestScheduledDrill(t *testing.T) {
 	status = h.drillStatus(time.Now())
 	if status.Last.Good() || status.Good == nil || !strings.Contains(status.Problem, "failed (verify)") {
 		t.Errorf("after a damaged snapshot: %+v", status)
+	}
+}
+
+// TestDrillOfACopy drills the newest snapshot of all places, which lies elsewhere.
+func TestDrillOfACopy(t *testing.T) {
+	away := t.TempDir()
+	h, path := drilledHost(t, fmt.Sprintf("[snapshots.copies.away]\nfolder = %q\n", away))
+	there := filepath.Join(away, "t", "a")
+	if err := os.MkdirAll(filepath.Dir(there), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(h.Spec().Snapshots.Destination, there); err != nil {
+		t.Fatal(err)
+	}
+	var steps []string
+	report, err := h.DrillSnapshot(t.Context(), DrillChoices{Reserve: 1, Step: func(step string) { steps = append(steps, step) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "away:t/a/" + filepath.Base(path); report.Snapshot != want || report.Seconds.Fetch <= 0 || !strings.Contains(fmt.Sprint(steps), "prepare fetch verify") {
+		t.Errorf("%+v in steps %v, want %s", report, steps, want)
+	}
+	if left, err := filepath.Glob(filepath.Join(h.root.Scratch(), "fetched", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -39,8 +39,8 @@ const (
 	envEtcd    = "ETCDOPS_TEST_ETCD"
 	envRestore = "ETCDOPS_TEST_RESTORE"
 	envReplace = "ETCDOPS_TEST_REPLACE"
-	envBench   = "ETCDOPS_TEST_BENCH"
 	envSave    = "ETCDOPS_TEST_SAVE"
+	envBench   = "ETCDOPS_TEST_BENCH"
 	envDrill   = "ETCDOPS_TEST_DRILL"
 )
 

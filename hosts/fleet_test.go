@@ -427,3 +427,36 @@ func TestDigest(t *testing.T) {
 	note("a byte moved to the other file", map[string]string{"cluster.toml": files["cluster.toml"] + "\n", "a.toml": files["a.toml"]})
 	note("the same byte in the host's file", map[string]string{"cluster.toml": files["cluster.toml"], "a.toml": files["a.toml"] + "\n"})
 }
+
+// A host that cannot open its snapshots does not try by itself whether they
+// restore; one that can does, by default.
+func TestDefaultDrill(t *testing.T) {
+	for settings, want := range map[string]string{
+		"":                                      "Sun 03:00",
+		"drill = \"never\"\n":                   "",
+		"drill = \"daily\"\n":                   "daily",
+		"recipients = [\"" + somebody + "\"]\n": "",
+		"recipients = [\"" + somebody + "\"]\nidentity_file = \"/etc/key\"\n": "Sun 03:00",
+	} {
+		s := mustLoad(t, map[string]string{
+			"cluster.toml": plainCluster + "[snapshots]\n" + settings,
+			"a.toml":       "[host]\nroles = [\"etcd\"]\naddress = \"192.0.2.1\"\n",
+		}).Hosts[0]
+		if s.Snapshots.Drill != want {
+			t.Errorf("%q: a drill at %q, want %q", settings, s.Snapshots.Drill, want)
+		}
+		if s.Snapshots.By != ByEach {
+			t.Errorf("%q: by %s", settings, s.Snapshots.By)
+		}
+	}
+	s := mustLoad(t, map[string]string{
+		"cluster.toml": plainCluster + "[snapshots.copies.away]\nfolder = \"/mnt/away\"\n",
+		"a.toml":       "[host]\nroles = [\"etcd\"]\naddress = \"192.0.2.1\"\n",
+	}).Hosts[0]
+	if s.Snapshots.By != ByOne {
+		t.Errorf("with copies: by %s", s.Snapshots.By)
+	}
+}
+
+// somebody is an age recipient.
+const somebody = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"

@@ -39,6 +39,9 @@ func (d *draft) defaultSchedule() {
 		set(&s.By, ByOne) // elsewhere it lies for all of them
 	}
 	set(&s.By, ByEach)
+	if !s.opensHere() {
+		set(&s.Drill, never)
+	}
 	set(&s.Drill, defaultDrill)
 	if !d.has("snapshots.drill_spread") {
 		s.DrillSpread = defaultDrillSpread
@@ -46,6 +49,12 @@ func (d *draft) defaultSchedule() {
 	if s.Drill == never || !d.spec.Has(RoleEtcd) {
 		s.Drill = ""
 	}
+}
+
+// opensHere tells whether the host has what opens its snapshots. Those that are
+// encrypted for people alone nobody can try on a host.
+func (s Snapshots) opensHere() bool {
+	return len(s.Recipients) == 0 || s.IdentityFile != "" || s.VaultKey != ""
 }
 
 // parseListen reads where a server listens. The address is one of the host's
@@ -65,6 +74,10 @@ func parseListen(s string) (netip.AddrPort, error) {
 // order in which things happen would no longer be that of their moments.
 func (d *draft) checkSchedule() {
 	s := d.spec.Snapshots
+	if s.Drill != "" && !s.opensHere() && d.ok("snapshots.drill", "snapshots.recipients", "snapshots.identity_file") {
+		d.at(d.nearest("snapshots.drill", "snapshots.recipients"), "the host cannot open its snapshots, which are encrypted for others (%s): name snapshots.identity_file or snapshots.vault_key, or write %q and run `nodeagent snapshot drill --identity FILE` there yourself",
+			d.origin("snapshots.recipients"), never)
+	}
 	for _, c := range []struct {
 		schedule, spread string
 		expression       string

@@ -12,8 +12,9 @@ func newRun(o *options) *cobra.Command {
 		Short: "Keep this host as its spec says (the systemd service)",
 		Long: `run converges the host when it starts and whenever something calls for it: SIGHUP,
 a change of the fleet's files, a change of the network or of a unit, a certificate
-that is due. It takes etcd snapshots on the fleet's schedule. An invalid fleet is
-reported and the last valid one stays in force.
+that is due. It takes etcd snapshots on the fleet's schedule, tries by schedule whether
+they restore, and tells Prometheus how the host is where metrics.listen says so. An
+invalid fleet is reported and the last valid one stays in force.
 
 A new network is made on trial where the spec names probes: if something that answered
 before does no more, it is undone, and not tried again until the spec changes. A domain

@@ -18,7 +18,7 @@ const drillMemory = 256 << 20
 
 func newSnapshotDrill(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "drill [FILE]",
+		Use:   "drill [FILE|PLACE:NAME]",
 		Short: "Restore the newest snapshot where it disturbs nobody, to know that it restores",
 		Long: `drill verifies a snapshot, restores it into a scratch folder and boots an etcd of the
 host's version on that, which listens on a unix socket alone, in a network namespace
@@ -36,6 +36,7 @@ tenth of the disk (--reserve) would stay free, or memory is short. 'nodeagent ru
 moments of snapshots.drill of the spec.`,
 		Example: `  nodeagent snapshot drill
   nodeagent snapshot drill /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst
+  nodeagent snapshot drill offsite:latest
   nodeagent snapshot drill --full-speed -o json | jq .rtoSeconds`,
 		Args: atMostOne("FILE"),
 	}
