@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/test/etcds"
 )
@@ -33,7 +31,8 @@ func (u nodeUnits) Start(_ context.Context, component string) error {
 func (u nodeUnits) Stop(_ context.Context, component string) error {
 	if component == layout.Etcd && u.running() {
 		// As systemd does: a member that has no leader takes its time.
-		kill := time.AfterFunc(3*time.Second, func() { unix.Kill(u.cmd.Process.Pid, unix.SIGKILL) })
+		process := u.cmd.Process
+		kill := time.AfterFunc(3*time.Second, func() { process.Kill() })
 		defer kill.Stop()
 		u.signal(syscall.SIGTERM)
 	}
