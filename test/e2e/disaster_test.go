@@ -38,6 +38,7 @@ credentials_file = "/etc/nodeagent/s3.keys"
 // another machine at another address. Each is brought back from the S3 store with
 // one command, and the controllers work afterwards.
 func TestDisaster(t *testing.T) {
+	sideBySide(t)
 	c := newTrio(t, newestVault, "", "control-plane", "etcd", "worker")
 	c.startStore()
 	for _, h := range append([]*lab.Mercury{c.vault}, c.hosts...) {
