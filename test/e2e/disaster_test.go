@@ -79,6 +79,7 @@ func TestDisaster(t *testing.T) {
 		t.Errorf("that took longer than %s", disasterLimit)
 	}
 	c.broughtBack()
+	t.Run("one host is left", func(t *testing.T) { goesOnAlone(t, c.with(t)) })
 }
 
 // strike takes etcd's data from all hosts, moves the second to another address
