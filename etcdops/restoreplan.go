@@ -235,11 +235,14 @@ func (p *RestorePlan) lookAtRunning(ctx context.Context) {
 	if err != nil {
 		return // stopped or broken, which is why somebody restores
 	}
-	if now := status.Header.GetRevision(); now > p.Snapshot.Revision {
-		p.LostFrom, p.LostTo = p.Snapshot.Revision+1, now
+	now := status.Header.GetRevision()
+	if now <= p.Snapshot.Revision {
+		p.warn("etcd runs on this host at revision %d, which is not beyond the snapshot's; its data stays in %s", now, p.AsideDir)
+		return
 	}
+	p.LostFrom, p.LostTo = p.Snapshot.Revision+1, now
 	p.warn("etcd runs on this host at revision %d; what was written since the snapshot (revision %d) is lost to the cluster and stays only in %s",
-		status.Header.GetRevision(), p.Snapshot.Revision, p.AsideDir)
+		now, p.Snapshot.Revision, p.AsideDir)
 }
 
 func (p *RestorePlan) warnOfSnapshot() {

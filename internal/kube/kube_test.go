@@ -12,6 +12,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodeagent/nodeagent/hosts"
@@ -357,8 +358,7 @@ func TestPure(t *testing.T) {
 	if diff := cmp.Diff(first, Render(spec, "", Facts{})); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(again, spec, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
-		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(again, spec, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{})); diff != "" {
 		t.Errorf("the spec was changed:\n%s", diff)
 	}
 }
