@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,7 +55,29 @@ func lookAtOthers(ctx context.Context, client, peer TLS, others []Member, id str
 	return seen
 }
 
+// settling is for how long a host is asked again whose etcd listens and says
+// nothing of use. One that is being started or stopped is so for a moment, and
+// hosts of a fleet are restored at the same time.
+const settling = 10 * time.Second
+
 func lookAtOther(ctx context.Context, client, peer TLS, m Member, id string) Other {
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for began := time.Now(); ; {
+		o, sure := lookAtOtherOnce(ctx, client, peer, m, id)
+		if sure || time.Since(began) > settling {
+			return o
+		}
+		select {
+		case <-ctx.Done():
+			return o
+		case <-ticker.C:
+		}
+	}
+}
+
+// lookAtOtherOnce tells also whether what it saw is more than a moment's.
+func lookAtOtherOnce(ctx context.Context, client, peer TLS, m Member, id string) (_ Other, sure bool) {
 	doors := make([]doorState, 2)
 	var wait sync.WaitGroup
 	for i, address := range []string{m.PeerURL, m.ClientURL} {
@@ -64,32 +87,32 @@ func lookAtOther(ctx context.Context, client, peer TLS, m Member, id string) Oth
 	if peer != (TLS{}) && doors[0] == doorOpen {
 		switch a, err := askPeer(ctx, peer, m); {
 		case err != nil:
-			return Other{State: OtherAlive, Detail: fmt.Sprintf("something listens on its peer port and says nothing of use: %s", firstLine(err.Error()))}
+			return Other{State: OtherAlive, Detail: fmt.Sprintf("something listens on its peer port and says nothing of use: %s", firstLine(err.Error()))}, false
 		case a.State == PeerEmpty || a.State == PeerLost || a.State == PeerHeld:
-			return Other{State: OtherStopped, Detail: "nodeagent waits there"}
+			return Other{State: OtherStopped, Detail: "nodeagent waits there"}, true
 		case a.ClusterID == id:
-			return Other{State: OtherSame, Detail: "it runs in the cluster " + id}
+			return Other{State: OtherSame, Detail: "it runs in the cluster " + id}, true
 		default:
-			return Other{State: OtherAlive, Detail: "it runs in the cluster " + a.ClusterID}
+			return Other{State: OtherAlive, Detail: "it runs in the cluster " + a.ClusterID}, true
 		}
 	}
 	if doors[1] == doorOpen {
 		status, err := askOnce(ctx, client, m.ClientURL)
 		switch {
 		case err != nil:
-			return Other{State: OtherAlive, Detail: fmt.Sprintf("something listens on %s: %s", m.ClientURL, firstLine(err.Error()))}
+			return Other{State: OtherAlive, Detail: fmt.Sprintf("something listens on %s: %s", m.ClientURL, firstLine(err.Error()))}, false
 		case idText(status.Header.GetClusterId()) == id:
-			return Other{State: OtherSame, Detail: "it runs in the cluster " + id}
+			return Other{State: OtherSame, Detail: "it runs in the cluster " + id}, true
 		}
-		return Other{State: OtherAlive, Detail: "it runs in the cluster " + idText(status.Header.GetClusterId())}
+		return Other{State: OtherAlive, Detail: "it runs in the cluster " + idText(status.Header.GetClusterId())}, true
 	}
 	switch {
 	case doors[0] == doorOpen:
-		return Other{State: OtherAlive, Detail: "something listens on its peer port"}
+		return Other{State: OtherAlive, Detail: "something listens on its peer port"}, true
 	case slices.Contains(doors, doorClosed):
-		return Other{State: OtherStopped}
+		return Other{State: OtherStopped}, true
 	}
-	return Other{State: OtherSilent}
+	return Other{State: OtherSilent}, true
 }
 
 // doorState is what a host's port says to a connection.
