@@ -27,6 +27,8 @@ func (r *ring) starter(n *node) *Starter {
 // converge does on a host what nodeagent does in a converge: start etcd if that
 // is allowed, and mark that it was healthy.
 func (r *ring) converge(ctx context.Context, n *node) error {
+	n.converging.Lock()
+	defer n.converging.Unlock()
 	if n.running() {
 		if status, err := askOnce(ctx, r.Files, n.Member.ClientURL); err == nil && status.Leader != 0 && !Begun(n.Root) {
 			return MarkInitialised(n.Root, time.Now())
@@ -100,7 +102,8 @@ func (n *node) stopped(stop bool) {
 	if stop {
 		signal = syscall.SIGSTOP
 	}
-	if err := unix.Kill(n.cmd.Process.Pid, signal); err != nil {
+	cmd, _ := n.process()
+	if err := unix.Kill(cmd.Process.Pid, signal); err != nil {
 		n.t.Fatal(err)
 	}
 }

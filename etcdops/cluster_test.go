@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,9 +33,21 @@ type node struct {
 	Member  Member
 	Server  server
 	program string // of etcd, empty for the test binary itself
-	starter *Starter
-	cmd     *exec.Cmd
-	ended   chan struct{}
+
+	converging sync.Mutex // one converge of a host at a time, as its lock has it
+	starter    *Starter
+
+	mu    sync.Mutex // what follows: tests end what agents start
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// process is the last one that was started, nil if none was, and what is closed
+// when it has ended.
+func (n *node) process() (*exec.Cmd, chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cmd, n.ended
 }
 
 // newRing makes n hosts, m1 and so on, without starting their members.
@@ -188,8 +201,11 @@ func (n *node) start() {
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
-	n.cmd, n.ended = cmd, make(chan struct{})
-	go func(ended chan struct{}) { cmd.Wait(); close(ended) }(n.ended)
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cmd, n.ended = cmd, ended
 }
 
 // envProgram names an etcd of another version, which the rings of a run of the
@@ -240,11 +256,12 @@ func (n *node) log() string {
 }
 
 func (n *node) running() bool {
-	if n.cmd == nil {
+	cmd, ended := n.process()
+	if cmd == nil {
 		return false
 	}
 	select {
-	case <-n.ended:
+	case <-ended:
 		return false
 	default:
 		return true
@@ -256,10 +273,11 @@ func (n *node) kill() { n.signal(syscall.SIGKILL) }
 
 func (n *node) signal(s syscall.Signal) {
 	if n.running() {
-		if err := n.cmd.Process.Signal(s); err != nil {
+		cmd, ended := n.process()
+		if err := cmd.Process.Signal(s); err != nil {
 			n.t.Error(err)
 		}
-		<-n.ended
+		<-ended
 	}
 }
 

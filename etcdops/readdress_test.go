@@ -43,7 +43,7 @@ func TestReaddress(t *testing.T) {
 		announced := i != 1
 		if announced {
 			// The fleet has the new address already, the host not yet.
-			fresh := *n
+			fresh := &node{t: n.t, Root: n.Root, Member: n.Member, Server: n.Server}
 			fresh.move()
 			site := r.siteOf(r.Nodes[(i+1)%3])
 			for j := range site.Members {

@@ -31,8 +31,8 @@ func (u nodeUnits) Start(_ context.Context, component string) error {
 func (u nodeUnits) Stop(_ context.Context, component string) error {
 	if component == layout.Etcd && u.running() {
 		// As systemd does: a member that has no leader takes its time.
-		process := u.cmd.Process
-		kill := time.AfterFunc(3*time.Second, func() { process.Kill() })
+		cmd, _ := u.process()
+		kill := time.AfterFunc(3*time.Second, func() { cmd.Process.Kill() })
 		defer kill.Stop()
 		u.signal(syscall.SIGTERM)
 	}
