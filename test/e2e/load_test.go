@@ -173,6 +173,11 @@ func remade(err error) bool {
 	if errors.Is(err, errNotReady) || strings.Contains(err.Error(), `{"code":14,`) {
 		return true
 	}
+	// net/http's error, which it does not export, of a server that closes a
+	// connection instead of reading the request.
+	if strings.Contains(err.Error(), "http: server closed idle connection") {
+		return true
+	}
 	var timeout interface{ Timeout() bool }
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &timeout) && timeout.Timeout()
