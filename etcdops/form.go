@@ -102,7 +102,7 @@ func (s Sealing) seal(w io.Writer) (io.WriteCloser, error) {
 	}
 	if s.Compress {
 		// Two blocks at once: the second core matches while the first writes.
-		compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
+		compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(512<<10))
 		if err != nil {
 			return nil, fmt.Errorf("compress: %w", err)
 		}
