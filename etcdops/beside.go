@@ -7,8 +7,8 @@ import (
 )
 
 // besideDepth is how many writes may wait for a writer beside: with the 32 KiB
-// that etcd sends at once a megabyte.
-const besideDepth = 32
+// that etcd sends at once three megabytes.
+const besideDepth = 96
 
 // beside writes what comes to it in a goroutine of its own, so that a hash or a
 // compressor works on one core while the network is read on another. What is
