@@ -34,8 +34,8 @@ type OpenOptions struct {
 type opened struct {
 	*os.File
 	// plain is a path by which the plain bytes can be opened while it is open.
-	plain  string
-	size   int64 // of the plain bytes
+	plain string
+	size  int64 // of the plain bytes
 	// sum is nil where the stored hash is the proof.
 	sum    *trailerHash
 	stored Stored
