@@ -157,7 +157,7 @@ func newHost(t testing.TB) *host {
 	dir := t.TempDir()
 	h := &host{Root: layout.Root(dir), Files: makeCerts(t, filepath.Join(dir, "certs"))}
 	client, peer := freePort(t), freePort(t)
-	h.Members = []Member{{Name: "m1", PeerURL: fmt.Sprintf("https://127.0.0.1:%d", peer), ClientURL: fmt.Sprintf("https://127.0.0.1:%d", client)}}
+	h.Members = []Member{localMember("m1", client, peer)}
 	h.Server = server{
 		Name: "m1", Data: h.Root.EtcdData(), ClientPort: client, PeerPort: peer,
 		Cert: h.Files.Cert, Key: h.Files.Key, CA: h.Files.CA, InitialCluster: initialCluster(h.Members), Token: "first",
