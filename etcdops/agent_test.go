@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
 // starter is what the host's nodeagent asks before it starts etcd.
@@ -201,6 +204,39 @@ func TestBeginAlone(t *testing.T) {
 	r.Nodes[0].lose(true)
 	if err := r.converge(t.Context(), r.Nodes[0]); !errors.Is(err, ErrDataLost) || !strings.Contains(err.Error(), "snapshot restore") {
 		t.Errorf("with its data lost: %v", err)
+	}
+}
+
+// A host alone begins, and goes on with its data; it does not begin again where they
+// are gone.
+func TestPermitAlone(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		initialised, data bool
+		want              error
+	}{{false, false, nil}, {false, true, nil}, {true, true, nil}, {true, false, ErrDataLost}} {
+		root := layout.Root(t.TempDir())
+		if tc.initialised {
+			if err := MarkInitialised(root, noon); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if tc.data {
+			wal := filepath.Join(root.EtcdData(), "member", "wal")
+			if err := os.MkdirAll(wal, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(wal, "0-0.wal"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := &host{Root: root, Members: []Member{localMember("m1", 1, 2)}}
+		if err := h.permit(t); !errors.Is(err, tc.want) {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		if begins := !tc.initialised && !tc.data; exists(root.EtcdStart()) != begins {
+			t.Errorf("%+v: etcd may begin anew: %v", tc, !begins)
+		}
 	}
 }
 

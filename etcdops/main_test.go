@@ -274,6 +274,12 @@ func (h *host) Restart(ctx context.Context, component string) error {
 	return errors.Join(h.Stop(ctx, component), h.Start(ctx, component))
 }
 
+// permit is whether the host's nodeagent would start its etcd.
+func (h *host) permit(t testing.TB) error {
+	s := &Starter{Root: h.Root, Self: h.Members[0], Members: h.Members, Token: "first", Peer: h.Files, Client: h.Files}
+	return errors.Join(s.Permit(t.Context(), 0), s.Close())
+}
+
 // note appends to the record of what was asked of the units.
 func (h *host) note(line string) error {
 	f, err := os.OpenFile(h.file("calls"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)

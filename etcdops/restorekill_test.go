@@ -177,7 +177,7 @@ func (h *host) checkEnded(t *testing.T, event string, plan RestorePlan, how Endi
 	}
 	h.checkTidy(t, event)
 	if !restored && wiped {
-		if err := BootstrapGuard(h.Root); !errors.Is(err, ErrDataLost) {
+		if err := h.permit(t); !errors.Is(err, ErrDataLost) {
 			t.Fatalf("%s: guard says %v", event, err)
 		}
 		if pid, err := h.pid(layout.Etcd); pid != 0 || err != nil {
