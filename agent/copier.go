@@ -94,7 +94,8 @@ func (h *Host) copyOnce(ctx context.Context, copies *Copies, name string) (faile
 
 // known is what the host knows of one place.
 func (c *Copies) known(name string) store.Known {
-	known, _ := store.ReadKnown(c.memory(), store.Place{Name: name, Where: c.Where(name)}) // Copy says what is wrong with it
+	at, _ := c.find(name)
+	known, _ := store.ReadKnown(c.memory(), copyPlace(at)) // Copy says what is wrong with it
 	return known
 }
 
