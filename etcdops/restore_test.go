@@ -390,7 +390,7 @@ func TestRestoreRefusesAStalePlan(t *testing.T) {
 		t.Errorf("changed snapshot: %v", err)
 	}
 	plan = planOf(t, h, path)
-	held, err := lock(restoreLock(h.Root))
+	held, err := Lock(restoreLock(h.Root))
 	if err != nil {
 		t.Fatal(err)
 	}

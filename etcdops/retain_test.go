@@ -141,7 +141,7 @@ func TestPrune(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "mine.db"), []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	release, err := lock(filepath.Join(dir, lockName))
+	release, err := Lock(filepath.Join(dir, lockName))
 	if err != nil {
 		t.Fatal(err)
 	}
