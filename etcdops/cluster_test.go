@@ -3,7 +3,6 @@ package etcdops
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -236,17 +235,7 @@ func (n *node) command(s server) (*exec.Cmd, error) {
 	if program := cmp.Or(n.program, os.Getenv(envProgram)); program != "" {
 		return exec.Command(program, s.flags()...), nil
 	}
-	config, err := json.Marshal(s)
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), envEtcd+"="+string(config), envRestore+"=")
-	return cmd, nil
+	return selfAs(envEtcd, s)
 }
 
 // existing are the settings of one that has data, to which etcd listens alone.

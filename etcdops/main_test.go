@@ -65,6 +65,21 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// selfAs is the test binary as what the variable of the environment stands for.
+func selfAs(variable string, config any) (*exec.Cmd, error) {
+	text, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), variable+"="+string(text))
+	return cmd, nil
+}
+
 func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -222,16 +237,10 @@ func (h *host) Start(_ context.Context, component string) error {
 		if h.RefuseUndone != "" && exists(undoMarkPath(h.Root.EtcdData())) {
 			return errors.New(h.RefuseUndone)
 		}
-		config, err := json.Marshal(h.Server)
-		if err != nil {
+		var err error
+		if cmd, err = selfAs(envEtcd, h.Server); err != nil {
 			return err
 		}
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		cmd = exec.Command(self)
-		cmd.Env = append(os.Environ(), envEtcd+"="+string(config), envRestore+"=")
 	}
 	log, err := os.OpenFile(h.file(component+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
