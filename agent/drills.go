@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync"
 	"syscall"
 	"time"
 
@@ -33,9 +32,8 @@ const (
 // in a process of its own: its memory and its priority are not the agent's, and a
 // database that makes etcd's code fail does not end the agent.
 type drills struct {
-	spec   string // the digest of the spec that is followed
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	spec string // the digest of the spec that is followed
+	background
 }
 
 // follow makes drills as the host's spec says. While that does not change it does
@@ -64,17 +62,7 @@ func (d *drills) follow(ctx context.Context, h *Host, s Settings) {
 	if err != nil {
 		panic(err) // a spec with another schedule is never valid
 	}
-	ctx, d.cancel = context.WithCancel(ctx)
-	d.done.Go(func() { makeDrills(ctx, h, spec, schedule, s) })
-}
-
-// stop ends the goroutine and the drill that it makes, and waits for it.
-func (d *drills) stop() {
-	if d.cancel != nil {
-		d.cancel()
-		d.done.Wait()
-		d.cancel = nil
-	}
+	d.begin(ctx, func(ctx context.Context) { makeDrills(ctx, h, spec, schedule, s) })
 }
 
 func makeDrills(ctx context.Context, h *Host, spec *hosts.Spec, schedule calendar.Schedule, s Settings) {

@@ -90,7 +90,7 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 		return Manifest{}, err
 	}
 	opts.step("folder made")
-	release, err := lock(filepath.Join(opts.Dir, lockName))
+	release, err := Lock(filepath.Join(opts.Dir, lockName))
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -276,7 +276,7 @@ func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io
 
 // roomFor refuses early what would fill the disk in the middle.
 func roomFor(dir string, size int64) error {
-	free, err := freeBytes(dir)
+	free, err := FreeBytes(dir)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -57,17 +56,9 @@ func checkRestored(t *testing.T, h *host) {
 	if got := h.kubectl("get", "deployment", "hello", "-o", "jsonpath={.spec.replicas}"); got != "1" {
 		t.Errorf("deployment hello wants %s replicas, it had 1 in the snapshot", got)
 	}
-	// A Deployment becomes pods only when the watches of the deployment and
-	// replica set controllers, the scheduler and the kubelet all work on: each
-	// hears of what the one before wrote.
-	h.kubectl("scale", "deployment/hello", "--replicas=3")
-	h.until(3*time.Minute, "3 pods of the scaled Deployment", func() error {
-		out, err := h.Kubectl(h.ctx, "get", "deployment", "hello", "-o", "jsonpath={.status.readyReplicas} {.status.observedGeneration} {.metadata.generation}")
-		if fields := strings.Fields(out); err == nil && (len(fields) != 3 || fields[0] != "3" || fields[1] != fields[2]) {
-			err = fmt.Errorf("ready, observed and wanted generation are %q", out)
-		}
-		return err
-	})
+	if err := h.ScaleHello(h.ctx, 3, 3*time.Minute); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := h.Hello(h.ctx); err != nil {
 		t.Error(err)
 	}
