@@ -68,6 +68,10 @@ help: ## List the targets.
 build: ## Build bin/nodeagent, one static binary.
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/nodeagent ./cmd/nodeagent
 
+.PHONY: docs
+docs: ## Write docs/spec.md, docs/cli.md and docs/schema anew from their sources, and the manual pages into bin/man.
+	go run -tags docgen ./cmd/nodeagent -docs . -man bin/man -version '$(VERSION)'
+
 .PHONY: install
 install: build ## Install the binary and its systemd unit on this machine.
 	install -D -m 0755 bin/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
@@ -109,7 +113,7 @@ lint: ## Check formatting and run go vet and staticcheck.
 	$(call stage,gofumpt,\
 	  bad="$$($(TOOL) gofumpt -l $(wildcard $(GO_DIRS)))"; \
 	  if [[ -n "$$bad" ]]; then echo "not formatted; run: $(TOOL) gofumpt -w ."; echo "$$bad"; exit 1; fi)
-	$(call stage,go vet,go vet ./...)
+	$(call stage,go vet,go vet ./... && go vet -tags docgen ./cmd/nodeagent)
 	$(call stage,staticcheck,$(TOOL) staticcheck ./...)
 
 .PHONY: test-unit
