@@ -62,6 +62,24 @@ func writeCommand(b *strings.Builder, cmd *cobra.Command) {
 	if cmd.Example != "" {
 		fmt.Fprintf(b, "\n```\n%s\n```\n", unindent(cmd.Example))
 	}
+	if cmd.HasParent() {
+		fmt.Fprintf(b, "\n[Exit codes](#exit-codes): %s.\n", exits(cmd))
+	}
+}
+
+// exits are the exit codes of a command in short.
+func exits(cmd *cobra.Command) string {
+	codes := []string{"0 done", "1 failed"}
+	if cmd.Flags().Lookup("exit-code") != nil {
+		codes = append(codes, "2 what `--exit-code` is about")
+	}
+	if cmd.Name() != "explain" && cmd.Name() != "completion" {
+		codes = append(codes, "3 the fleet is not valid")
+	}
+	if cmd.Flags().Lookup("force-lockout") != nil {
+		codes = append(codes, "4 a way that is open now would be cut")
+	}
+	return strings.Join(append(codes, "64 wrong usage"), "; ")
 }
 
 // synopsis is how the command is called: one line, and one for its commands.
@@ -88,7 +106,7 @@ func flagTable(flags *pflag.FlagSet) string {
 	var b strings.Builder
 	flags.VisitAll(func(f *pflag.Flag) {
 		name, usage := flagHelp(f)
-		fmt.Fprintf(&b, "| %s | %s |\n", code(name), prose(usage))
+		fmt.Fprintf(&b, "| %s | %s |\n", strings.ReplaceAll(code(name), "|", `\|`), prose(usage))
 	})
 	if b.Len() == 0 {
 		return ""
