@@ -139,22 +139,30 @@ func paragraphs(text string) []string {
 	return all
 }
 
-// What is a program's word in the help texts: a command in quotes, and a flag.
+// What is a program's own word in the help texts: a command in quotes, a flag,
+// and names with underscores, as variables and keys have them.
 var (
 	commandWords = regexp.MustCompile(`'((?:nodeagent|snapshot|vault|etcdctl|ssh|age)[^'\n]*)'`)
 	flagWords    = regexp.MustCompile(`(^|[\s(])(--[a-z][a-z-]*)`)
+	snakeWords   = regexp.MustCompile(`(^|[\s(])([A-Za-z][A-Za-z.]*_[A-Za-z._]*[A-Za-z])`)
 )
+
+var escapeMarkdown = strings.NewReplacer("<", `\<`, "*", `\*`, "_", `\_`, "|", `\|`, "[", `\[`)
 
 // prose makes Markdown of a help text, which is plain.
 func prose(text string) string {
-	text = strings.NewReplacer("<", `\<`, "*", `\*`, "_", `\_`, "|", `\|`, "[", `\[`).Replace(text)
-	text = commandWords.ReplaceAllStringFunc(text, func(s string) string {
-		return code(strings.NewReplacer(`\`, "").Replace(strings.Trim(s, "'")))
-	})
-	// Within a command a flag is marked already.
+	text = commandWords.ReplaceAllString(text, "`$1`")
+	for _, words := range []*regexp.Regexp{flagWords, snakeWords} {
+		text = outsideCode(text, func(s string) string { return words.ReplaceAllString(s, "$1`$2`") })
+	}
+	return outsideCode(text, escapeMarkdown.Replace)
+}
+
+// outsideCode changes what is not between backquotes.
+func outsideCode(text string, change func(string) string) string {
 	parts := strings.Split(text, "`")
 	for i := 0; i < len(parts); i += 2 {
-		parts[i] = flagWords.ReplaceAllString(parts[i], "$1`$2`")
+		parts[i] = change(parts[i])
 	}
 	return strings.Join(parts, "`")
 }
