@@ -57,6 +57,7 @@ let
 
     types = import ./types.nix self;
     inherit (import ./modules.nix self)
+      discharge
       evalModules
       mkOption
       mkEnableOption

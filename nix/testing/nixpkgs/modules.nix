@@ -116,6 +116,8 @@ let
       );
 in
 {
+  inherit discharge;
+
   evalModules =
     {
       modules,

@@ -65,6 +65,7 @@ let
           interfaces = option types.attrs { };
           networkmanager.enable = switch false;
           networkmanager.unmanaged = strings;
+          dhcpcd.denyInterfaces = strings;
           resolvconf.enable = switch true;
           firewall = {
             enable = switch true;
@@ -77,6 +78,7 @@ let
           wg-quick.interfaces = option types.attrs { };
         };
         systemd.network.enable = switch config.networking.useNetworkd;
+        systemd.network.config.networkConfig = option types.attrs { };
         systemd.network.networks = option types.attrs { };
         systemd.services = option (types.attrsOf (types.submodule unit)) { };
         services = {

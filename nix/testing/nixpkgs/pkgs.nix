@@ -23,7 +23,10 @@ let
   # A package that is a name, a version and an empty program.
   empty =
     name: version:
-    with' { inherit version; } { } (derive {
+    with' {
+      pname = name;
+      inherit version;
+    } { } (derive {
       name = "${name}-${version}";
       args = [
         "-c"

@@ -64,6 +64,9 @@ let
     bool = plain "boolean" isBool;
     int = plain "signed integer" isInt;
     str = plain "string" isString;
+    strMatching =
+      pattern:
+      plain "string matching the pattern ${pattern}" (v: isString v && builtins.match pattern v != null);
     float = plain "floating point number" builtins.isFloat;
     lines = types.str // {
       merge = _: defs: builtins.concatStringsSep "\n" (values defs);
@@ -104,9 +107,11 @@ let
       check = isAttrs;
       merge =
         loc: defs:
-        lib.genAttrs (lib.unique (concatMap attrNames (values defs))) (
-          name: merged (loc ++ [ name ]) type (at name defs)
-        );
+        lib.genAttrs
+          (filter (name: concatMap (d: lib.discharge d.file 100 d.value) (at name defs) != [ ]) (
+            lib.unique (concatMap attrNames (values defs))
+          ))
+          (name: merged (loc ++ [ name ]) type (at name defs));
     };
     attrs = types.attrsOf types.anything;
     submodule = module: {
