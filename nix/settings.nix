@@ -36,7 +36,16 @@ let
     {
       value = valueTypes.${node.toml} node;
       table = types.submodule { options = options within node.keys; };
-      named = types.attrsOf (typeOf within node.each);
+      # Of dotted names, as in kernel.sysctl, a part may be a set of its own.
+      named = types.attrsOf (
+        if node.dotted or false then
+          types.oneOf [
+            (typeOf within node.each)
+            (types.attrsOf types.anything)
+          ]
+        else
+          typeOf within node.each
+      );
       list = types.listOf (typeOf within node.each);
       free = types.attrsOf types.anything;
     }

@@ -54,6 +54,9 @@ type node struct {
 	Keys  map[string]*node `json:"keys,omitempty"`
 	Each  *node            `json:"each,omitempty"`
 
+	// Dotted: names in the table may be written as nested tables.
+	Dotted bool `json:"dotted,omitempty"`
+
 	TOML    string   `json:"toml,omitempty"`
 	Words   []string `json:"words,omitempty"`
 	Pattern string   `json:"pattern,omitempty"`
@@ -81,7 +84,7 @@ func document() ([]byte, error) {
 
 func nodeOf(key *hosts.Key) *node {
 	n := &node{
-		Form: key.Form, Files: key.File, TOML: key.TOML, Words: key.Words, Pattern: key.Pattern,
+		Form: key.Form, Files: key.File, Dotted: key.Dotted, TOML: key.TOML, Words: key.Words, Pattern: key.Pattern,
 		Description: describe(key), Example: example(key),
 	}
 	if key.TOML == "integer" {

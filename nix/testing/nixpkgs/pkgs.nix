@@ -134,7 +134,7 @@ let
       runCommand "vm-test-run-${test.name}" {
         configurations = lib.mapAttrsToList (
           name: module:
-          (lib.nixosSystem { modules = [ module { nixpkgs.hostPlatform = system; } ]; }).config.system.build.toplevel
+          (lib.nixosSystem { modules = [ module { nixpkgs.hostPlatform = system; networking.hostName = lib.mkDefault name; } ]; }).config.system.build.toplevel
         ) test.nodes;
         inherit (test) testScript;
       } "echo a stand-in runs no virtual machine; exit 1";

@@ -39,13 +39,16 @@ let
   # One value by the type's own rules, conditions and priorities included.
   merged =
     loc: type: defs:
+    let
+      last = builtins.elemAt loc (length loc - 1);
+    in
     (lib.evalModules {
-      modules = [ { options.it = lib.mkOption { inherit type; }; } ] ++ map (d: {
+      modules = [ { options.${last} = lib.mkOption { inherit type; }; } ] ++ map (d: {
         _file = d.file;
-        config.it = d.value;
+        config.${last} = d.value;
       }) defs;
-      prefix = loc;
-    }).config.it;
+      prefix = builtins.genList (builtins.elemAt loc) (length loc - 1);
+    }).config.${last};
 
   types = {
     anything = {
