@@ -145,7 +145,7 @@ its own way in and did nothing; 64 wrong usage.`,
 	must(root.MarkPersistentFlagDirname("fleet"))
 	root.AddCommand(
 		newValidate(o), newPlan(o), newApply(o), newRun(o), newStatus(o), newSnapshot(o),
-		newConfirm(o), newRollback(o), newWireGuard(o), newFirewall(o), newEnroll(o), newCerts(o), newKubeconfig(o), newPKI(o), newHold(), newEtcd(o),
+		newConfirm(o), newRollback(o), newWireGuard(o), newFirewall(o), newEnroll(o), newCerts(o), newKubeconfig(o), newPKI(o), newHold(), newEtcd(o), newVersion(o),
 	)
 	return root
 }
