@@ -9,7 +9,8 @@ SHELL := bash
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.release=$(VERSION) -X main.commit=$(COMMIT)
+LDFLAGS := -s -w -X main.release=$(VERSION:v%=%) -X main.commit=$(COMMIT)
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system
 
@@ -32,7 +33,7 @@ LAB_PACKAGES := ./test/lab/... ./test/e2e/... ./test/vm
 UNIT_PACKAGES = $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(VAULT_PACKAGES) $(LAB_PACKAGES))")
 TOOL := go tool -modfile=test/tools/go.mod
 # Checked by hand-written Go alone, nested modules have their own go.mod.
-GO_DIRS := agent cmd etcdops hosts internal netcfg pki test
+GO_DIRS := agent cmd etcdops hosts internal netcfg packaging pki test
 # By count, not by time: a fuzz run whose time ends while it minimises an input
 # fails with "context deadline exceeded" (Go 1.26).
 FUZZTIME ?= 1500x
@@ -65,13 +66,45 @@ help: ## List the targets.
 
 .PHONY: build
 build: ## Build bin/nodeagent, one static binary.
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/nodeagent ./cmd/nodeagent
+	$(GO_BUILD) -o bin/nodeagent ./cmd/nodeagent
 
 .PHONY: install
 install: build ## Install the binary and its systemd unit on this machine.
 	install -D -m 0755 bin/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
-	install -D -m 0644 cmd/nodeagent/nodeagent.service $(DESTDIR)$(UNITDIR)/nodeagent.service
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/nodeagent
+	sed 's,^ExecStart=/usr/local/bin/,ExecStart=$(PREFIX)/bin/,' cmd/nodeagent/nodeagent.service >$(DESTDIR)$(UNITDIR)/nodeagent.service
 	@echo "installed; put the fleet into /etc/nodeagent/fleet, then: systemctl daemon-reload && systemctl enable --now nodeagent"
+
+# What a release is dated by, so that it comes out the same again.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+ARCH ?= $(shell go env GOARCH)
+OUT ?= bin
+RELEASE_ARCHES := amd64 arm64
+# A module of its own; it runs in its folder, so paths for it are absolute.
+PACKAGING = go run -C packaging . $(1) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH)
+
+.PHONY: deb
+deb: build ## Build bin/nodeagent_VERSION_ARCH.deb (ARCH=arm64 for another, OUT=FOLDER for elsewhere).
+	GOARCH=$(ARCH) $(GO_BUILD) -o bin/linux-$(ARCH)/nodeagent ./cmd/nodeagent
+	@$(call PACKAGING,deb) -binary '$(abspath bin/linux-$(ARCH)/nodeagent)' -native '$(abspath bin/nodeagent)' -out '$(abspath $(OUT))'
+
+.PHONY: release
+release: build ## Build what a release has into bin/release: binaries, packages, SBOMs, notes, sums.
+	rm -rf bin/release
+	@for arch in $(RELEASE_ARCHES); do \
+	  file="bin/release/nodeagent-$(VERSION:v%=%)-linux-$$arch"; \
+	  GOARCH="$$arch" $(GO_BUILD) -o "$$file" ./cmd/nodeagent; \
+	  $(call PACKAGING,sbom) -binary "$$PWD/$$file" >"$$file.cdx.json"; \
+	  $(call PACKAGING,deb) -binary "$$PWD/$$file" -native "$$PWD/bin/nodeagent" -out "$$PWD/bin/release"; \
+	done
+	@$(call PACKAGING,notices) -binary "$$PWD/bin/nodeagent" >bin/release/third-party-notices.txt
+	@$(call PACKAGING,notes) >bin/release/RELEASE-NOTES.md
+	@$(call PACKAGING,sums) -out "$$PWD/bin/release" >bin/SHA256SUMS && mv bin/SHA256SUMS bin/release
+	@ls -l bin/release
+
+.PHONY: release-notes
+release-notes: ## Print the notes of VERSION out of CHANGELOG.md.
+	@$(call PACKAGING,notes)
 
 .PHONY: deps
 deps: ## Install the Debian packages that the lab and the virtual machine need, if any is missing.
