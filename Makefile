@@ -11,6 +11,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.release=$(VERSION:v%=%) -X main.commit=$(COMMIT)
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+BIN ?= bin
 PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system
 
@@ -66,45 +67,53 @@ help: ## List the targets.
 
 .PHONY: build
 build: ## Build bin/nodeagent, one static binary.
-	$(GO_BUILD) -o bin/nodeagent ./cmd/nodeagent
+	$(GO_BUILD) -o $(BIN)/nodeagent ./cmd/nodeagent
 
 .PHONY: install
 install: build ## Install the binary and its systemd unit on this machine.
-	install -D -m 0755 bin/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
+	install -D -m 0755 $(BIN)/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/nodeagent
 	sed 's,^ExecStart=/usr/local/bin/,ExecStart=$(PREFIX)/bin/,' cmd/nodeagent/nodeagent.service >$(DESTDIR)$(UNITDIR)/nodeagent.service
 	@echo "installed; put the fleet into /etc/nodeagent/fleet, then: systemctl daemon-reload && systemctl enable --now nodeagent"
 
 # What a release is dated by, so that it comes out the same again.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
-ARCH ?= $(shell go env GOARCH)
-OUT ?= bin
-RELEASE_ARCHES := amd64 arm64
-# A module of its own; it runs in its folder, so paths for it are absolute.
-PACKAGING = go run -C packaging . $(1) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH)
+HERE := $(shell go env GOARCH)
+ARCH ?= $(HERE)
+# Those that a release is built for.
+ARCHES ?= amd64 arm64
+# $(call packaging,COMMAND): a module of its own, which runs in its folder, so that
+# paths for it are absolute.
+packaging = go run -C packaging . $(1) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH) -native $(abspath $(BIN))/nodeagent
 
 .PHONY: deb
-deb: build ## Build bin/nodeagent_VERSION_ARCH.deb (ARCH=arm64 for another, OUT=FOLDER for elsewhere).
-	GOARCH=$(ARCH) $(GO_BUILD) -o bin/linux-$(ARCH)/nodeagent ./cmd/nodeagent
-	@$(call PACKAGING,deb) -binary '$(abspath bin/linux-$(ARCH)/nodeagent)' -native '$(abspath bin/nodeagent)' -out '$(abspath $(OUT))'
+deb: build ## Build bin/nodeagent_VERSION_ARCH.deb; ARCH=arm64 builds for another processor.
+	@binary=$(abspath $(BIN))/nodeagent; \
+	if [[ $(ARCH) != $(HERE) ]]; then \
+	  binary=$(abspath $(BIN))/linux-$(ARCH)/nodeagent; \
+	  GOARCH=$(ARCH) $(GO_BUILD) -o "$$binary" ./cmd/nodeagent; \
+	fi; \
+	$(call packaging,deb) -binary "$$binary" -out $(abspath $(BIN))
 
 .PHONY: release
 release: build ## Build what a release has into bin/release: binaries, packages, SBOMs, notes, sums.
-	rm -rf bin/release
-	@for arch in $(RELEASE_ARCHES); do \
-	  file="bin/release/nodeagent-$(VERSION:v%=%)-linux-$$arch"; \
-	  GOARCH="$$arch" $(GO_BUILD) -o "$$file" ./cmd/nodeagent; \
-	  $(call PACKAGING,sbom) -binary "$$PWD/$$file" >"$$file.cdx.json"; \
-	  $(call PACKAGING,deb) -binary "$$PWD/$$file" -native "$$PWD/bin/nodeagent" -out "$$PWD/bin/release"; \
+	rm -rf $(BIN)/release
+	mkdir -p $(BIN)/release
+	@for arch in $(ARCHES); do \
+	  file=$(abspath $(BIN))/release/nodeagent-$(VERSION:v%=%)-linux-$$arch; \
+	  GOARCH=$$arch $(GO_BUILD) -o "$$file" ./cmd/nodeagent; \
+	  $(call packaging,sbom) -binary "$$file" >"$$file.cdx.json"; \
+	  $(call packaging,deb) -binary "$$file" -out $(abspath $(BIN))/release >/dev/null; \
 	done
-	@$(call PACKAGING,notices) -binary "$$PWD/bin/nodeagent" >bin/release/third-party-notices.txt
-	@$(call PACKAGING,notes) >bin/release/RELEASE-NOTES.md
-	@$(call PACKAGING,sums) -out "$$PWD/bin/release" >bin/SHA256SUMS && mv bin/SHA256SUMS bin/release
-	@ls -l bin/release
+	@$(call packaging,notices) -binary $(abspath $(BIN))/nodeagent >$(BIN)/release/third-party-notices.txt
+	@$(call packaging,notes) >$(BIN)/release/RELEASE-NOTES.md
+	@$(call packaging,sums) -out $(abspath $(BIN))/release >$(BIN)/SHA256SUMS
+	@mv $(BIN)/SHA256SUMS $(BIN)/release
+	@ls -l $(BIN)/release
 
 .PHONY: release-notes
 release-notes: ## Print the notes of VERSION out of CHANGELOG.md.
-	@$(call PACKAGING,notes)
+	@$(call packaging,notes)
 
 .PHONY: deps
 deps: ## Install the Debian packages that the lab and the virtual machine need, if any is missing.

@@ -165,7 +165,8 @@ func (l linked) locate(packages []goPackage) error {
 func (m *module) add(p goPackage) error {
 	m.dirs = append(m.dirs, p.Dir)
 	if p.Module == nil {
-		m.root = p.Root
+		// Parts of it that have licences of their own are for builds of another kind.
+		m.root, m.dirs = p.Root, []string{p.Root}
 		return nil
 	}
 	version := p.Module.Version
