@@ -101,7 +101,7 @@ release: build ## Build what a release has into bin/release: binaries, packages,
 	mkdir -p $(BIN)/release
 	@for arch in $(ARCHES); do \
 	  file=$(abspath $(BIN))/release/nodeagent-$(VERSION:v%=%)-linux-$$arch; \
-	  GOARCH=$$arch $(GO_BUILD) -o "$$file" ./cmd/nodeagent; \
+	  if [[ $$arch == $(HERE) ]]; then cp $(BIN)/nodeagent "$$file"; else GOARCH=$$arch $(GO_BUILD) -o "$$file" ./cmd/nodeagent; fi; \
 	  $(call packaging,sbom) -binary "$$file" >"$$file.cdx.json"; \
 	  $(call packaging,deb) -binary "$$file" -out $(abspath $(BIN))/release >/dev/null; \
 	done
@@ -142,7 +142,7 @@ cache: deps
 	@go run ./test/servers/build
 
 .PHONY: test
-test: deps lint test-unit test-race test-fuzz test-servers test-programs test-lab test-vm test-e2e ## Run every test, fast ones first.
+test: deps lint test-unit test-packaging test-race test-fuzz test-servers test-programs test-lab test-vm test-e2e ## Run every test, fast ones first.
 	@echo "=== every stage passed"
 
 .PHONY: lint
@@ -152,10 +152,16 @@ lint: ## Check formatting and run go vet and staticcheck.
 	  if [[ -n "$$bad" ]]; then echo "not formatted; run: $(TOOL) gofumpt -w ."; echo "$$bad"; exit 1; fi)
 	$(call stage,go vet,go vet ./...)
 	$(call stage,staticcheck,$(TOOL) staticcheck ./...)
+	$(call stage,go vet and staticcheck of packaging,\
+	  cd packaging; go vet ./...; go tool -modfile=../test/tools/go.mod staticcheck ./...)
 
 .PHONY: test-unit
 test-unit: ## Run the unit and kernel tests.
 	$(call stage,unit and kernel tests,go test -timeout 15m $(UNIT_PACKAGES))
+
+.PHONY: test-packaging
+test-packaging: ## Make a release twice, compare the bytes, and look into it.
+	$(call stage,packages and releases,go test -C packaging -count=1 -timeout 15m $(TESTFLAGS) ./...)
 
 .PHONY: test-race
 test-race: ## Run the unit and kernel tests with the race detector, those that take long left out.
