@@ -7,10 +7,15 @@ SHELL := bash
 # One target at a time: the long ones use every core by themselves.
 .NOTPARALLEL:
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION ?= $(shell git describe --tags --always --abbrev=12 --dirty 2>/dev/null || echo unknown)
 COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.release=$(VERSION:v%=%) -X main.commit=$(COMMIT)
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+# Whether it is built from exactly that commit.
+TREE ?= $(shell if out="$$(git status --porcelain 2>/dev/null)"; then [[ -z "$$out" ]] && echo clean || echo modified; else echo unknown; fi)
+COMMIT_TIME ?= $(shell TZ=UTC0 git log -1 --date=format-local:%FT%TZ --format=%cd 2>/dev/null)
+LDFLAGS = -s -w -X main.release=$(VERSION:v%=%) -X main.commit=$(COMMIT) -X main.commitTime=$(COMMIT_TIME) -X main.tree=$(TREE)
+# What else would change the bytes is said here, whatever the environment has.
+GO_BUILD = CGO_ENABLED=0 GOFLAGS=-mod=readonly GOWORK=off GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 \
+	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 BIN ?= bin
 PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system

@@ -27,7 +27,9 @@ func checkSBOM(t *testing.T, sbomPath, binary string) {
 		t.Errorf("%s does not fit CycloneDX 1.6: %v", sbomPath, err)
 	}
 	var bom struct {
-		Metadata   struct{ Component struct{ Name, Version string } }
+		Metadata struct {
+			Component struct{ Name, Version string }
+		}
 		Components []struct {
 			Name, Version, Purl string
 			Licenses            []struct{ License struct{ ID string } }

@@ -14,8 +14,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// release and commit are set by the linker (see the Makefile).
-var release, commit string
+// What the linker is told (see the Makefile); empty in a plain go build, which may
+// know some of it from Git itself.
+var release, commit, commitTime, tree string
 
 // What a build says of the tree that it was made from.
 const (
@@ -61,31 +62,26 @@ func facts() buildFacts {
 	if !ok {
 		info = &debug.BuildInfo{}
 	}
-	return factsOf(info, release, commit)
+	return factsOf(info, buildFacts{Version: release, Commit: commit, CommitTime: commitTime, Tree: tree})
 }
 
-// factsOf is facts of the information, and of what the linker was told.
-func factsOf(info *debug.BuildInfo, release, commit string) buildFacts {
+// factsOf is facts of the information, and of what the linker was told: version,
+// commit, its time and the tree, each of which may be empty.
+func factsOf(info *debug.BuildInfo, told buildFacts) buildFacts {
 	settings := map[string]string{}
 	for _, s := range info.Settings {
 		settings[s.Key] = s.Value
 	}
-	tree := treeUnknown
-	switch settings["vcs.modified"] {
-	case "true":
-		tree = treeModified
-	case "false":
-		tree = treeClean
-	}
+	stamped := map[string]string{"true": treeModified, "false": treeClean}[settings["vcs.modified"]]
 	installed := ""
 	if info.Main.Sum != "" {
 		installed = info.Main.Version
 	}
 	return buildFacts{
-		Version:    cmp.Or(release, installed, "devel"),
-		Commit:     cmp.Or(commit, settings["vcs.revision"], "unknown"),
-		CommitTime: settings["vcs.time"],
-		Tree:       tree,
+		Version:    cmp.Or(told.Version, installed, "devel"),
+		Commit:     cmp.Or(told.Commit, settings["vcs.revision"], "unknown"),
+		CommitTime: cmp.Or(told.CommitTime, settings["vcs.time"]),
+		Tree:       cmp.Or(told.Tree, stamped, treeUnknown),
 		Go:         runtime.Version(),
 		Platform:   runtime.GOOS + "/" + runtime.GOARCH,
 		Module:     moduleFact{Path: info.Main.Path, Version: info.Main.Version, Sum: info.Main.Sum},

@@ -16,27 +16,27 @@ func TestFactsOf(t *testing.T) {
 		}
 	}
 	for _, test := range []struct {
-		name            string
-		info            debug.BuildInfo
-		release, commit string
-		want            buildFacts
+		name string
+		info debug.BuildInfo
+		told buildFacts
+		want buildFacts
 	}{
-		{"nothing is known", debug.BuildInfo{}, "", "", buildFacts{Version: "devel", Commit: "unknown", Tree: treeUnknown}},
-		{"a checkout", debug.BuildInfo{Settings: vcs("false")}, "", "", buildFacts{
+		{"nothing is known", debug.BuildInfo{}, buildFacts{}, buildFacts{Version: "devel", Commit: "unknown", Tree: treeUnknown}},
+		{"a checkout", debug.BuildInfo{Settings: vcs("false")}, buildFacts{}, buildFacts{
 			Version: "devel", Commit: "aa11", CommitTime: "2026-11-21T22:00:00Z", Tree: treeClean,
 		}},
-		{"a release", debug.BuildInfo{Settings: vcs("false")}, "0.1.0", "aa1", buildFacts{
-			Version: "0.1.0", Commit: "aa1", CommitTime: "2026-11-21T22:00:00Z", Tree: treeClean,
+		{"a release", debug.BuildInfo{Settings: vcs("false")}, buildFacts{Version: "0.1.0", Commit: "aa1", Tree: treeModified}, buildFacts{
+			Version: "0.1.0", Commit: "aa1", CommitTime: "2026-11-21T22:00:00Z", Tree: treeModified,
 		}},
-		{"a checkout with changes", debug.BuildInfo{Settings: vcs("true")}, "", "", buildFacts{
+		{"a checkout with changes", debug.BuildInfo{Settings: vcs("true")}, buildFacts{}, buildFacts{
 			Version: "devel", Commit: "aa11", CommitTime: "2026-11-21T22:00:00Z", Tree: treeModified,
 		}},
-		{"go install", debug.BuildInfo{Main: debug.Module{Path: "m", Version: "v0.1.0", Sum: "h1:x"}}, "", "", buildFacts{
+		{"go install", debug.BuildInfo{Main: debug.Module{Path: "m", Version: "v0.1.0", Sum: "h1:x"}}, buildFacts{}, buildFacts{
 			Version: "v0.1.0", Commit: "unknown", Tree: treeUnknown, Module: moduleFact{Path: "m", Version: "v0.1.0", Sum: "h1:x"},
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := factsOf(&test.info, test.release, test.commit)
+			got := factsOf(&test.info, test.told)
 			ignore := cmpopts.IgnoreFields(buildFacts{}, "Go", "Platform", "Dependencies")
 			if diff := cmp.Diff(test.want, got, ignore); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
