@@ -6,7 +6,7 @@ import (
 )
 
 // Everything that a fleet need not say is said here, and nowhere else. The
-// tables of docs/spec.md repeat it for readers.
+// reference says it to readers, and a test holds the two together.
 const (
 	defaultDomain         = "cluster.local"
 	defaultLifetime       = 2160 * time.Hour // 90 days
