@@ -73,7 +73,9 @@ func exits(cmd *cobra.Command) string {
 	if cmd.Flags().Lookup("exit-code") != nil {
 		codes = append(codes, "2 what `--exit-code` is about")
 	}
-	if cmd.Name() != "explain" && cmd.Name() != "completion" {
+	switch cmd.Name() {
+	case "completion", "explain", "version": // look at no fleet
+	default:
 		codes = append(codes, "3 the fleet is not valid")
 	}
 	if cmd.Flags().Lookup("force-lockout") != nil {
