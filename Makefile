@@ -78,8 +78,9 @@ build: ## Build bin/nodeagent, one static binary.
 	$(GO_BUILD) -o $(BIN)/nodeagent ./cmd/nodeagent
 
 .PHONY: docs
-docs: ## Write docs/spec.md, docs/cli.md and docs/schema anew from their sources, and the manual pages into bin/man.
+docs: ## Write docs/spec.md, docs/cli.md, docs/schema and nix/options.json anew from their sources, and the manual pages into bin/man.
 	go run -tags docgen ./cmd/nodeagent -docs . -man bin/man -version '$(VERSION)'
+	go run ./nix/options -write
 
 .PHONY: install
 install: build ## Install the binary and its systemd unit on this machine.
