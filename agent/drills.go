@@ -16,11 +16,12 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/calendar"
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 const (
-	// drillCalm is how long after the agent's start no drill begins: after a boot
-	// the host has other things to do.
+	// drillCalm is how long after the boot no drill begins: the host has other
+	// things to do.
 	drillCalm = 10 * time.Minute
 	// drillLook is how often the scheduled drills look again where the record or
 	// the folder cannot tell when the next is due.
@@ -65,7 +66,7 @@ func (d *drills) follow(ctx context.Context, h *Host, s Settings) {
 }
 
 func makeDrills(ctx context.Context, h *Host, spec *hosts.Spec, schedule calendar.Schedule, s Settings) {
-	calm := time.Now().Add(drillCalm)
+	calm := time.Now().Add(drillCalm - pki.ObserveClock().Uptime)
 	for ctx.Err() == nil {
 		now := time.Now()
 		next := drillPlanOf(h.root, spec, schedule).next(now)

@@ -236,6 +236,9 @@ func runBench(config []byte) error {
 			return err
 		}
 		opts.Sealing = Sealing{Compress: true, Recipients: recipients}
+		if opts.Signer, _, err = HostSigner(job.Host.Root); err != nil { // as every host does
+			return err
+		}
 		_, err = Save(context.Background(), opts)
 		return err
 	}

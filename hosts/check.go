@@ -146,7 +146,7 @@ func (c checker) checkNamed(n *node, r *rule) {
 		if child.bad {
 			continue
 		}
-		if err := r.name(key); err != nil {
+		if err := r.name.check(key); err != nil {
 			c.at(child, "%s", err)
 			continue
 		}
@@ -176,7 +176,7 @@ func (c checker) checkFlat(n *node, r *rule) {
 		if leaf.node.bad {
 			continue
 		}
-		if err := r.name(leaf.name); err != nil {
+		if err := r.name.check(leaf.name); err != nil {
 			c.at(leaf.node, "%s", err)
 			continue
 		}
@@ -271,14 +271,14 @@ func (n *node) free() any {
 	return n.value
 }
 
-// oneOf makes a check of names that are one of a few.
-func oneOf(what string, names []string) func(string) error {
-	return func(s string) error {
+// oneOf is for names that are one of a few.
+func oneOf(what string, names []string) naming {
+	return naming{shape: what, words: names, check: func(s string) error {
 		if slices.Contains(names, s) {
 			return nil
 		}
 		return fmt.Errorf("%s is not a %s: it is one of %s%s", quote(s), what, list(names), didYouMean(s, names))
-	}
+	}}
 }
 
 func checkRuleName(s string) error {

@@ -72,7 +72,7 @@ func snapshotsSchema() *rule {
 		"public_keys":  perHost(listOf(one(text("snapshot key", parseSnapshotKey)))),
 		"certificates": one(boolean),
 
-		"copies": named(checkCopyName, copySchema()),
+		"copies": named(copyNames, copySchema()),
 	}
 	retentionSchema(snapshots)
 	return table(snapshots)

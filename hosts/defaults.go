@@ -6,7 +6,7 @@ import (
 )
 
 // Everything that a fleet need not say is said here, and nowhere else. The
-// tables of docs/spec.md repeat it for readers.
+// reference says it to readers, and a test holds the two together.
 const (
 	defaultDomain         = "cluster.local"
 	defaultLifetime       = 2160 * time.Hour // 90 days
@@ -184,8 +184,8 @@ func (d *draft) defaultKubernetes(f facts) {
 	k := &d.spec.Kubernetes
 	set(&k.APIPort, defaultAPIPort)
 	set(&k.CNI, defaultCNI)
-	set(&k.Binaries, defaultBinaries)
-	set(&k.CNIBinaries, defaultCNIBinaries)
+	set(&k.Binaries, f.binaries)
+	set(&k.CNIBinaries, f.cniBinaries)
 	set(&k.PauseImage, defaultPauseImage)
 	underlay := ethernetMTU
 	if w := d.spec.Network.WireGuard; w != nil && w.Address.Addr() == d.spec.Address {

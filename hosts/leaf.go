@@ -17,11 +17,17 @@ type leaf struct {
 	kind  string // "string", "integer", "boolean", or "scalar" for any of them
 	shape string // what the reference calls it: "address", "duration"
 	parse func(any) (any, error)
+
+	words  []string // of a word
+	bounds bounds   // of an integer
 }
+
+// bounds are the lowest and the highest number that a key takes.
+type bounds struct{ lowest, highest int64 }
 
 // text is a leaf that is written as a string.
 func text[T any](shape string, parse func(string) (T, error)) leaf {
-	return leaf{"string", shape, func(v any) (any, error) {
+	return leaf{kind: "string", shape: shape, parse: func(v any) (any, error) {
 		s := v.(string)
 		if s == "" {
 			return nil, errors.New("must not be empty")
@@ -35,7 +41,7 @@ func text[T any](shape string, parse func(string) (T, error)) leaf {
 
 // integer is a leaf for whole numbers from lowest to highest.
 func integer(shape string, lowest, highest int64) leaf {
-	return leaf{"integer", shape, func(v any) (any, error) {
+	return leaf{kind: "integer", shape: shape, bounds: bounds{lowest, highest}, parse: func(v any) (any, error) {
 		n := v.(int64)
 		if n < lowest || n > highest {
 			return nil, fmt.Errorf("%d is not in %d to %d", n, lowest, highest)
@@ -46,7 +52,7 @@ func integer(shape string, lowest, highest int64) leaf {
 
 // word is a leaf for one of a few words.
 func word(words ...string) leaf {
-	return text("word", func(s string) (string, error) {
+	l := text("word", func(s string) (string, error) {
 		for _, w := range words {
 			if s == w {
 				return s, nil
@@ -54,9 +60,11 @@ func word(words ...string) leaf {
 		}
 		return "", fmt.Errorf("%s is not known: it is one of %s%s", quote(s), list(words), didYouMean(s, words))
 	})
+	l.words = words
+	return l
 }
 
-var boolean = leaf{"boolean", "boolean", func(v any) (any, error) { return v.(bool), nil }}
+var boolean = leaf{kind: "boolean", shape: "boolean", parse: func(v any) (any, error) { return v.(bool), nil }}
 
 // quote prints a value of a file in a reason, cut to a length that leaves the
 // line readable.

@@ -34,28 +34,51 @@ type rule struct {
 	form form
 	keys map[string]*rule // of a table
 	each *rule            // of named tables and lists
-	name func(string) error
+	name naming           // of named tables
 	leaf leaf
 	only scope
 }
 
+// naming is what the names in a table may be that people choose.
+type naming struct {
+	shape string // what the reference calls them: "label"
+	check func(string) error
+	words []string // where they are some of a few
+}
+
+// What names may be.
+var (
+	labels      = naming{shape: "label", check: checkLabel}
+	linkNames   = naming{shape: "link name", check: checkLinkName}
+	ruleNames   = naming{shape: "name of a rule", check: checkRuleName}
+	zoneNames   = naming{shape: "zone", check: checkZoneName}
+	copyNames   = naming{shape: "label", check: checkCopyName}
+	moduleNames = naming{shape: "module name", check: checkModuleName}
+	parameters  = naming{shape: "parameter", check: checkParameterName}
+	sysctlNames = naming{shape: "sysctl", check: checkSysctlName}
+	flagNames   = naming{shape: "flag", check: checkFlagName}
+	addresses   = naming{shape: "address", check: checkHostsAddress}
+)
+
 type keys = map[string]*rule
 
 func table(k keys) *rule { return &rule{form: formTable, keys: k} }
-func named(name func(string) error, each *rule) *rule {
+func named(name naming, each *rule) *rule {
 	return &rule{form: formNamed, name: name, each: each}
 }
 
-func flat(name func(string) error, each *rule) *rule {
+func flat(name naming, each *rule) *rule {
 	return &rule{form: formFlat, name: name, each: each}
 }
 
-func listOf(each *rule) *rule                             { return &rule{form: formList, each: each} }
-func one(l leaf) *rule                                    { return &rule{leaf: l} }
-func scalar(shape string, f func(any) (any, error)) *rule { return one(leaf{"scalar", shape, f}) }
-func free() *rule                                         { return &rule{form: formFree} }
-func perCluster(r *rule) *rule                            { r.only = clusterFile; return r }
-func perHost(r *rule) *rule                               { r.only = hostFile; return r }
+func listOf(each *rule) *rule { return &rule{form: formList, each: each} }
+func one(l leaf) *rule        { return &rule{leaf: l} }
+func scalar(shape string, f func(any) (any, error)) *rule {
+	return one(leaf{kind: "scalar", shape: shape, parse: f})
+}
+func free() *rule              { return &rule{form: formFree} }
+func perCluster(r *rule) *rule { r.only = clusterFile; return r }
+func perHost(r *rule) *rule    { r.only = hostFile; return r }
 
 // components are those that extra_args may name; configurable are those whose
 // configuration file kubernetes.config may change.
@@ -92,7 +115,7 @@ var schema = sync.OnceValue(func() *rule {
 			"address":    one(text("address", parseHostAddr)),
 			"public_key": one(text("WireGuard key", parseWireGuardKey)),
 			"endpoint":   one(text("host:port", parseHostPort)),
-			"client": named(checkLabel, table(keys{
+			"client": named(labels, table(keys{
 				"public_key": one(text("WireGuard key", parseWireGuardKey)),
 				"addresses":  listOf(one(text("address or range", parseClientAddress))),
 			})),
@@ -120,8 +143,8 @@ func kernelSchema() *rule {
 	return table(keys{
 		"defaults":   one(boolean),
 		"modules":    listOf(one(text("module name", parseModule))),
-		"parameters": named(checkModuleName, named(checkParameterName, scalar("string, integer or boolean", parseParameter))),
-		"sysctl":     flat(checkSysctlName, scalar("string, integer or false", parseSysctlValue)),
+		"parameters": named(moduleNames, named(parameters, scalar("string, integer or boolean", parseParameter))),
+		"sysctl":     flat(sysctlNames, scalar("string, integer or false", parseSysctlValue)),
 	})
 }
 
@@ -178,7 +201,7 @@ func kubernetesSchema(port leaf) *rule {
 		"binaries":      one(text("path", parseFolder)),
 		"cni_binaries":  one(text("path", parseFolder)),
 		"pause_image":   one(text("image", parseImage)),
-		"extra_args":    named(oneOf("component", components), named(checkFlagName, scalar("string, number or boolean", parseFlagValue))),
+		"extra_args":    named(oneOf("component", components), named(flagNames, scalar("string, number or boolean", parseFlagValue))),
 		"config":        named(oneOf("component with a configuration file", configurable), free()),
 	})
 }

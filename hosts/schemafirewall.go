@@ -4,7 +4,7 @@ func firewallSchema(port leaf) *rule {
 	sources := func() *rule { return listOf(one(text("source", parseSource))) }
 	ends := func() *rule { return listOf(one(text("link name or zone", parseLinkName))) }
 	return table(keys{
-		"allow": named(checkRuleName, table(keys{
+		"allow": named(ruleNames, table(keys{
 			"ports":      listOf(one(port)),
 			"protocol":   one(word("tcp", "udp")),
 			"from":       sources(),
@@ -14,10 +14,10 @@ func firewallSchema(port leaf) *rule {
 			"burst":      one(integer("integer", 1, 1000000)),
 			"limit_by":   one(word(limitTotal, limitSource)),
 		})),
-		"zone": named(checkZoneName, table(keys{
+		"zone": named(zoneNames, table(keys{
 			"interfaces": listOf(one(text("link name", parseLinkName))),
 		})),
-		"forward": named(checkRuleName, table(keys{
+		"forward": named(ruleNames, table(keys{
 			"protocol": one(word("tcp", "udp")),
 			"ports":    listOf(one(port)),
 			"from":     sources(),
@@ -25,7 +25,7 @@ func firewallSchema(port leaf) *rule {
 			"in":       ends(),
 			"out":      ends(),
 		})),
-		"masquerade": named(checkRuleName, table(keys{
+		"masquerade": named(ruleNames, table(keys{
 			"from":   sources(),
 			"except": sources(),
 			"out":    ends(),

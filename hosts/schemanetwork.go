@@ -26,7 +26,7 @@ func networkSchema() *rule {
 
 			"preshared_keys": one(text("path", parseFolder)),
 		})),
-		"link":  named(checkLinkName, linkSchema()),
+		"link":  named(linkNames, linkSchema()),
 		"route": listOf(routeSchema()),
 		"rule":  listOf(ruleSchema()),
 		"dns": table(keys{
@@ -36,8 +36,8 @@ func networkSchema() *rule {
 		}),
 		"hostname":   one(boolean),
 		"hosts_file": one(boolean),
-		"hosts":      named(checkHostsAddress, listOf(one(text("DNS name", parseDomain)))),
-		"floating": perCluster(named(checkLabel, table(keys{
+		"hosts":      named(addresses, listOf(one(text("DNS name", parseDomain)))),
+		"floating": perCluster(named(labels, table(keys{
 			"address":   one(text("address with prefix length", parseFloatingAddress)),
 			"interface": one(text("link name", parseLinkName)),
 			"hosts":     listOf(one(text("label", parseLabel))),

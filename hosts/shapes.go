@@ -21,7 +21,7 @@ import (
 
 var (
 	labelPattern      = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	versionPattern    = regexp.MustCompile(`^(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})(-[0-9A-Za-z.-]+)?$`)
+	versionPattern    = regexp.MustCompile(`^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})(-[0-9A-Za-z.-]+)?$`)
 	modulePattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
 	parameterPattern  = regexp.MustCompile(`^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$`)
 	sysctlPattern     = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-][A-Za-z0-9_/:@-]*)+$`)

@@ -40,7 +40,7 @@ new host in, forget-local ends a move from the local issuer.
 
 // vaultFleet loads the fleet, whose issuer must be Vault.
 func (o *options) vaultFleet() (*hosts.Fleet, error) {
-	fleet, err := hosts.Load(o.fleet)
+	fleet, err := o.load()
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ run this again.
   nodeagent pki token n1 --ttl 2h > n1.token
   nodeagent pki token n1 | ssh root@n1 nodeagent enroll -`,
 		Args:              exactlyOne("HOST"),
-		ValidArgsFunction: o.completeHost,
+		ValidArgsFunction: upTo(1, o.completeHost),
 	}
 	ttl := cmd.Flags().Duration("ttl", 30*time.Minute, "for how long the token is good")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
