@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/nodeagent/nodeagent/etcdops/store"
@@ -24,9 +23,8 @@ const (
 // a place may be slow or away, and must hold up neither a converge nor the next
 // snapshot.
 type copier struct {
-	spec   string // the digest of the spec that is followed
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	spec string // the digest of the spec that is followed
+	background
 }
 
 // follow brings snapshots where the host's spec says. While that does not change
@@ -42,17 +40,7 @@ func (c *copier) follow(ctx context.Context, h *Host) {
 	if !spec.Has(hosts.RoleEtcd) || len(spec.Snapshots.Copies) == 0 {
 		return
 	}
-	ctx, c.cancel = context.WithCancel(ctx)
-	c.done.Go(func() { h.keepCopies(ctx) })
-}
-
-// stop ends the goroutine and waits for it.
-func (c *copier) stop() {
-	if c.cancel != nil {
-		c.cancel()
-		c.done.Wait()
-		c.cancel = nil
-	}
+	c.begin(ctx, h.keepCopies)
 }
 
 // copySoon makes the daemon bring snapshots to further places now.
@@ -106,7 +94,8 @@ func (h *Host) copyOnce(ctx context.Context, copies *Copies, name string) (faile
 
 // known is what the host knows of one place.
 func (c *Copies) known(name string) store.Known {
-	known, _ := store.ReadKnown(c.memory(), store.Place{Name: name, Where: c.Where(name)}) // Copy says what is wrong with it
+	at, _ := c.find(name)
+	known, _ := store.ReadKnown(c.memory(), copyPlace(at)) // Copy says what is wrong with it
 	return known
 }
 

@@ -60,13 +60,18 @@ func (c *Copies) find(name string) (hosts.Copy, error) {
 	return c.spec.Snapshots.Copies[i], nil
 }
 
+// copyPlace is a copy as [store] knows it, not opened.
+func copyPlace(at hosts.Copy) store.Place {
+	return store.Place{Name: at.Name, Where: store.Where(at), Keep: at.Keep}
+}
+
 // Open opens the copy of a name.
 func (c *Copies) Open(ctx context.Context, name string) (store.Place, error) {
 	at, err := c.find(name)
 	if err != nil {
 		return store.Place{}, err
 	}
-	place := store.Place{Name: at.Name, Where: store.Where(at), Keep: at.Keep}
+	place := copyPlace(at)
 	if at.S3 == nil {
 		place.Store = store.NewFolder(at.Folder)
 		return place, nil

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nodeagent/nodeagent/etcdops"
 	"github.com/nodeagent/nodeagent/etcdops/store"
 	"github.com/nodeagent/nodeagent/hosts"
@@ -101,7 +99,7 @@ func (c *Copies) held(local []etcdops.Entry, now time.Time) map[string]string {
 	known := map[string]store.Known{}
 	var places []store.Place
 	for _, at := range c.spec.Snapshots.Copies {
-		place := store.Place{Name: at.Name, Where: store.Where(at), Keep: at.Keep}
+		place := copyPlace(at)
 		k, err := store.ReadKnown(c.memory(), place)
 		if err != nil {
 			c.log.Warn("what lies at a further place is not known", "place", at.Name, "error", err)
@@ -118,11 +116,11 @@ const moreSnapshots = 4
 // roomForMore tells whether the folder has that room.
 func roomForMore(dir string, local []etcdops.Entry) bool {
 	newest, ok := etcdops.Newest(local)
-	var fs unix.Statfs_t
-	if !ok || unix.Statfs(dir, &fs) != nil {
+	if !ok {
 		return true
 	}
-	return int64(fs.Bavail)*fs.Bsize > moreSnapshots*newest.Size
+	free, err := etcdops.FreeBytes(dir)
+	return err != nil || free > moreSnapshots*newest.Size
 }
 
 // CopyStatus is a further place as it was when it was last asked.
@@ -136,11 +134,12 @@ type CopyStatus struct {
 func (c *Copies) Status() []CopyStatus {
 	var list []CopyStatus
 	for _, at := range c.spec.Snapshots.Copies {
-		known, err := store.ReadKnown(c.memory(), store.Place{Name: at.Name, Where: store.Where(at)})
+		place := copyPlace(at)
+		known, err := store.ReadKnown(c.memory(), place)
 		if err != nil {
 			known.Error = err.Error()
 		}
-		list = append(list, CopyStatus{Name: at.Name, Where: store.Where(at), Known: known})
+		list = append(list, CopyStatus{Name: place.Name, Where: place.Where, Known: known})
 	}
 	return list
 }

@@ -61,9 +61,7 @@ func (h *Host) drillOptions(ctx context.Context, choices DrillChoices) (etcdops.
 		Live:    []string{h.root.EtcdData(), spec.Snapshots.Destination},
 		Low:     choices.Low, Reserve: choices.Reserve, Step: choices.Step,
 	}
-	if opts.Scratch == "" {
-		opts.Scratch = h.root.Scratch()
-	}
+	opts.OpenOptions = h.opening(opts.OpenOptions)
 	if opts.Snapshot == "" {
 		newest, err := h.newestToDrill(ctx)
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync"
 	"syscall"
 	"time"
 
@@ -17,11 +16,12 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/calendar"
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/pki"
 )
 
 const (
-	// drillCalm is how long after the agent's start no drill begins: after a boot
-	// the host has other things to do.
+	// drillCalm is how long after the boot no drill begins: the host has other
+	// things to do.
 	drillCalm = 10 * time.Minute
 	// drillLook is how often the scheduled drills look again where the record or
 	// the folder cannot tell when the next is due.
@@ -32,9 +32,8 @@ const (
 // in a process of its own: its memory and its priority are not the agent's, and a
 // database that makes etcd's code fail does not end the agent.
 type drills struct {
-	spec   string // the digest of the spec that is followed
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	spec string // the digest of the spec that is followed
+	background
 }
 
 // follow makes drills as the host's spec says. While that does not change it does
@@ -63,21 +62,11 @@ func (d *drills) follow(ctx context.Context, h *Host, s Settings) {
 	if err != nil {
 		panic(err) // a spec with another schedule is never valid
 	}
-	ctx, d.cancel = context.WithCancel(ctx)
-	d.done.Go(func() { makeDrills(ctx, h, spec, schedule, s) })
-}
-
-// stop ends the goroutine and the drill that it makes, and waits for it.
-func (d *drills) stop() {
-	if d.cancel != nil {
-		d.cancel()
-		d.done.Wait()
-		d.cancel = nil
-	}
+	d.begin(ctx, func(ctx context.Context) { makeDrills(ctx, h, spec, schedule, s) })
 }
 
 func makeDrills(ctx context.Context, h *Host, spec *hosts.Spec, schedule calendar.Schedule, s Settings) {
-	calm := time.Now().Add(drillCalm)
+	calm := time.Now().Add(drillCalm - pki.ObserveClock().Uptime)
 	for ctx.Err() == nil {
 		now := time.Now()
 		next := drillPlanOf(h.root, spec, schedule).next(now)

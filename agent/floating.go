@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/nodeagent/nodeagent/etcdops"
@@ -18,10 +17,10 @@ import (
 )
 
 // floating holds the host's floating addresses, each in a goroutine of its own.
+// When that is stopped every address has been given up.
 type floating struct {
-	spec   floatingSpec // what is followed
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	spec floatingSpec // what is followed
+	background
 }
 
 // floatingSpec is all that floating addresses depend on. A change of anything
@@ -42,20 +41,12 @@ func (f *floating) follow(ctx context.Context, h *Host) {
 	}
 	f.stop()
 	f.spec = spec
-	ctx, f.cancel = context.WithCancel(ctx)
+	var holders []func(context.Context)
 	for _, address := range spec.addresses {
 		held := &holder{Floating: address, spec: spec, network: h.network, log: h.log.With("floating", address.Name, "address", address.Address)}
-		f.done.Go(func() { held.run(ctx) })
+		holders = append(holders, held.run)
 	}
-}
-
-// stop gives up every address and waits until that is done.
-func (f *floating) stop() {
-	if f.cancel != nil {
-		f.cancel()
-		f.done.Wait()
-		f.cancel = nil
-	}
+	f.begin(ctx, holders...)
 }
 
 // etcdEndpoints are the client URLs of the fleet's members, the host's own

@@ -41,7 +41,9 @@ var mayImport = map[string][]string{
 	}, domainMayImport...),
 	"cmd/nodeagent": {
 		"agent", "hosts", "etcdops", "etcdops/store", "netcfg", "pki", "pki/vault", "internal/confirm", "internal/plan", "internal/layout",
+		"internal/docs", // with the build tag docgen alone
 	},
+	"internal/docs": {"hosts"},
 }
 
 var domainMayImport = []string{"hosts", "internal/plan", "internal/layout", "internal/atomicfile", "internal/calendar"}

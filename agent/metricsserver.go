@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,8 +25,7 @@ const (
 // metricsServer answers Prometheus where the spec says.
 type metricsServer struct {
 	listen netip.AddrPort // what is followed
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	background
 }
 
 // follow serves where the host's spec says. While that does not change it does
@@ -42,17 +40,7 @@ func (s *metricsServer) follow(ctx context.Context, h *Host, version string) {
 	if !listen.IsValid() {
 		return
 	}
-	ctx, s.cancel = context.WithCancel(ctx)
-	s.done.Go(func() { serveMetrics(ctx, h.log, listen, newMetrics(h, version)) })
-}
-
-// stop ends the server and waits for it.
-func (s *metricsServer) stop() {
-	if s.cancel != nil {
-		s.cancel()
-		s.done.Wait()
-		s.cancel = nil
-	}
+	s.begin(ctx, func(ctx context.Context) { serveMetrics(ctx, h.log, listen, newMetrics(h, version)) })
 }
 
 // serveMetrics serves until ctx is done.

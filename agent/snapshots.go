@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/nodeagent/nodeagent/etcdops"
@@ -85,9 +84,8 @@ func nextSnapshot(schedule calendar.Schedule, newest, now time.Time) time.Time {
 // snapshotter takes the scheduled snapshots of one host in a goroutine of its
 // own, for a snapshot may take minutes and must not hold a converge up.
 type snapshotter struct {
-	spec   string // the digest of the spec that is followed
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	spec string // the digest of the spec that is followed
+	background
 }
 
 // follow takes snapshots as the host's spec says. While that does not change
@@ -111,18 +109,7 @@ func (s *snapshotter) follow(ctx context.Context, h *Host, version string) {
 		panic(err) // a spec with another schedule is never valid
 	}
 	s.spec = spec.Digest
-	ctx, s.cancel = context.WithCancel(ctx)
-	t := newTaker(h, spec, schedule, version)
-	s.done.Go(func() { t.run(ctx) })
-}
-
-// stop ends the goroutine and waits for it.
-func (s *snapshotter) stop() {
-	if s.cancel != nil {
-		s.cancel()
-		s.done.Wait()
-		s.cancel = nil
-	}
+	s.begin(ctx, newTaker(h, spec, schedule, version).run)
 }
 
 // newestSnapshot is when the newest good snapshot of the spec's folder was

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -12,10 +13,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
 // starter is what the host's nodeagent asks before it starts etcd.
 func (r *ring) starter(n *node) *Starter {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.starter == nil {
 		starter := &Starter{Root: n.Root, Self: n.Member, Members: r.members(), Token: "ring", Peer: r.Files, Client: r.Files}
 		r.t.Cleanup(func() { starter.Close() })
@@ -38,42 +43,45 @@ func (r *ring) converge(ctx context.Context, n *node) error {
 	if err := r.starter(n).Permit(ctx, 0); err != nil {
 		return err
 	}
-	if err := n.readStart(); err != nil {
+	s, err := n.readStart()
+	if err != nil {
 		return err
 	}
-	n.start()
-	return nil
+	return n.startAs(s)
 }
 
 // readStart is what systemd and etcd make of the environment file.
-func (n *node) readStart() error {
-	n.Server.InitialCluster, n.Server.State, n.Server.Token = n.Member.Name+"="+n.Member.PeerURL, "new", "none"
+func (n *node) readStart() (server, error) {
+	s := n.Server
+	s.InitialCluster, s.State, s.Token = n.Member.Name+"="+n.Member.PeerURL, "new", "none"
 	text, err := os.ReadFile(n.Root.EtcdStart())
 	if errors.Is(err, os.ErrNotExist) {
 		if data, err := hasData(n.Root.EtcdData()); err != nil || !data {
-			return errors.Join(err, errors.New("the unit's assertions do not hold"))
+			return s, errors.Join(err, errors.New("the unit's assertions do not hold"))
 		}
-		return nil
+		return s, nil
 	}
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		switch name {
 		case "ETCD_INITIAL_CLUSTER":
-			n.Server.InitialCluster = value
+			s.InitialCluster = value
 		case "ETCD_INITIAL_CLUSTER_STATE":
-			n.Server.State = value
+			s.State = value
 		case "ETCD_INITIAL_CLUSTER_TOKEN":
-			n.Server.Token = value
+			s.Token = value
 		}
 	}
-	return err
+	return s, err
 }
 
 // agent converges a host over and over until the returned function is called.
 func (r *ring) agent(n *node) (stop func()) {
 	ctx, cancel := context.WithCancel(r.t.Context())
+	n.agents.Add(1)
 	var loop sync.WaitGroup
 	loop.Go(func() {
+		defer n.agents.Add(-1)
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for ctx.Err() == nil {
@@ -108,19 +116,28 @@ func (n *node) stopped(stop bool) {
 	}
 }
 
-// lose wipes a host, of which the marker may be left.
+// lose wipes a host, of which the marker may be left. No converge sees half of it.
 func (n *node) lose(marker bool) {
 	n.t.Helper()
+	n.converging.Lock()
+	defer n.converging.Unlock()
 	n.kill()
 	n.wipe()
-	if n.starter != nil {
-		n.starter.Close()
-		n.starter = nil
-	}
+	n.forgetStarter()
 	if marker {
 		if err := writeMarker(n.Root, time.Now()); err != nil {
 			n.t.Fatal(err)
 		}
+	}
+}
+
+// forgetStarter ends what answers in etcd's place, as the end of the agent does.
+func (n *node) forgetStarter() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.starter != nil {
+		n.starter.Close()
+		n.starter = nil
 	}
 }
 
@@ -187,6 +204,39 @@ func TestBeginAlone(t *testing.T) {
 	r.Nodes[0].lose(true)
 	if err := r.converge(t.Context(), r.Nodes[0]); !errors.Is(err, ErrDataLost) || !strings.Contains(err.Error(), "snapshot restore") {
 		t.Errorf("with its data lost: %v", err)
+	}
+}
+
+// A host alone begins, and goes on with its data; it does not begin again where they
+// are gone.
+func TestPermitAlone(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		initialised, data bool
+		want              error
+	}{{false, false, nil}, {false, true, nil}, {true, true, nil}, {true, false, ErrDataLost}} {
+		root := layout.Root(t.TempDir())
+		if tc.initialised {
+			if err := MarkInitialised(root, noon); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if tc.data {
+			wal := filepath.Join(root.EtcdData(), "member", "wal")
+			if err := os.MkdirAll(wal, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(wal, "0-0.wal"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := &host{Root: root, Members: []Member{localMember("m1", 1, 2)}}
+		if err := h.permit(t); !errors.Is(err, tc.want) {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		if begins := !tc.initialised && !tc.data; exists(root.EtcdStart()) != begins {
+			t.Errorf("%+v: etcd may begin anew: %v", tc, !begins)
+		}
 	}
 }
 

@@ -98,10 +98,10 @@ func BenchmarkSnapshot(b *testing.B) {
 	plain := filepath.Join(dir, "theirs.db")
 
 	save := versus(b, "save", func() measure.Usage {
-		clear(b, job.Dir)
+		remove(b, job.Dir)
 		return launch(b, launcher, selfJob(b, job))
 	}, func() measure.Usage {
-		clear(b, plain)
+		remove(b, plain)
 		return launch(b, launcher, exec.Command(etcdctl, "--endpoints", h.endpoint(), "--cert", h.Files.Cert, "--key", h.Files.Key, "--cacert", h.Files.CA, "snapshot", "save", plain))
 	})
 	entries, err := List(job.Dir)
@@ -123,19 +123,19 @@ func BenchmarkSnapshot(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, old := range staged {
-			clear(b, old)
+			remove(b, old)
 		}
 		return launch(b, launcher, selfJob(b, job))
 	}, func() measure.Usage {
-		clear(b, data)
+		remove(b, data)
 		return launch(b, launcher, exec.Command(etcdutl, "snapshot", "restore", plain, "--data-dir", data, "--bump-revision", fmt.Sprint(DefaultRevisionBump), "--mark-compacted"))
 	})
 	latencies(b, h, func() {
-		clear(b, job.Dir)
+		remove(b, job.Dir)
 		job.Snapshot = ""
 		launch(b, launcher, selfJob(b, job))
 	}, func() {
-		clear(b, plain)
+		remove(b, plain)
 		launch(b, launcher, exec.Command(etcdctl, "--endpoints", h.endpoint(), "--cert", h.Files.Cert, "--key", h.Files.Key, "--cacert", h.Files.CA, "snapshot", "save", plain))
 	})
 	b.ReportMetric(share, "size/plain")
@@ -199,7 +199,7 @@ func writes(b *testing.B, h *host, do func()) []time.Duration {
 	}
 }
 
-func clear(b *testing.B, path string) {
+func remove(b *testing.B, path string) {
 	if err := os.RemoveAll(path); err != nil {
 		b.Fatal(err)
 	}
@@ -214,16 +214,10 @@ func launch(b *testing.B, launcher measure.Launcher, cmd *exec.Cmd) measure.Usag
 }
 
 func selfJob(b *testing.B, job benchJob) *exec.Cmd {
-	config, err := json.Marshal(job)
+	cmd, err := selfAs(envBench, job)
 	if err != nil {
 		b.Fatal(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), envBench+"="+string(config))
 	return cmd
 }
 
@@ -242,6 +236,9 @@ func runBench(config []byte) error {
 			return err
 		}
 		opts.Sealing = Sealing{Compress: true, Recipients: recipients}
+		if opts.Signer, _, err = HostSigner(job.Host.Root); err != nil { // as every host does
+			return err
+		}
 		_, err = Save(context.Background(), opts)
 		return err
 	}

@@ -7,31 +7,33 @@ import (
 )
 
 // besideDepth is how many writes may wait for a writer beside: with the 32 KiB
-// that etcd sends at once a megabyte.
-const besideDepth = 32
+// that etcd sends at once three megabytes.
+const besideDepth = 96
 
 // beside writes what comes to it in a goroutine of its own, so that a hash or a
 // compressor works on one core while the network is read on another. What is
 // written to it must not be changed afterwards. An error comes back from a later
-// Write, or else from Close: once.
+// Write or put, or else from Close: once.
 type beside struct {
 	w      io.Writer
-	blocks chan []byte
+	blocks chan blob
 	done   chan struct{}
 	err    error // once done is closed
 	told   bool  // Write has returned it
 }
 
 func newBeside(w io.Writer) *beside {
-	b := &beside{w: w, blocks: make(chan []byte, besideDepth), done: make(chan struct{})}
+	b := &beside{w: w, blocks: make(chan blob, besideDepth), done: make(chan struct{})}
 	go b.run()
 	return b
 }
 
 func (b *beside) run() {
 	defer close(b.done)
-	for p := range b.blocks {
-		if _, err := b.w.Write(p); err != nil {
+	for block := range b.blocks {
+		err := block.writeTo(b.w)
+		block.release()
+		if err != nil {
 			b.err = err
 			return
 		}
@@ -39,12 +41,22 @@ func (b *beside) run() {
 }
 
 func (b *beside) Write(p []byte) (int, error) {
+	if err := b.put(blob{parts: [][]byte{p}}); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// put writes a blob, which is held until it is written.
+func (b *beside) put(block blob) error {
+	block.hold()
 	select {
-	case b.blocks <- p:
-		return len(p), nil
+	case b.blocks <- block:
+		return nil
 	case <-b.done:
+		block.release()
 		b.told = true
-		return 0, b.err
+		return b.err
 	}
 }
 

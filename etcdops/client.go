@@ -118,11 +118,15 @@ func init() {
 	experimental.SetDefaultBufferPool(mem.NewTieredBufferPool(256, 4<<10, 16<<10, 36<<10, 1<<20))
 }
 
+// streamWindow is how many bytes of a stream may be on their way.
+const streamWindow = 2 << 20
+
 // newClient adds to the settings how every client connects.
 func newClient(cfg clientv3.Config) (*clientv3.Client, error) {
 	cfg.DialTimeout = answerTimeout
 	cfg.Logger = zap.NewNop()
-	cfg.DialOptions = append(cfg.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{
+	// A snapshot's server sends on while its bytes are hashed and compressed here.
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(streamWindow), grpc.WithConnectParams(grpc.ConnectParams{
 		// A member that is being started is asked again soon: gRPC's own backoff
 		// goes up to two minutes.
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},

@@ -3,13 +3,14 @@ package etcdops
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,20 +27,22 @@ type ring struct {
 	Nodes []*node
 }
 
-// node is one host of a ring.
+// node is one host of a ring. What its agent and the test both change lies behind
+// a lock; the rest changes only while no agent runs.
 type node struct {
 	t       testing.TB
 	Root    layout.Root
 	Member  Member
-	Server  server
+	Server  server // how it is started if nothing else is said
 	program string // of etcd, empty for the test binary itself
 
-	converging sync.Mutex // one converge of a host at a time, as its lock has it
-	starter    *Starter
+	agents     atomic.Int32 // that converge it
+	converging sync.Mutex   // one converge of a host at a time, as its lock has it
 
-	mu    sync.Mutex // what follows: tests end what agents start
-	cmd   *exec.Cmd
-	ended chan struct{}
+	mu      sync.Mutex // what follows: tests end what agents start
+	starter *Starter
+	cmd     *exec.Cmd
+	ended   chan struct{}
 }
 
 // process is the last one that was started, nil if none was, and what is closed
@@ -60,7 +63,7 @@ func newRing(t testing.TB, n int) *ring {
 		name := fmt.Sprintf("m%d", i+1)
 		r.Nodes = append(r.Nodes, &node{
 			t: t, Root: root,
-			Member: Member{Name: name, PeerURL: fmt.Sprintf("https://127.0.0.1:%d", peer), ClientURL: fmt.Sprintf("https://127.0.0.1:%d", client)},
+			Member: localMember(name, client, peer),
 			Server: server{
 				Name: name, Data: root.EtcdData(), ClientPort: client, PeerPort: peer,
 				Cert: r.Files.Cert, Key: r.Files.Key, CA: r.Files.CA, Token: "ring",
@@ -73,6 +76,11 @@ func newRing(t testing.TB, n int) *ring {
 		t.Cleanup(node.kill)
 	}
 	return r
+}
+
+// localMember is a member that listens on this machine.
+func localMember(name string, client, peer int) Member {
+	return Member{Name: name, PeerURL: fmt.Sprintf("https://127.0.0.1:%d", peer), ClientURL: fmt.Sprintf("https://127.0.0.1:%d", client)}
 }
 
 // startRing starts all members and waits until they are in step.
@@ -188,45 +196,53 @@ func (r *ring) fill(prefix string, n int) {
 // start starts the member; it need not be ready.
 func (n *node) start() {
 	n.t.Helper()
-	if n.running() {
-		return
+	if err := n.startAs(n.Server); err != nil {
+		n.t.Fatal(err)
 	}
-	cmd := n.command()
+}
+
+// startAs starts it with settings of one start, unless it runs.
+func (n *node) startAs(s server) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if alive(n.ended) {
+		return nil
+	}
+	cmd, err := n.command(s)
+	if err != nil {
+		return err
+	}
 	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		n.t.Fatal(err)
+		return err
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
-		n.t.Fatal(err)
+		return err
 	}
 	ended := make(chan struct{})
 	go func() { cmd.Wait(); close(ended) }()
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.cmd, n.ended = cmd, ended
+	return nil
 }
 
 // envProgram names an etcd of another version, which the rings of a run of the
 // tests are then made of.
 const envProgram = "NODEAGENT_TEST_ETCD"
 
-func (n *node) command() *exec.Cmd {
+func (n *node) command(s server) (*exec.Cmd, error) {
 	if program := cmp.Or(n.program, os.Getenv(envProgram)); program != "" {
-		return exec.Command(program, n.Server.flags()...)
+		return exec.Command(program, s.flags()...), nil
 	}
-	config, err := json.Marshal(n.Server)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), envEtcd+"="+string(config), envRestore+"=")
-	return cmd
+	return selfAs(envEtcd, s)
+}
+
+// existing are the settings of one that has data, to which etcd listens alone.
+func (n *node) existing() server {
+	s := n.Server
+	s.InitialCluster, s.State, s.Token = n.Member.Name+"="+n.Member.PeerURL, "existing", "none"
+	return s
 }
 
 // flags are what runEtcd makes of the settings, for etcd's own program.
@@ -256,15 +272,17 @@ func (n *node) log() string {
 }
 
 func (n *node) running() bool {
-	cmd, ended := n.process()
-	if cmd == nil {
-		return false
-	}
+	_, ended := n.process()
+	return alive(ended)
+}
+
+// alive tells whether a process runs, by what is closed at its end; nil is none.
+func alive(ended chan struct{}) bool {
 	select {
 	case <-ended:
 		return false
 	default:
-		return true
+		return ended != nil
 	}
 }
 
@@ -272,13 +290,14 @@ func (n *node) running() bool {
 func (n *node) kill() { n.signal(syscall.SIGKILL) }
 
 func (n *node) signal(s syscall.Signal) {
-	if n.running() {
-		cmd, ended := n.process()
-		if err := cmd.Process.Signal(s); err != nil {
-			n.t.Error(err)
-		}
-		<-ended
+	cmd, ended := n.process()
+	if !alive(ended) {
+		return
 	}
+	if err := cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.t.Error(err)
+	}
+	<-ended
 }
 
 // wipe takes everything from a host's disk.

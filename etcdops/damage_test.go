@@ -87,11 +87,18 @@ func flipBit(path string, at int, bit int, do func() error) (err error) {
 	return nil
 }
 
-// refused tells whether Verify refuses the specimen as it lies there.
+// refused tells whether the specimen is refused as it lies there, as well by who
+// hashes what comes out of it as by who hashes the file alone, as a restore does.
 func (s specimen) refused(what string) error {
-	report, err := Verify(context.Background(), s.snapshot, s.open)
-	if err == nil {
-		return fmt.Errorf("%s: %s is taken for sound: %+v", s.suffix, what, report)
+	for _, byFile := range []bool{false, true} {
+		s.open.StoredHash = byFile
+		report, err := Verify(context.Background(), s.snapshot, s.open)
+		if err == nil {
+			return fmt.Errorf("%s: %s is taken for sound (by the file alone: %t): %+v", s.suffix, what, byFile, report)
+		}
+		if s.suffix == snapshotSuffix {
+			break // the file is what comes out of it
+		}
 	}
 	return nil
 }

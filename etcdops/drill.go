@@ -148,7 +148,7 @@ func (d *driller) prepare() (release func() error, err error) {
 			return nil, fmt.Errorf("the scratch folder %q is inside of %q, which is in use: name another one", d.Scratch, live)
 		}
 	}
-	release, err = lock(drillLock(d.Scratch))
+	release, err = Lock(drillLock(d.Scratch))
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +244,7 @@ func CleanDrills(scratch string) error {
 	if _, err := os.Stat(scratch); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	release, err := lock(drillLock(scratch))
+	release, err := Lock(drillLock(scratch))
 	if errors.Is(err, ErrBusy) {
 		return nil
 	}

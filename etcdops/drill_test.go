@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -303,12 +302,10 @@ func TestDrillKilledAnywhere(t *testing.T) {
 	_, path := save(t, h)
 	scratch := h.Root.Scratch()
 	for _, step := range []string{DrillPrepare, DrillVerify, DrillStage, DrillBoot, DrillCompare} {
-		config, err := json.Marshal(killedDrill{path, scratch, etcdProgram(t), step})
+		cmd, err := selfAs(envDrill, killedDrill{path, scratch, etcdProgram(t), step})
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command(etcdProgram(t))
-		cmd.Env = append(os.Environ(), envDrill+"="+string(config))
 		out, _ := cmd.CombinedOutput()
 		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 			t.Fatalf("%s: the drill was not killed: %s", step, out)

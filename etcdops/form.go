@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -102,7 +103,7 @@ func (s Sealing) seal(w io.Writer) (io.WriteCloser, error) {
 	}
 	if s.Compress {
 		// Two blocks at once: the second core matches while the first writes.
-		compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
+		compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(512<<10))
 		if err != nil {
 			return nil, fmt.Errorf("compress: %w", err)
 		}
@@ -138,6 +139,7 @@ const maxWindow = 64 << 20
 // ErrHashMismatch where a bit has changed.
 func unseal(r io.Reader, identities []age.Identity) (io.ReadCloser, Form, error) {
 	var form Form
+	var closers layers
 	buffered := bufio.NewReaderSize(r, 256<<10)
 	if begins(buffered, magicAge) {
 		form.Encryption = encryptionAge
@@ -145,20 +147,47 @@ func unseal(r io.Reader, identities []age.Identity) (io.ReadCloser, Form, error)
 		if err != nil {
 			return nil, form, err
 		}
-		buffered = bufio.NewReaderSize(unsealReader{plain}, 256<<10)
+		ahead := readAhead(unsealReader{plain})
+		closers = append(closers, ahead)
+		buffered = bufio.NewReaderSize(ahead, 256<<10)
 	}
 	if !begins(buffered, magicZstd) {
-		return io.NopCloser(buffered), form, nil
+		return unsealed{buffered, closers}, form, nil
 	}
 	form.Compression = compressionZstd
 	unpacked, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
-		return nil, form, fmt.Errorf("unpack: %w", err)
+		return nil, form, errors.Join(fmt.Errorf("unpack: %w", err), closers.Close())
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{unsealReader{unpacked}, unpacked.IOReadCloser()}, form, nil
+	return unsealed{unsealReader{unpacked}, append(closers, unpacked.IOReadCloser())}, form, nil
+}
+
+// unsealed reads what the last of its layers opens, and closes all of them.
+type unsealed struct {
+	io.Reader
+	layers
+}
+
+// layers are closed from the last, which reads from those before it, to the first.
+type layers []io.Closer
+
+func (l layers) Close() error {
+	var errs []error
+	for _, c := range slices.Backward(l) {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// readAhead reads r in a goroutine of its own, so that one core decrypts what
+// another unpacks. Close ends it.
+func readAhead(r io.Reader) io.ReadCloser {
+	out, in := io.Pipe()
+	go func() {
+		_, err := io.CopyBuffer(in, r, make([]byte, writeSize))
+		in.CloseWithError(err) // io.EOF for nil; it never fails itself
+	}()
+	return out
 }
 
 func begins(r *bufio.Reader, magic string) bool {

@@ -217,3 +217,43 @@ func TestReadIdentities(t *testing.T) {
 		t.Errorf("what is none: %v", err)
 	}
 }
+
+// The hash of the file alone is taken for proof only of one that is in the form
+// of its manifest, which somebody has signed; of others what comes out is hashed.
+func TestStoredHash(t *testing.T) {
+	t.Parallel()
+	h := startHost(t)
+	fill(t, h, 4, 8<<10)
+	all := forms(t)
+	save := func(key *Signer) string {
+		opts := h.saveOptions()
+		opts.Dir, opts.Signer, opts.Sealing = filepath.Join(t.TempDir(), "snapshots"), key, all[".db.zst"].Sealing
+		m, err := Save(t.Context(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Path(opts.Dir)
+	}
+	signed, unsigned := save(signer(t)), save(nil)
+	unpacked := strings.TrimSuffix(signed, suffixZstd)
+	if _, err := ExportFile(t.Context(), signed, VerifyOptions{}, unpacked); err != nil {
+		t.Fatal(err)
+	}
+	for path, byFile := range map[string]bool{signed: true, unsigned: false, unpacked: false} {
+		for _, ask := range []bool{true, false} {
+			o, report, err := openVerified(t.Context(), path, VerifyOptions{OpenOptions: OpenOptions{StoredHash: ask}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := o.sum == nil; got != (ask && byFile) {
+				t.Errorf("%s: hashed by the file alone: %t", filepath.Base(path), got)
+			}
+			if m := report.Manifest; m == nil || report.SHA256 != m.SHA256 || report.Size != m.Size || !report.Trailer {
+				t.Errorf("%s: %+v", filepath.Base(path), report)
+			}
+			if err := o.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

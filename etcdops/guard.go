@@ -53,34 +53,10 @@ func writeMarker(root layout.Root, now time.Time) error {
 	return atomicfile.Write(path, []byte(text), 0o600)
 }
 
-// ErrDataLost is the error of BootstrapGuard.
+// ErrDataLost is the error of [Starter.Permit] where etcd has run before and its
+// data folder is empty now: etcd would begin a new, empty cluster in place of the
+// one that there was, and every controller would take that for the truth.
 var ErrDataLost = errors.New("etcd's data is gone")
-
-// BootstrapGuard must be asked before etcd is started. It refuses where etcd has
-// run on this host before and its data folder is empty now: etcd would begin a
-// new, empty cluster in place of the one that there was, and every controller
-// would take that for the truth.
-func BootstrapGuard(root layout.Root) error {
-	_, err := os.Stat(root.EtcdMarker())
-	initialised := err == nil
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("guard etcd's data: %w", err)
-	}
-	data, err := hasData(root.EtcdData())
-	if err != nil {
-		return fmt.Errorf("guard etcd's data: %w", err)
-	}
-	return guardBootstrap(initialised, data, root)
-}
-
-func guardBootstrap(initialised, data bool, root layout.Root) error {
-	if !initialised || data {
-		return nil
-	}
-	return fmt.Errorf("%w: %q is empty, but etcd has run on this host; it is not started, since it would begin an empty cluster. "+
-		"Restore a snapshot with `nodeagent snapshot restore FILE` (`nodeagent snapshot list` shows them in %q); "+
-		"to begin a new cluster on purpose, delete %q", ErrDataLost, root.EtcdData(), root.Snapshots(), root.EtcdMarker())
-}
 
 // hasData tells whether etcd would find a member in the data folder and so not
 // begin a new one. Like etcd it looks for write-ahead log files.

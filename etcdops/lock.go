@@ -12,10 +12,11 @@ import (
 // is doing one of the same kind in the same place.
 var ErrBusy = errors.New("another operation is running there")
 
-// lock takes an exclusive flock on the file, which is made if it is missing and
+// Lock takes an exclusive flock on the file, which is made if it is missing and
 // stays: deleting it would let two holders in. The lock ends with the returned
-// function or with the process, however it dies.
-func lock(path string) (release func() error, err error) {
+// function or with the process, however it dies. Where it is taken the error is
+// [ErrBusy].
+func Lock(path string) (release func() error, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
@@ -47,9 +48,9 @@ func held(path string) (bool, error) {
 	return false, err
 }
 
-// freeBytes is how many bytes an unprivileged process could still write to the
+// FreeBytes is how many bytes an unprivileged process could still write to the
 // file system of the folder.
-func freeBytes(dir string) (int64, error) {
+func FreeBytes(dir string) (int64, error) {
 	free, _, err := space(dir)
 	return free, err
 }

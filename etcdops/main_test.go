@@ -65,6 +65,21 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// selfAs is the test binary as what the variable of the environment stands for.
+func selfAs(variable string, config any) (*exec.Cmd, error) {
+	text, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), variable+"="+string(text))
+	return cmd, nil
+}
+
 func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -157,7 +172,7 @@ func newHost(t testing.TB) *host {
 	dir := t.TempDir()
 	h := &host{Root: layout.Root(dir), Files: makeCerts(t, filepath.Join(dir, "certs"))}
 	client, peer := freePort(t), freePort(t)
-	h.Members = []Member{{Name: "m1", PeerURL: fmt.Sprintf("https://127.0.0.1:%d", peer), ClientURL: fmt.Sprintf("https://127.0.0.1:%d", client)}}
+	h.Members = []Member{localMember("m1", client, peer)}
 	h.Server = server{
 		Name: "m1", Data: h.Root.EtcdData(), ClientPort: client, PeerPort: peer,
 		Cert: h.Files.Cert, Key: h.Files.Key, CA: h.Files.CA, InitialCluster: initialCluster(h.Members), Token: "first",
@@ -222,16 +237,10 @@ func (h *host) Start(_ context.Context, component string) error {
 		if h.RefuseUndone != "" && exists(undoMarkPath(h.Root.EtcdData())) {
 			return errors.New(h.RefuseUndone)
 		}
-		config, err := json.Marshal(h.Server)
-		if err != nil {
+		var err error
+		if cmd, err = selfAs(envEtcd, h.Server); err != nil {
 			return err
 		}
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		cmd = exec.Command(self)
-		cmd.Env = append(os.Environ(), envEtcd+"="+string(config), envRestore+"=")
 	}
 	log, err := os.OpenFile(h.file(component+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -272,6 +281,12 @@ func (h *host) Stop(ctx context.Context, component string) error {
 
 func (h *host) Restart(ctx context.Context, component string) error {
 	return errors.Join(h.Stop(ctx, component), h.Start(ctx, component))
+}
+
+// permit is whether the host's nodeagent would start its etcd.
+func (h *host) permit(t testing.TB) error {
+	s := &Starter{Root: h.Root, Self: h.Members[0], Members: h.Members, Token: "first", Peer: h.Files, Client: h.Files}
+	return errors.Join(s.Permit(t.Context(), 0), s.Close())
 }
 
 // note appends to the record of what was asked of the units.

@@ -44,7 +44,7 @@ func PruneHolding(ctx context.Context, dir string, r hosts.Retention, now time.T
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil, nil, nil
 	}
-	release, err := lock(filepath.Join(dir, lockName))
+	release, err := Lock(filepath.Join(dir, lockName))
 	if err != nil {
 		return nil, nil, err
 	}

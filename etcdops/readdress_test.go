@@ -16,8 +16,14 @@ import (
 func (n *node) restartMoved() {
 	n.kill()
 	n.move()
-	n.Server.InitialCluster, n.Server.State, n.Server.Token = n.Member.Name+"="+n.Member.PeerURL, "existing", "none"
-	n.start()
+	n.startMoved()
+}
+
+func (n *node) startMoved() {
+	n.t.Helper()
+	if err := n.startAs(n.existing()); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // All members of a cluster get other addresses, one after the other, while
@@ -43,20 +49,20 @@ func TestReaddress(t *testing.T) {
 		announced := i != 1
 		if announced {
 			// The fleet has the new address already, the host not yet.
-			fresh := &node{t: n.t, Root: n.Root, Member: n.Member, Server: n.Server}
-			fresh.move()
+			client, peer := freePort(t), freePort(t)
+			fresh := localMember(n.Member.Name, client, peer)
 			site := r.siteOf(r.Nodes[(i+1)%3])
 			for j := range site.Members {
 				if site.Members[j].Name == n.Member.Name {
-					site.Members[j] = fresh.Member
+					site.Members[j] = fresh
 				}
 			}
 			done, err := Readdress(t.Context(), site, ReaddressOptions{Host: n.Member.Name, Peer: r.Files}, nil)
-			if err != nil || done.To != fresh.Member.PeerURL {
+			if err != nil || done.To != fresh.PeerURL {
 				t.Fatalf("announce %s: %+v, %v", n.Member.Name, done, err)
 			}
 			view := Look(t.Context(), site, false)
-			if m, _ := view.member(n.Member.Name); !slices.Equal(m.PeerURLs, []string{old.PeerURL, fresh.Member.PeerURL}) {
+			if m, _ := view.member(n.Member.Name); !slices.Equal(m.PeerURLs, []string{old.PeerURL, fresh.PeerURL}) {
 				t.Fatalf("%s is known at %v", n.Member.Name, m.PeerURLs)
 			}
 			// Another one waits for its turn.
@@ -67,9 +73,8 @@ func TestReaddress(t *testing.T) {
 				t.Fatalf("a second one: %v", err)
 			}
 			n.kill()
-			n.Member, n.Server.ClientPort, n.Server.PeerPort, n.starter = fresh.Member, fresh.Server.ClientPort, fresh.Server.PeerPort, nil
-			n.Server.InitialCluster, n.Server.State, n.Server.Token = n.Member.Name+"="+n.Member.PeerURL, "existing", "none"
-			n.start()
+			n.moveTo(client, peer)
+			n.startMoved()
 		} else {
 			n.restartMoved()
 		}

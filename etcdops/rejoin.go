@@ -88,7 +88,7 @@ func (p RejoinPlan) PutAside(ctx context.Context, root layout.Root, units Units,
 	if p.Data == "" {
 		return nil
 	}
-	release, err := lock(restoreLock(root))
+	release, err := Lock(restoreLock(root))
 	if err != nil {
 		return fmt.Errorf("rejoin: %w", err)
 	}

@@ -43,16 +43,10 @@ func runReplace(config []byte) error {
 // it was not.
 func (r *ring) killed(opts ReplaceOptions, after ReplaceStep) {
 	r.t.Helper()
-	config, err := json.Marshal(replacing{r.site(), opts, after})
+	cmd, err := selfAs(envReplace, replacing{r.site(), opts, after})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), envReplace+"="+string(config))
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {

@@ -76,7 +76,7 @@ func Restore(ctx context.Context, root layout.Root, plan RestorePlan, units Unit
 	if err := atomicfile.MkdirAll(etcdDir(root), 0o700); err != nil {
 		return Result{}, fmt.Errorf("%s: %w", r.verb(), err)
 	}
-	release, err := lock(restoreLock(root))
+	release, err := Lock(restoreLock(root))
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: %w", r.verb(), err)
 	}

@@ -172,7 +172,7 @@ func TestRestoreOfWipedData(t *testing.T) {
 			_, path := save(t, h)
 			put(t, h, "b")
 			h.wipe(t, folder)
-			if err := BootstrapGuard(h.Root); !errors.Is(err, ErrDataLost) || !strings.Contains(err.Error(), "snapshot restore") {
+			if err := h.permit(t); !errors.Is(err, ErrDataLost) || !strings.Contains(err.Error(), "snapshot restore") {
 				t.Errorf("guard: %v, want %v with a remedy", err, ErrDataLost)
 			}
 			plan := planOf(t, h, path)
@@ -189,7 +189,7 @@ func TestRestoreOfWipedData(t *testing.T) {
 			if diff := cmp.Diff([]string{"data", "initialised", "restore-tokens", "restore.lock"}, h.files(t)); diff != "" {
 				t.Errorf("files (-want +got):\n%s", diff)
 			}
-			if err := BootstrapGuard(h.Root); err != nil {
+			if err := h.permit(t); err != nil {
 				t.Error(err)
 			}
 		})
@@ -390,7 +390,7 @@ func TestRestoreRefusesAStalePlan(t *testing.T) {
 		t.Errorf("changed snapshot: %v", err)
 	}
 	plan = planOf(t, h, path)
-	held, err := lock(restoreLock(h.Root))
+	held, err := Lock(restoreLock(h.Root))
 	if err != nil {
 		t.Fatal(err)
 	}

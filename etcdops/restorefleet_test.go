@@ -3,7 +3,6 @@ package etcdops
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,8 +21,7 @@ type nodeUnits struct{ *node }
 
 func (u nodeUnits) Start(_ context.Context, component string) error {
 	if component == layout.Etcd {
-		u.Server.InitialCluster, u.Server.State, u.Server.Token = u.Member.Name+"="+u.Member.PeerURL, "existing", "none"
-		u.start()
+		return u.startAs(u.existing())
 	}
 	return nil
 }
@@ -69,12 +67,16 @@ func (r *ring) restoreOptions(n *node, snapshot string) RestoreOptions {
 }
 
 // move gives a host another address, as far as that can be had on one machine.
-func (n *node) move() {
+func (n *node) move() { n.moveTo(freePort(n.t), freePort(n.t)) }
+
+func (n *node) moveTo(client, peer int) {
 	n.t.Helper()
-	client, peer := freePort(n.t), freePort(n.t)
-	n.Member.PeerURL, n.Member.ClientURL = fmt.Sprintf("https://127.0.0.1:%d", peer), fmt.Sprintf("https://127.0.0.1:%d", client)
+	if n.agents.Load() > 0 {
+		n.t.Fatalf("%s moves while its agent runs", n.Member.Name)
+	}
+	n.Member = localMember(n.Member.Name, client, peer)
 	n.Server.ClientPort, n.Server.PeerPort = client, peer
-	n.starter = nil
+	n.forgetStarter()
 }
 
 // restoreAll restores the hosts at once, each by what it finds out by itself.
@@ -231,13 +233,13 @@ func (r *ring) waitsUntilRestored(n *node) {
 	if err := r.converge(r.t.Context(), n); err == nil || !r.starter(n).Waiting() {
 		r.t.Fatalf("%s does not wait: %v", n.Member.Name, err)
 	}
-	ctx := r.t.Context()
+	ctx, starter := r.t.Context(), r.starter(n)
 	go func() {
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			if restoring, _ := RestoreInProgress(n.Root); restoring && exists(markPath(n.Root.EtcdData())) {
-				r.starter(n).Close()
+				starter.Close()
 				return
 			}
 			<-tick.C

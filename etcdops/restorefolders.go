@@ -73,7 +73,7 @@ const stageOverhead = 192 << 20
 
 func (p *RestorePlan) checkSpace(opts RestoreOptions) error {
 	dir := existing(filepath.Dir(p.DataDir))
-	free, err := freeBytes(dir)
+	free, err := FreeBytes(dir)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -76,16 +75,10 @@ func (k killed) run(t *testing.T) string {
 // for, and returns the event at which it killed itself.
 func runKilled(t *testing.T, variable string, settings any) string {
 	t.Helper()
-	config, err := json.Marshal(settings)
+	cmd, err := selfAs(variable, settings)
 	if err != nil {
 		t.Fatal(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), variable+"="+string(config))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -100,6 +93,46 @@ func runKilled(t *testing.T, variable string, settings any) string {
 // each of them.
 var endings = []Ending{EndSafely, EndForward, EndBack}
 
+// killedCase is a state in which a restore and an undo are killed: with the live
+// data gone, or with data that does not start. The shift has each meet the endings
+// in an order of its own.
+type killedCase struct {
+	wiped  bool
+	refuse string
+	shift  int
+}
+
+var killedCases = map[string]killedCase{
+	"live":  {},
+	"wiped": {wiped: true, shift: 1},
+	"fails": {refuse: "unit failed", shift: 2},
+}
+
+// kill kills what the plan does at its nth point, and at each second point what
+// ends it as well. It answers where they died and how the rest is to be ended.
+func (tc killedCase) kill(t *testing.T, h *host, plan RestorePlan, n int) (event string, how Ending) {
+	t.Helper()
+	how = endings[(n+tc.shift)%len(endings)]
+	event = killed{Host: *h, Plan: &plan, At: n}.run(t)
+	for m := 1; n%2 == 0 && m < 6; m += 2 {
+		event += ", then " + killed{Host: *h, How: how, At: m}.run(t)
+	}
+	return event, how
+}
+
+// passedAll tells whether what was to be killed at its nth point has none.
+func passedAll(t *testing.T, event string, n int) bool {
+	t.Helper()
+	if !strings.HasPrefix(event, allEventsSeen) {
+		return false
+	}
+	if n < 15 {
+		t.Errorf("only %d points", n)
+	}
+	t.Logf("killed at %d points", n-1)
+	return true
+}
+
 // TestRestoreKilledAnywhere kills a restore with SIGKILL at each of its events and
 // after each step that changes the disk, and what then ends it as well, once with
 // etcd running, once with its data wiped, once with restored data that does not
@@ -107,15 +140,7 @@ var endings = []Ending{EndSafely, EndForward, EndBack}
 // exactly the restored one, and which of them whoever ends it has said.
 func TestRestoreKilledAnywhere(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct {
-		wiped  bool
-		refuse string
-		shift  int
-	}{
-		"live":  {},
-		"wiped": {wiped: true, shift: 1},
-		"fails": {refuse: "unit failed", shift: 2},
-	} {
+	for name, tc := range killedCases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := startHost(t)
@@ -125,28 +150,19 @@ func TestRestoreKilledAnywhere(t *testing.T) {
 			if err := MarkInitialised(h.Root, time.Now()); err != nil {
 				t.Fatal(err)
 			}
-			n := 1
-			for ; ; n++ {
+			for n := 1; ; n++ {
 				if tc.wiped {
 					h.wipe(t, n%2 == 0)
 				}
 				h.RefuseRestored = tc.refuse
 				plan := planOf(t, h, path)
-				how := endings[(n+tc.shift)%len(endings)]
-				event := killed{Host: *h, Plan: &plan, At: n}.run(t)
-				for m := 1; n%2 == 0 && m < 6; m += 2 { // and what ends it dies, too
-					event += ", then " + killed{Host: *h, How: how, At: m}.run(t)
-				}
+				event, how := tc.kill(t, h, plan, n)
 				h.checkEnded(t, event, plan, how, tc.wiped)
-				if strings.HasPrefix(event, allEventsSeen) {
+				if passedAll(t, event, n) {
 					break
 				}
 				h.reset(t, plan)
 			}
-			if n < 15 {
-				t.Errorf("only %d points", n)
-			}
-			t.Logf("killed at %d points", n-1)
 		})
 	}
 }
@@ -177,7 +193,7 @@ func (h *host) checkEnded(t *testing.T, event string, plan RestorePlan, how Endi
 	}
 	h.checkTidy(t, event)
 	if !restored && wiped {
-		if err := BootstrapGuard(h.Root); !errors.Is(err, ErrDataLost) {
+		if err := h.permit(t); !errors.Is(err, ErrDataLost) {
 			t.Fatalf("%s: guard says %v", event, err)
 		}
 		if pid, err := h.pid(layout.Etcd); pid != 0 || err != nil {

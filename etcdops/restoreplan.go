@@ -168,7 +168,9 @@ func verifiedPlan(ctx context.Context, opts RestoreOptions, now time.Time) (Rest
 	if !slices.ContainsFunc(opts.Members, func(m Member) bool { return m.Name == opts.Host }) {
 		return RestorePlan{}, fmt.Errorf("host %q is no etcd member of its fleet: restore on one that has the role etcd", opts.Host)
 	}
-	source, report, err := openVerified(ctx, snapshot, VerifyOptions{OpenOptions: opts.OpenOptions, SkipHash: opts.SkipHash})
+	open := opts.OpenOptions
+	open.StoredHash = true
+	source, report, err := openVerified(ctx, snapshot, VerifyOptions{OpenOptions: open, SkipHash: opts.SkipHash})
 	if err != nil {
 		return RestorePlan{}, fmt.Errorf("verify %q: %w", snapshot, err)
 	}

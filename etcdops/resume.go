@@ -45,7 +45,7 @@ func EndRestore(ctx context.Context, root layout.Root, how Ending, open OpenOpti
 	if found, err := RestoreInProgress(root); err != nil || !found {
 		return OutcomeNone, Result{}, err
 	}
-	release, err := lock(restoreLock(root))
+	release, err := Lock(restoreLock(root))
 	if err != nil {
 		return OutcomeNone, Result{}, fmt.Errorf("resume restore: %w", err)
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodeagent/nodeagent/hosts"
-	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
 var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -142,7 +141,7 @@ func TestPrune(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "mine.db"), []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	release, err := lock(filepath.Join(dir, lockName))
+	release, err := Lock(filepath.Join(dir, lockName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,33 +235,6 @@ func TestMembers(t *testing.T) {
 	}
 	if got, want := initialCluster(Members(spec)), "a=https://[2001:db8::1]:2380,b=https://192.0.2.2:2380"; got != want {
 		t.Errorf("initial cluster %q, want %q", got, want)
-	}
-}
-
-func TestBootstrapGuard(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		initialised, data bool
-		want              error
-	}{{false, false, nil}, {false, true, nil}, {true, true, nil}, {true, false, ErrDataLost}} {
-		root := layout.Root(t.TempDir())
-		if tc.initialised {
-			if err := MarkInitialised(root, noon); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if tc.data {
-			wal := filepath.Join(root.EtcdData(), "member", "wal")
-			if err := os.MkdirAll(wal, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(wal, "0-0.wal"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := BootstrapGuard(root); !errors.Is(err, tc.want) {
-			t.Errorf("%+v: %v", tc, err)
-		}
 	}
 }
 

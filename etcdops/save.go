@@ -1,6 +1,7 @@
 package etcdops
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 
@@ -90,7 +90,7 @@ func Save(ctx context.Context, opts SaveOptions) (_ Manifest, err error) {
 		return Manifest{}, err
 	}
 	opts.step("folder made")
-	release, err := lock(filepath.Join(opts.Dir, lockName))
+	release, err := Lock(filepath.Join(opts.Dir, lockName))
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -142,9 +142,14 @@ func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, so
 	return m, err
 }
 
+// writeSize is how much is written to a file at once: whole pages, and many of
+// them, where gRPC, age and zstd have other ends.
+const writeSize = 256 << 10
+
 // savePlain fills f with what etcd sends.
 func savePlain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) error {
-	if err := stream(ctx, opts, client, f, m); err != nil {
+	out := bufio.NewWriterSize(f, writeSize)
+	if err := errors.Join(stream(ctx, opts, client, out, m), out.Flush()); err != nil {
 		return err
 	}
 	opts.step("streamed")
@@ -168,15 +173,15 @@ func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, 
 		return err
 	}
 	opts.step("scratch made")
-	stored := newCountingHash()
-	sealed, err := opts.Sealing.seal(io.MultiWriter(f, stored))
+	stored, out, checked := newCountingHash(), bufio.NewWriterSize(f, writeSize), bufio.NewWriterSize(raw, writeSize)
+	sealed, err := opts.Sealing.seal(io.MultiWriter(out, stored))
 	if err != nil {
 		return err
 	}
-	if err := stream(ctx, opts, client, io.MultiWriter(raw, sealed), m); err != nil {
+	if err := stream(ctx, opts, client, io.MultiWriter(checked, sealed), m); err != nil {
 		return errors.Join(err, sealed.Close())
 	}
-	if err := sealed.Close(); err != nil {
+	if err := errors.Join(sealed.Close(), out.Flush(), checked.Flush()); err != nil {
 		return err
 	}
 	opts.step("sealed")
@@ -247,13 +252,14 @@ func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io
 	defer cancel()
 	// The raw stream rather than the client's reader: it tells how many bytes
 	// are to come, and an empty message can be told from data.
-	snapshots, err := pb.NewMaintenanceClient(client.ActiveConnection()).Snapshot(ctx, &pb.SnapshotRequest{})
+	snapshots, err := openStream(ctx, client.ActiveConnection())
 	if err != nil {
 		return err
 	}
 	sum := newTrailerHash()
 	hashing, writing := newBeside(sum), newBeside(f)
-	err = receive(ctx, snapshots, cancel, io.MultiWriter(hashing, writing), opts.Stall, opts.Progress)
+	put := func(b blob) error { return errors.Join(hashing.put(b), writing.put(b)) }
+	err = receive(ctx, snapshots, cancel, put, opts.Stall, opts.Progress)
 	if err := errors.Join(err, writing.Close(), hashing.Close()); err != nil {
 		return err
 	}
@@ -270,7 +276,7 @@ func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io
 
 // roomFor refuses early what would fill the disk in the middle.
 func roomFor(dir string, size int64) error {
-	free, err := freeBytes(dir)
+	free, err := FreeBytes(dir)
 	if err != nil {
 		return err
 	}

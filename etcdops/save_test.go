@@ -224,12 +224,12 @@ func TestSaveNoticesAStall(t *testing.T) {
 // messages for ever.
 type endless struct{ ctx context.Context }
 
-func (e endless) Recv() (*pb.SnapshotResponse, error) {
+func (e endless) Recv() (blob, error) {
 	select {
 	case <-e.ctx.Done():
-		return nil, e.ctx.Err()
+		return blob{}, e.ctx.Err()
 	case <-time.After(time.Millisecond):
-		return &pb.SnapshotResponse{RemainingBytes: 4096}, nil
+		return blob{remaining: 4096}, nil
 	}
 }
 
@@ -237,18 +237,18 @@ func TestEmptyMessagesAreAStall(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	err := receive(ctx, endless{ctx}, cancel, io.Discard, 100*time.Millisecond, func(int64, int64) {})
+	err := receive(ctx, endless{ctx}, cancel, func(blob) error { return nil }, 100*time.Millisecond, func(int64, int64) {})
 	if !errors.Is(err, ErrStalled) {
 		t.Errorf("error %v, want %v", err, ErrStalled)
 	}
 }
 
 // blobs is a stream of the given messages.
-type blobs []*pb.SnapshotResponse
+type blobs []blob
 
-func (b *blobs) Recv() (*pb.SnapshotResponse, error) {
+func (b *blobs) Recv() (blob, error) {
 	if len(*b) == 0 {
-		return nil, io.EOF
+		return blob{}, io.EOF
 	}
 	first := (*b)[0]
 	*b = (*b)[1:]
@@ -263,9 +263,12 @@ func (failingWriter) Write([]byte) (int, error) { return 0, errDisk }
 
 func TestReceive(t *testing.T) {
 	t.Parallel()
-	db := &pb.SnapshotResponse{RemainingBytes: 0, Blob: make([]byte, 512)}
-	sum := sha256.Sum256(db.Blob)
-	trailer := &pb.SnapshotResponse{Blob: sum[:]}
+	message := func(remaining uint64, text []byte) blob {
+		return blob{remaining: remaining, parts: [][]byte{text}, size: len(text)}
+	}
+	page := make([]byte, 512)
+	sum := sha256.Sum256(page)
+	db, trailer := message(0, page), message(0, sum[:])
 	for name, tc := range map[string]struct {
 		stream blobs
 		w      io.Writer
@@ -277,8 +280,8 @@ func TestReceive(t *testing.T) {
 		"nothing":        {want: io.ErrUnexpectedEOF},
 		"too long":       {stream: blobs{db, trailer, trailer}, text: "longer than the 544 bytes"},
 		"disk is full":   {stream: blobs{db, trailer}, w: failingWriter{}, want: errDisk},
-		"cut in the db":  {stream: blobs{{RemainingBytes: 512, Blob: make([]byte, 512)}, trailer}, want: io.ErrUnexpectedEOF},
-		"split in parts": {stream: blobs{db, {Blob: sum[:1]}, {}, {Blob: sum[1:31]}, {Blob: sum[31:]}}},
+		"cut in the db":  {stream: blobs{message(512, page), trailer}, want: io.ErrUnexpectedEOF},
+		"split in parts": {stream: blobs{db, message(0, sum[:1]), {}, message(0, sum[1:31]), message(0, sum[31:])}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hash := newTrailerHash()
@@ -287,7 +290,7 @@ func TestReceive(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			err := receive(ctx, &tc.stream, cancel, tc.w, time.Second, func(int64, int64) {})
+			err := receive(ctx, &tc.stream, cancel, func(b blob) error { return b.writeTo(tc.w) }, time.Second, func(int64, int64) {})
 			switch {
 			case tc.text != "":
 				if err == nil || !strings.Contains(err.Error(), tc.text) {

@@ -110,7 +110,7 @@ func (p RestorePlan) plainSource(ctx context.Context) (path string, done func() 
 		}
 		done = source.Close
 	}
-	if ok, _, whole := source.sum.sums(); whole != p.Snapshot.SHA256 || p.Snapshot.Trailer && !ok {
+	if ok, whole := source.whole(); whole != p.Snapshot.SHA256 || p.Snapshot.Trailer && !ok {
 		err := fmt.Errorf("%q is no longer the snapshot that was planned with: its SHA-256 is %s, not %s", path, whole, p.Snapshot.SHA256)
 		return "", nil, errors.Join(err, done())
 	}

@@ -124,13 +124,15 @@ func (s *Starter) Allowed(ctx context.Context) bool {
 
 // explain adds where a host that has lost its data finds a way back.
 func (s *Starter) explain(standing Standing, err error) error {
-	if standing.Marked && errors.Is(err, ErrDataLost) && !errors.Is(err, ErrHeld) && len(s.Members) == 1 {
-		return guardBootstrap(true, false, s.Root)
+	if !standing.Marked || !errors.Is(err, ErrDataLost) {
+		return err
 	}
-	if standing.Marked && errors.Is(err, ErrDataLost) {
+	if len(s.Members) > 1 {
 		return fmt.Errorf("%w (%q; snapshots are in %q: `nodeagent snapshot list`)", err, s.Root.EtcdData(), s.Root.Snapshots())
 	}
-	return err
+	return fmt.Errorf("%w: %q is empty, but etcd has run on this host; it is not started, since it would begin an empty cluster. "+
+		"Restore a snapshot with `nodeagent snapshot restore FILE` (`nodeagent snapshot list` shows them in %q); "+
+		"to begin a new cluster on purpose, delete %q", ErrDataLost, s.Root.EtcdData(), s.Root.Snapshots(), s.Root.EtcdMarker())
 }
 
 func (s *Starter) others() []Member {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -84,20 +83,21 @@ func (c *countingHash) sum() string { return hex.EncodeToString(c.h.Sum(nil)) }
 
 // receiver is the part of the snapshot stream that is read.
 type receiver interface {
-	Recv() (*pb.SnapshotResponse, error)
+	Recv() (blob, error)
 }
 
 // blobs in flight between the network and the disk: 32 KiB each as etcd sends
 // them, so that memory does not depend on the size of the database.
 const blobsInFlight = 32
 
-// receive copies a snapshot stream to w and calls progress with the bytes so
-// far and in all. It fails when no byte came for the time stall, when the
-// stream is longer or shorter than its server said, or on the first error of
-// either side. cancel must end the stream's context.
-func receive(ctx context.Context, stream receiver, cancel context.CancelFunc, w io.Writer, stall time.Duration, progress func(done, total int64)) error {
+// receive gives each blob of a snapshot stream to put, which holds what it needs
+// for longer, and calls progress with the bytes so far and in all. It fails when
+// no byte came for the time stall, when the stream is longer or shorter than its
+// server said, or on the first error of either side. cancel must end the
+// stream's context.
+func receive(ctx context.Context, stream receiver, cancel context.CancelFunc, put func(blob) error, stall time.Duration, progress func(done, total int64)) error {
 	type message struct {
-		blob  []byte
+		blob
 		total int64
 	}
 	messages := make(chan message, blobsInFlight)
@@ -108,8 +108,8 @@ func receive(ctx context.Context, stream receiver, cancel context.CancelFunc, w 
 		total, got := int64(-1), int64(0)
 		for {
 			watch.wait()
-			response, err := stream.Recv()
-			if watch.came(len(response.GetBlob())) {
+			blob, err := stream.Recv()
+			if watch.came(blob.size) {
 				return fmt.Errorf("%w for %s, after %s", ErrStalled, stall, bytesText(got))
 			}
 			if errors.Is(err, io.EOF) {
@@ -122,14 +122,14 @@ func receive(ctx context.Context, stream receiver, cancel context.CancelFunc, w 
 				return err
 			}
 			if total < 0 {
-				total = int64(response.GetRemainingBytes()) + int64(len(response.GetBlob())) + trailerSize
+				total = int64(blob.remaining) + int64(blob.size) + trailerSize
 			}
-			got += int64(len(response.GetBlob()))
+			got += int64(blob.size)
 			if got > total {
 				return fmt.Errorf("stream is longer than the %d bytes that its server announced", total)
 			}
 			select {
-			case messages <- message{response.GetBlob(), total}:
+			case messages <- message{blob, total}:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -143,10 +143,12 @@ func receive(ctx context.Context, stream receiver, cancel context.CancelFunc, w 
 		}()
 		var done int64
 		for m := range messages {
-			if _, err := w.Write(m.blob); err != nil {
+			err := put(m.blob)
+			done += int64(m.size)
+			m.release()
+			if err != nil {
 				return err
 			}
-			done += int64(len(m.blob))
 			progress(done, m.total)
 		}
 		return nil

@@ -14,15 +14,6 @@ import (
 // A host of the fleet that has named none has an empty list.
 type Signers map[string][]string
 
-// SignersOf are those that a host knows from its fleet.
-func SignersOf(spec *hosts.Spec) Signers {
-	s := Signers{spec.Name: spec.Snapshots.PublicKeys}
-	for _, peer := range spec.Peers {
-		s[peer.Name] = peer.SnapshotKeys
-	}
-	return s
-}
-
 // FleetSigners are those of all hosts of a fleet.
 func FleetSigners(fleet *hosts.Fleet) Signers {
 	s := Signers{}

@@ -85,32 +85,19 @@ func TestUndoBringsTheOldDataBack(t *testing.T) {
 // that does not start any more.
 func TestUndoKilledAnywhere(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct {
-		wiped  bool
-		refuse string
-		shift  int
-	}{
-		"live":  {},
-		"wiped": {wiped: true, shift: 1},
-		"fails": {refuse: "unit failed", shift: 2},
-	} {
+	for name, tc := range killedCases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := restoredHost(t)
-			n := 1
-			for ; ; n++ {
+			for n := 1; ; n++ {
 				if tc.wiped {
 					h.wipe(t, n%2 == 0)
 				}
 				h.RefuseUndone = tc.refuse
 				plan := undoPlan(t, h)
-				how := endings[(n+tc.shift)%len(endings)]
-				event := killed{Host: *h, Plan: &plan, At: n}.run(t)
-				for m := 1; n%2 == 0 && m < 6; m += 2 {
-					event += ", then " + killed{Host: *h, How: how, At: m}.run(t)
-				}
+				event, how := tc.kill(t, h, plan, n)
 				undone := h.checkUndone(t, event, plan, how, tc.wiped)
-				if strings.HasPrefix(event, allEventsSeen) {
+				if passedAll(t, event, n) {
 					break
 				}
 				if undone && tc.wiped {
@@ -121,10 +108,6 @@ func TestUndoKilledAnywhere(t *testing.T) {
 					}
 				}
 			}
-			if n < 15 {
-				t.Errorf("only %d points", n)
-			}
-			t.Logf("killed at %d points", n-1)
 		})
 	}
 }

@@ -19,7 +19,9 @@ type VerifyOptions struct {
 // Report is what Verify found in a snapshot that passed.
 type Report struct {
 	Path string `json:"path"`
-	// Size and SHA256 (hexadecimal) are of what etcd sent; Stored is the file.
+	// Size and SHA256 (hexadecimal) are of what etcd sent, the hash as the signed
+	// manifest has it where only the file was hashed (StoredHash); Stored is the
+	// file.
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
 	Stored Stored `json:"stored"`
@@ -76,7 +78,7 @@ func (o *opened) verify(ctx context.Context, path string, opts VerifyOptions) (R
 	if report.Trailer, err = looksLikeSnapshot(o, path, o.size, opts.SkipHash); err != nil {
 		return Report{}, err
 	}
-	ok, _, whole := o.sum.sums()
+	ok, whole := o.whole()
 	report.SHA256 = whole
 	dbSize := o.size
 	if report.Trailer {
@@ -109,6 +111,8 @@ func (r *Report) compareContents() error {
 		return fmt.Errorf("%w: it ends at revision %d, the manifest says %d", ErrManifestMismatch, r.Revision, m.Revision)
 	case m.Keys != r.Keys:
 		return fmt.Errorf("%w: it has %d keys, the manifest says %d", ErrManifestMismatch, r.Keys, m.Keys)
+	case m.Hash != r.Hash && m.Hash != 0: // which the first manifests did not have
+		return fmt.Errorf("%w: the hash of its keys and values is %08x, the manifest says %08x", ErrManifestMismatch, r.Hash, m.Hash)
 	}
 	return nil
 }

@@ -211,7 +211,7 @@ func TestVerifyComparesTheManifest(t *testing.T) {
 	if report, err = Verify(t.Context(), path, VerifyOptions{}); err != nil || report.Manifest == nil {
 		t.Errorf("with its manifest: %+v, %v", report.Manifest, err)
 	}
-	for name, edit := range map[string]func(*Manifest){"revision": func(m *Manifest) { m.Revision++ }, "keys": func(m *Manifest) { m.Keys++ }} {
+	for name, edit := range map[string]func(*Manifest){"revision": func(m *Manifest) { m.Revision++ }, "keys": func(m *Manifest) { m.Keys++ }, "hash": func(m *Manifest) { m.Hash = report.Hash + 1 }} {
 		edited := m
 		edit(&edited)
 		if err := writeManifest(path, edited); err != nil {

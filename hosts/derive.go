@@ -48,8 +48,6 @@ func (d *draft) asPeer() Peer {
 		Roles:    slices.Clone(d.spec.Roles),
 		Address:  d.spec.Address,
 		PodRange: d.spec.Kubernetes.HostPodRange,
-
-		SnapshotKeys: slices.Clone(d.spec.Snapshots.PublicKeys),
 	}
 	if w := d.spec.Network.WireGuard; w != nil {
 		p.WireGuard = &WireGuardPeer{

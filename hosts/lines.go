@@ -306,33 +306,24 @@ func (s *scanner) multiline(quote byte) {
 }
 
 func (s *scanner) array(at *lines) {
-	s.pos++
-	for s.pos < len(s.text) {
-		s.skipSpace(true)
-		switch s.peek() {
-		case ']':
-			s.pos++
-			return
-		case ',':
-			s.pos++
-			continue
-		}
-		start := s.pos
+	s.elements(']', func() {
 		item := &lines{line: s.line}
 		at.items = append(at.items, item)
 		s.value(item)
-		if s.pos == start {
-			return
-		}
-	}
+	})
 }
 
 func (s *scanner) inlineTable(at *lines) {
+	s.elements('}', func() { s.keyValue(at) })
+}
+
+// elements reads what stands between two brackets, up to where an element is none.
+func (s *scanner) elements(end byte, element func()) {
 	s.pos++
 	for s.pos < len(s.text) {
 		s.skipSpace(true)
 		switch s.peek() {
-		case '}':
+		case end:
 			s.pos++
 			return
 		case ',':
@@ -340,7 +331,7 @@ func (s *scanner) inlineTable(at *lines) {
 			continue
 		}
 		start := s.pos
-		s.keyValue(at)
+		element()
 		if s.pos == start {
 			return
 		}

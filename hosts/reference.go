@@ -112,7 +112,7 @@ func (k *Key) child(name string) *Key {
 	case FormList:
 		return k.Each.child(name)
 	}
-	if i := slices.IndexFunc(k.Keys, func(c *Key) bool { return c.Path[strings.LastIndexByte(c.Path, '.')+1:] == name }); i >= 0 {
+	if i := slices.IndexFunc(k.Keys, func(c *Key) bool { return c.Name() == name }); i >= 0 {
 		return k.Keys[i]
 	}
 	return nil

@@ -26,6 +26,9 @@ func TestReferenceIsComplete(t *testing.T) {
 		}
 		return true
 	})
+	if files, err := referenceFiles.ReadDir("reference"); err != nil || len(files) != len(groups) {
+		t.Errorf("hosts/reference has %d files, %d of them in groups: %v", len(files), len(groups), err)
+	}
 	for path := range documented {
 		if k := Lookup(path); k == nil || k.Path != path {
 			t.Errorf("hosts/reference knows %s, the schema does not", path)

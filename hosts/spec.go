@@ -92,8 +92,6 @@ type Peer struct {
 	PodRange netip.Prefix
 	// WireGuard is nil where the peer has no WireGuard device.
 	WireGuard *WireGuardPeer
-	// SnapshotKeys are the peer's Snapshots.PublicKeys.
-	SnapshotKeys []string
 }
 
 // Has tells whether the peer has the role.

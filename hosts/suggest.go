@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -25,27 +26,22 @@ func didYouMean(s string, words []string) string {
 // same table that is spelled alike, or one of the same name elsewhere, as a
 // key that stands below the wrong [header].
 func suggestKey(path, key string, r *rule) string {
-	var siblings []string
-	for name := range r.keys {
-		siblings = append(siblings, name)
-	}
-	slices.Sort(siblings)
+	siblings := slices.Sorted(maps.Keys(r.keys))
 	if near := didYouMean(key, siblings); near != "" {
 		return near
 	}
-	var elsewhere []string
-	for _, known := range keyPaths() {
-		if strings.HasSuffix(known, "."+key) || known == key {
-			elsewhere = append(elsewhere, known)
-		}
-	}
-	if len(elsewhere) > 0 {
+	if elsewhere := endingIn(key); len(elsewhere) > 0 {
 		return fmt.Sprintf(" here: there is %s", and(elsewhere))
 	}
 	if path == "" {
 		return fmt.Sprintf(": the tables of a file are %s", and(siblings))
 	}
 	return fmt.Sprintf(": [%s] has %s", path, and(siblings))
+}
+
+// endingIn lists the paths whose last part, or last parts, are the key.
+func endingIn(key string) []string {
+	return slices.DeleteFunc(keyPaths(), func(known string) bool { return known != key && !strings.HasSuffix(known, "."+key) })
 }
 
 // keyPaths lists the dotted path of every key of the schema, sorted, with

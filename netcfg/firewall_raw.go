@@ -52,13 +52,6 @@ func (e rawExpr) is(name string, attrs map[int]string) bool {
 	return e.name == name && len(e.inner) == 0 && maps.Equal(e.attrs, attrs)
 }
 
-// with returns the expression with one more attribute.
-func (e rawExpr) with(number int, value string) rawExpr {
-	attrs := maps.Clone(e.attrs)
-	attrs[number] = value
-	return rawExpr{e.name, attrs, e.inner}
-}
-
 func u32(v uint32) string { return string(binary.BigEndian.AppendUint32(nil, v)) }
 
 func u64(v uint64) string { return string(binary.BigEndian.AppendUint64(nil, v)) }

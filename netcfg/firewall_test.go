@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -291,4 +292,11 @@ func FuzzFirewallRule(f *testing.F) {
 			_, _ = parseRule(raw, nil)
 		}
 	})
+}
+
+// with returns the expression with one more attribute.
+func (e rawExpr) with(number int, value string) rawExpr {
+	attrs := maps.Clone(e.attrs)
+	attrs[number] = value
+	return rawExpr{e.name, attrs, e.inner}
 }

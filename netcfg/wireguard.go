@@ -135,15 +135,6 @@ func sortPeers(peers []WireGuardPeer) {
 	})
 }
 
-func (w *WireGuard) peer(key wgtypes.Key) (WireGuardPeer, bool) {
-	for _, p := range w.Peers {
-		if p.PublicKey == key {
-			return p, true
-		}
-	}
-	return WireGuardPeer{}, false
-}
-
 // declareKey is what to do about a fleet that does not name the host's own key.
 func declareKey(key wgtypes.Key) string {
 	return fmt.Sprintf("put public_key = %q into the host's file, table [wireguard], so that the other hosts let this one in", key)

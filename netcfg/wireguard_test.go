@@ -601,3 +601,12 @@ func TestWireGuardChangesHoldNoSecret(t *testing.T) {
 		}
 	}
 }
+
+func (w *WireGuard) peer(key wgtypes.Key) (WireGuardPeer, bool) {
+	for _, p := range w.Peers {
+		if p.PublicKey == key {
+			return p, true
+		}
+	}
+	return WireGuardPeer{}, false
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
@@ -155,10 +156,11 @@ func TestKeysAreMadeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, err := encodePublic(other.Public())
+	der, err := x509.MarshalPKIXPublicKey(other.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
+	public := pem.EncodeToMemory(&pem.Block{Type: pemPublicKey, Bytes: der})
 	write(t, h.root.ServiceAccountPublic(), readString(t, h.root.ServiceAccountPublic())+string(public), 0o644)
 	if changes := h.diff(); len(changes) > 0 {
 		t.Errorf("a second public key is taken for a difference:\n%s", printed(changes))

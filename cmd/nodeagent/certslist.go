@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -163,12 +164,13 @@ func lifeBar(out screen, s pki.Status, now time.Time) string {
 }
 
 // certificateNames completes the names of this host's certificates.
-func (o *options) certificateNames(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	spec, err := o.spec()
+func (o *options) certificateNames(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	spec, err := o.quietSpec()
 	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
+		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return namesOf(pki.Want(spec)), cobra.ShellCompDirectiveNoFileComp
+	names := slices.DeleteFunc(namesOf(pki.Want(spec)), func(name string) bool { return slices.Contains(args, name) })
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func namesOf(want pki.State) []string {

@@ -23,7 +23,7 @@ a later one that was refused, and whether the components use it: their live port
 asked.`,
 		Example: `  nodeagent certs show etcd-peer
   nodeagent certs show kube-apiserver -o json | jq .proofs`,
-		Args: exactlyOne("NAME"), ValidArgsFunction: o.certificateNames,
+		Args: exactlyOne("NAME"), ValidArgsFunction: upTo(1, o.certificateNames),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		seen, seenErr := o.certificates(cmd)

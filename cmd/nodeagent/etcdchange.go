@@ -98,7 +98,7 @@ most in step, and returns when that one leads. Writes that come in that moment m
 and have to be tried again.`,
 		Example: `  nodeagent etcd move-leader
   nodeagent etcd move-leader n2`,
-		Args: atMostOne("MEMBER"),
+		Args: atMostOne("MEMBER"), ValidArgsFunction: upTo(1, o.completeMember),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			host, site, view, err := o.looked(cmd)
 			if err != nil {

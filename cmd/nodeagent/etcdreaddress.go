@@ -30,7 +30,7 @@ restore a snapshot on all of them: a restore takes today's addresses.`,
 	flags := cmd.Flags()
 	dry := flags.Bool("dry-run", false, "say what would be done and change nothing")
 	patience := flags.Duration("patience", 30*time.Minute, "how long the host may take to listen at its new address")
-	cmd.ValidArgsFunction = o.completeHost
+	cmd.ValidArgsFunction = upTo(1, o.completeMember)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		host, site, view, err := o.looked(cmd)
 		if err != nil {

@@ -42,6 +42,7 @@ While most members can come back, do not recover: bring them back.`,
 	yes := flags.Bool("yes", false, "do not ask")
 	fenced := flags.StringSlice("fenced", nil, "other etcd `hosts` that cannot be reached and of which you know that their etcd is off")
 	repair := flags.Bool("repair-space", false, "deal with the alarm NOSPACE: compact, defragment, switch it off")
+	must(cmd.RegisterFlagCompletionFunc("fenced", o.completeMembers))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		host, err := o.open(cmd)
 		if err != nil {

@@ -33,7 +33,7 @@ interrupted anywhere: the same command, there or on another host, goes on.`,
 	dry := flags.Bool("dry-run", false, "say what comes first and change nothing")
 	yes := flags.Bool("yes", false, "do not ask")
 	patience := flags.Duration("patience", 30*time.Minute, "how long the host may take to start its member, and that one to catch up")
-	cmd.ValidArgsFunction = o.completeHost
+	cmd.ValidArgsFunction = upTo(1, o.completeMember)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		host, site, view, err := o.looked(cmd)
 		if err != nil {
@@ -132,7 +132,7 @@ then, by 'nodeagent apply' or its service.`,
 	without := flags.StringSlice("without", nil, "`hosts` that say nothing and hold no data")
 	again := flags.Bool("again", false, "forget that etcd has once run on this host")
 	yes := flags.Bool("yes", false, "do not ask")
-	must(cmd.RegisterFlagCompletionFunc("without", o.completeHost))
+	must(cmd.RegisterFlagCompletionFunc("without", o.completeMembers))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		host, err := o.open(cmd)
 		if err != nil {

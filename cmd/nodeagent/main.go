@@ -1,3 +1,5 @@
+//go:build !docgen
+
 // Command nodeagent makes a bare-metal Kubernetes host be as its fleet's TOML
 // files say, and keeps it so. See `nodeagent --help`.
 package main

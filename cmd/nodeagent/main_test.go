@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/spf13/cobra"
 )
 
 // TestMain makes the test binary answer as nodeagent when a script calls it.
@@ -74,19 +73,4 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got := strings.TrimSpace(ts.ReadFile("stdout")); got != "exit "+args[0] {
 		ts.Fatalf("%v: %s, want exit %s\n%s", args[1:], got, args[0], ts.ReadFile("stderr.txt"))
 	}
-}
-
-// TestEveryCommandHelps keeps the promise that each command explains itself
-// and gives examples.
-func TestEveryCommandHelps(t *testing.T) {
-	var walk func(cmd *cobra.Command)
-	walk = func(cmd *cobra.Command) {
-		if cmd.Short == "" || cmd.Long == "" || cmd.Example == "" {
-			t.Errorf("%s: short, long or examples are missing", cmd.CommandPath())
-		}
-		for _, sub := range cmd.Commands() {
-			walk(sub)
-		}
-	}
-	walk(newRoot(nil, nil))
 }

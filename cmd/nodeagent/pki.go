@@ -78,7 +78,7 @@ run this again.
   nodeagent pki token n1 --ttl 2h > n1.token
   nodeagent pki token n1 | ssh root@n1 nodeagent enroll -`,
 		Args:              exactlyOne("HOST"),
-		ValidArgsFunction: o.completeHost,
+		ValidArgsFunction: upTo(1, o.completeHost),
 	}
 	ttl := cmd.Flags().Duration("ttl", 30*time.Minute, "for how long the token is good")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

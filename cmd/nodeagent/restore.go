@@ -62,8 +62,9 @@ at once by --resume (go on from where it was) or --abort (everything as it was b
   nodeagent snapshot restore --plan plan.json backup.db                 exactly that, or nothing
   nodeagent snapshot restore --abort`,
 	}
+	cmd.ValidArgsFunction = upTo(1, o.completeSnapshot)
 	r := &restoring{}
-	r.addFlags(cmd)
+	r.addFlags(cmd, o)
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if r.resume || r.abort || r.plan != "" {
 			return atMostOne("FILE")(cmd, args)
@@ -107,7 +108,7 @@ at once by --resume (go on from where it was) or --abort (everything as it was b
 	return cmd
 }
 
-func (r *restoring) addFlags(cmd *cobra.Command) {
+func (r *restoring) addFlags(cmd *cobra.Command, o *options) {
 	flags := cmd.Flags()
 	flags.BoolVar(&r.yes, "yes", false, "do not ask")
 	flags.BoolVar(&r.dryRun, "dry-run", false, "print the steps and change nothing")
@@ -125,6 +126,7 @@ func (r *restoring) addFlags(cmd *cobra.Command) {
 	flags.BoolVar(&r.choices.UnreadableSecrets, "unreadable-secrets", false, "restore although the key of the encrypted Secrets is missing")
 	flags.BoolVar(&r.choices.Trial, "trial", false, "boot a copy of the restored data once, out of everybody's reach, before anything is stopped")
 	flags.DurationVar(&r.choices.Wait, "wait", 0, "how long etcd may take to prove itself, the other hosts' restores included (default: 3m alone, 30m in a fleet)")
+	must(cmd.RegisterFlagCompletionFunc("fenced", o.completeMembers))
 	must(cmd.MarkFlagFilename("plan"))
 	must(cmd.MarkFlagFilename("plan-out"))
 	r.opening = openingFlags(cmd)

@@ -150,7 +150,9 @@ its own way in and did nothing; 64 wrong usage.`,
 	root.AddCommand(
 		newValidate(o), newPlan(o), newApply(o), newRun(o), newStatus(o), newSnapshot(o),
 		newConfirm(o), newRollback(o), newWireGuard(o), newFirewall(o), newEnroll(o), newCerts(o), newKubeconfig(o), newPKI(o), newHold(), newEtcd(o),
+		newExplain(o), newCompletion(o),
 	)
+	root.CompletionOptions.DisableDefaultCmd = true // there is one of our own
 	return root
 }
 
@@ -214,18 +216,6 @@ func (o *options) open(cmd *cobra.Command) (*agent.Host, error) {
 		host.AskBy(o.prompt())
 	}
 	return host, err
-}
-
-func (o *options) completeHost(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	fleet, err := o.load()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for _, h := range fleet.Hosts {
-		names = append(names, h.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // only adds the --only flag to a command.

@@ -45,7 +45,7 @@ the fleet that names the place. With a fleet that names its hosts' snapshot keys
 (snapshots.public_keys) it refuses a snapshot that none of them has signed.`,
 		Example: `  nodeagent snapshot verify mercury-mercury-20260101T000000Z.db.zst
   nodeagent snapshot verify offsite:latest`,
-		Args: exactlyOne("FILE"),
+		Args: exactlyOne("FILE"), ValidArgsFunction: upTo(1, o.completeSnapshot),
 	}
 	flags := openingFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

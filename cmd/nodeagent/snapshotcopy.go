@@ -209,16 +209,17 @@ func whatToFetch(copies *agent.Copies, from string, args []string) (place, name 
 	return from, cmp.Or(name, store.Latest), nil
 }
 
-func (o *options) completePlace(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+func (o *options) completePlace(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	spec, err := o.quietSpec()
 	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
+		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string
 	for _, c := range spec.Snapshots.Copies {
-		names = append(names, c.Name)
+		if !slices.Contains(args, c.Name) {
+			names = append(names, c.Name)
+		}
 	}
-	slices.Sort(names)
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 

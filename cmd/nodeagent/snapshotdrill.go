@@ -38,7 +38,7 @@ moments of snapshots.drill of the spec.`,
   nodeagent snapshot drill /var/lib/nodeagent/snapshots/mercury-mercury-20260101T000000Z.db.zst
   nodeagent snapshot drill offsite:latest
   nodeagent snapshot drill --full-speed -o json | jq .rtoSeconds`,
-		Args: atMostOne("FILE"),
+		Args: atMostOne("FILE"), ValidArgsFunction: upTo(1, o.completeSnapshot),
 	}
 	full := cmd.Flags().Bool("full-speed", false, "take as much CPU and disk as a restore does")
 	reserve := cmd.Flags().Int("reserve", 10, "how many `percent` of the scratch folder's file system stay free at least; with less than 10, kubelets evict pods")

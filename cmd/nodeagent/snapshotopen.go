@@ -92,7 +92,7 @@ func newSnapshotCat(o *options) *cobra.Command {
 plain database with its sha256 trailer, which etcdutl restores. Nothing is written of a
 snapshot that is not whole.`,
 		Example: `  nodeagent snapshot cat mercury-mercury-20260101T000000Z.db.zst >plain.db`,
-		Args:    exactlyOne("FILE"),
+		Args:    exactlyOne("FILE"), ValidArgsFunction: upTo(1, o.completeSnapshot),
 	}
 	flags := openingFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -123,6 +123,12 @@ at all, readable for its owner alone; one that is there is not written over.`,
 			return usageError{withHint(fmt.Errorf("%s takes FILE and TO, %d given", cmd.CommandPath(), len(args)), fmt.Sprintf("see '%s --help'", cmd.CommandPath()))}
 		}
 		return nil
+	}
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 { // TO
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return o.completeSnapshot(cmd, args, typed)
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return o.export(cmd, flags, args[0], func(file string, opts etcdops.VerifyOptions) (etcdops.Report, error) {

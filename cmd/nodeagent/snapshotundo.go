@@ -34,6 +34,7 @@ runs with data of the same cluster.`,
 	list := flags.Bool("list", false, "list the data that was put aside")
 	fenced := flags.StringSlice("fenced", nil, "other etcd `hosts` that cannot be reached and of which you know that their etcd is off, and stays so")
 	wait := flags.Duration("wait", 0, "how long etcd may take to prove itself, the other hosts included (default: 3m alone, 30m in a fleet)")
+	must(cmd.RegisterFlagCompletionFunc("fenced", o.completeMembers))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		host, err := o.open(cmd)
 		if err != nil {

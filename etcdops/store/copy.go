@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nodeagent/nodeagent/etcdops"
 	"github.com/nodeagent/nodeagent/internal/atomicfile"
 )
@@ -309,22 +307,15 @@ func objectsOf(entries []etcdops.Entry) []string {
 // lockPause is the pause between two tries to lock.
 const lockPause = 200 * time.Millisecond
 
-// await locks a file, which stays, waiting for whoever holds it until ctx is done.
+// await is [etcdops.Lock] that waits for whoever holds it until ctx is done.
 func await(ctx context.Context, file string) (release func() error, err error) {
-	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f.Close, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %q: %w", file, err), f.Close())
+		release, err := etcdops.Lock(file)
+		if !errors.Is(err, etcdops.ErrBusy) {
+			return release, err
 		}
 		if !wait(ctx, lockPause) {
-			return nil, errors.Join(fmt.Errorf("wait for another nodeagent that brings snapshots there: %w", ctx.Err()), f.Close())
+			return nil, fmt.Errorf("wait for another nodeagent that brings snapshots there: %w", ctx.Err())
 		}
 	}
 }

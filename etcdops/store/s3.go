@@ -76,7 +76,7 @@ func openS3(at hosts.S3, keys Keys, stall time.Duration, part int64) (*S3, error
 	core, err := minio.NewCore(endpoint.Host, &minio.Options{
 		Creds:        credentials.NewStaticV4(keys.AccessKey, keys.SecretKey, keys.SessionToken),
 		Secure:       endpoint.Scheme == "https",
-		Transport:    checking{way},
+		Transport:    checking{fresh{way}},
 		Region:       at.Region,
 		BucketLookup: lookup,
 		MaxRetries:   tries,

@@ -121,7 +121,7 @@ func (p *putting) whole() error {
 	}
 	crc := p.add(block)
 	p.sent = true
-	_, err = p.s.core.PutObject(p.ctx, p.s.at.Bucket, p.s.object(p.name), bytes.NewReader(block), int64(len(block)), "", p.meta.SHA256, p.options(headerChecksum, crc))
+	_, err = p.s.core.PutObject(sending(p.ctx, block), p.s.at.Bucket, p.s.object(p.name), bytes.NewReader(block), int64(len(block)), "", p.meta.SHA256, p.options(headerChecksum, crc))
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (p *putting) part(upload string, number int, block []byte, have map[int]min
 	if !ok || !samePart(part, block, crc) {
 		sum := sha256.Sum256(block)
 		var err error
-		part, err = p.s.core.PutObjectPart(p.ctx, p.s.at.Bucket, p.s.object(p.name), upload, number, bytes.NewReader(block), int64(len(block)),
+		part, err = p.s.core.PutObjectPart(sending(p.ctx, block), p.s.at.Bucket, p.s.object(p.name), upload, number, bytes.NewReader(block), int64(len(block)),
 			minio.PutObjectPartOptions{Sha256Hex: hex.EncodeToString(sum[:]), CustomHeader: http.Header{headerChecksum: {crc}}, DisableContentSha256: true})
 		if err != nil {
 			return minio.CompletePart{}, err

@@ -27,9 +27,9 @@ import (
 
 // Facts is what the host knows and the spec does not.
 type Facts struct {
-	// Digests maps the path of a PKI file to a digest of its content. Those of
-	// [RestartFiles] matter; a file that is missing here counts as one that
-	// does not exist yet.
+	// Digests maps the path of a PKI file to a digest of its content. Those
+	// matter that a component reads only when it starts; a file that is missing
+	// here counts as one that does not exist yet.
 	Digests map[string]string
 	// PathEnv is where components find the programs that they call (mount, nft,
 	// runc …), separated by colons; the folder of the component binaries is
@@ -72,17 +72,6 @@ func Render(spec *hosts.Spec, root layout.Root, facts Facts) units.State {
 	}
 	slices.SortFunc(state.Files, func(a, b units.File) int { return strings.Compare(a.Path, b.Path) })
 	return state
-}
-
-// RestartFiles returns the PKI files that at least one component of the host
-// reads only when it starts, sorted: those whose digests belong in Facts.
-func RestartFiles(spec *hosts.Spec, root layout.Root) []string {
-	var files []string
-	for _, c := range components(spec, root) {
-		files = append(files, c.restart...)
-	}
-	slices.Sort(files)
-	return slices.Compact(files)
 }
 
 // components returns those of the host's roles, in start order.

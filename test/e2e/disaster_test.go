@@ -158,19 +158,12 @@ func (c *trio) broughtBack() {
 	}
 }
 
-// scaled gives the Deployment so many replicas and waits until all are ready:
-// the watches of the deployment and replica set controllers, the scheduler and
-// the kubelets work then.
+// scaled scales the Deployment, through a host.
 func (c *trio) scaled(h *lab.Mercury, replicas int) {
 	c.t.Helper()
-	c.kubectl(h, "scale", "deployment/hello", fmt.Sprintf("--replicas=%d", replicas))
-	c.until(5*time.Minute, fmt.Sprintf("%d pods of the Deployment", replicas), func() error {
-		out, err := h.Kubectl(c.ctx, "get", "deployment", "hello", "-o", "jsonpath={.status.readyReplicas} {.status.observedGeneration} {.metadata.generation}")
-		if fields := strings.Fields(out); err == nil && (len(fields) != 3 || fields[0] != fmt.Sprint(replicas) || fields[1] != fields[2]) {
-			err = fmt.Errorf("ready, observed and wanted generation are %q", out)
-		}
-		return err
-	})
+	if err := h.ScaleHello(c.ctx, replicas, 5*time.Minute); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 func (c *trio) kubectl(h *lab.Mercury, args ...string) string {

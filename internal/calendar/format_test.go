@@ -5,6 +5,39 @@ import (
 	"strings"
 )
 
+// String returns the normalized form that systemd-analyze calendar prints; it
+// parses to the same schedule.
+func (s Schedule) String() string {
+	if !s.parsed {
+		return ""
+	}
+	var b strings.Builder
+	if s.weekdays != 0 {
+		writeWeekdays(&b, s.weekdays)
+		b.WriteByte(' ')
+	}
+	separator := "-"
+	if s.fromEnd {
+		separator = "~"
+	}
+	writeComponent(&b, s.year, 4)
+	b.WriteByte('-')
+	writeComponent(&b, s.month, 2)
+	b.WriteString(separator)
+	writeComponent(&b, s.day, 2)
+	b.WriteByte(' ')
+	writeComponent(&b, s.hour, 2)
+	b.WriteByte(':')
+	writeComponent(&b, s.minute, 2)
+	b.WriteByte(':')
+	writeComponent(&b, s.second, 2)
+	if s.zone != nil {
+		b.WriteByte(' ')
+		b.WriteString(s.zone.String())
+	}
+	return b.String()
+}
+
 func writeComponent(b *strings.Builder, c component, width int) {
 	if c == nil {
 		b.WriteByte('*')
