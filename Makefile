@@ -7,9 +7,16 @@ SHELL := bash
 # One target at a time: the long ones use every core by themselves.
 .NOTPARALLEL:
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION ?= $(shell git describe --tags --always --abbrev=12 --dirty 2>/dev/null || echo unknown)
 COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.release=$(VERSION) -X main.commit=$(COMMIT)
+# Whether it is built from exactly that commit.
+TREE ?= $(shell if out="$$(git status --porcelain 2>/dev/null)"; then [[ -z "$$out" ]] && echo clean || echo modified; else echo unknown; fi)
+COMMIT_TIME ?= $(shell TZ=UTC0 git log -1 --date=format-local:%FT%TZ --format=%cd 2>/dev/null)
+LDFLAGS = -s -w -X main.release=$(VERSION:v%=%) -X main.commit=$(COMMIT) -X main.commitTime=$(COMMIT_TIME) -X main.tree=$(TREE)
+# What else would change the bytes is said here, whatever the environment has.
+GO_BUILD = CGO_ENABLED=0 GOFLAGS=-mod=readonly GOWORK=off GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 \
+	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+BIN ?= bin
 PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system
 
@@ -34,7 +41,7 @@ LAB_PACKAGES := ./test/lab/... ./test/e2e/... ./test/vm
 UNIT_PACKAGES = $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(SERVER_PACKAGES) $(NIX_PACKAGES) $(LAB_PACKAGES))")
 TOOL := go tool -modfile=test/tools/go.mod
 # Checked by hand-written Go alone, nested modules have their own go.mod.
-GO_DIRS := agent cmd etcdops hosts internal netcfg nix pki test
+GO_DIRS := agent cmd etcdops hosts internal netcfg nix packaging pki test
 # By count, not by time: a fuzz run whose time ends while it minimises an input
 # fails with "context deadline exceeded" (Go 1.26).
 FUZZTIME ?= 1500x
@@ -68,7 +75,7 @@ help: ## List the targets.
 
 .PHONY: build
 build: ## Build bin/nodeagent, one static binary.
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/nodeagent ./cmd/nodeagent
+	$(GO_BUILD) -o $(BIN)/nodeagent ./cmd/nodeagent
 
 .PHONY: docs
 docs: nix-options ## Write docs/spec.md, docs/cli.md, docs/schema and nix/options.json anew from their sources, and the manual pages into bin/man.
@@ -76,9 +83,49 @@ docs: nix-options ## Write docs/spec.md, docs/cli.md, docs/schema and nix/option
 
 .PHONY: install
 install: build ## Install the binary and its systemd unit on this machine.
-	install -D -m 0755 bin/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
-	install -D -m 0644 cmd/nodeagent/nodeagent.service $(DESTDIR)$(UNITDIR)/nodeagent.service
+	install -D -m 0755 $(BIN)/nodeagent $(DESTDIR)$(PREFIX)/bin/nodeagent
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/nodeagent
+	sed 's,^ExecStart=/usr/local/bin/,ExecStart=$(PREFIX)/bin/,' cmd/nodeagent/nodeagent.service >$(DESTDIR)$(UNITDIR)/nodeagent.service
 	@echo "installed; put the fleet into /etc/nodeagent/fleet, then: systemctl daemon-reload && systemctl enable --now nodeagent"
+
+# What a release is dated by, so that it comes out the same again.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+HERE := $(shell go env GOARCH)
+ARCH ?= $(HERE)
+# Those that a release is built for.
+ARCHES ?= amd64 arm64
+# $(call packaging,COMMAND): a module of its own, which runs in its folder, so that
+# paths for it are absolute.
+packaging = go run -C packaging . $(1) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH) -native $(abspath $(BIN))/nodeagent
+
+.PHONY: deb
+deb: build ## Build bin/nodeagent_VERSION_ARCH.deb; ARCH=arm64 builds for another processor.
+	@binary=$(abspath $(BIN))/nodeagent; \
+	if [[ $(ARCH) != $(HERE) ]]; then \
+	  binary=$(abspath $(BIN))/linux-$(ARCH)/nodeagent; \
+	  GOARCH=$(ARCH) $(GO_BUILD) -o "$$binary" ./cmd/nodeagent; \
+	fi; \
+	$(call packaging,deb) -binary "$$binary" -out $(abspath $(BIN))
+
+.PHONY: release
+release: build ## Build what a release has into bin/release: binaries, packages, SBOMs, notes, sums.
+	rm -rf $(BIN)/release
+	mkdir -p $(BIN)/release
+	@for arch in $(ARCHES); do \
+	  file=$(abspath $(BIN))/release/nodeagent-$(VERSION:v%=%)-linux-$$arch; \
+	  if [[ $$arch == $(HERE) ]]; then cp $(BIN)/nodeagent "$$file"; else GOARCH=$$arch $(GO_BUILD) -o "$$file" ./cmd/nodeagent; fi; \
+	  $(call packaging,sbom) -binary "$$file" >"$$file.cdx.json"; \
+	  $(call packaging,deb) -binary "$$file" -out $(abspath $(BIN))/release >/dev/null; \
+	done
+	@$(call packaging,notices) -binary $(abspath $(BIN))/nodeagent >$(BIN)/release/third-party-notices.txt
+	@$(call packaging,notes) >$(BIN)/release/RELEASE-NOTES.md
+	@$(call packaging,sums) -out $(abspath $(BIN))/release >$(BIN)/SHA256SUMS
+	@mv $(BIN)/SHA256SUMS $(BIN)/release
+	@ls -l $(BIN)/release
+
+.PHONY: release-notes
+release-notes: ## Print the notes of VERSION out of CHANGELOG.md.
+	@$(call packaging,notes)
 
 .PHONY: single
 single: ## Build bin/nodeagent-single with the fleet FLEET=DIR within it, for rescue media.
@@ -123,7 +170,7 @@ cache: deps
 	@go run ./test/servers/build
 
 .PHONY: test
-test: deps lint test-unit test-nix test-race test-fuzz test-servers test-programs test-lab test-vm test-e2e ## Run every test, fast ones first.
+test: deps lint test-unit test-packaging test-nix test-race test-fuzz test-servers test-programs test-lab test-vm test-e2e ## Run every test, fast ones first.
 	@echo "=== every stage passed"
 
 .PHONY: lint
@@ -133,10 +180,16 @@ lint: ## Check formatting and run go vet and staticcheck.
 	  if [[ -n "$$bad" ]]; then echo "not formatted; run: $(TOOL) gofumpt -w ."; echo "$$bad"; exit 1; fi)
 	$(call stage,go vet,go vet ./... && go vet -tags docgen ./cmd/nodeagent)
 	$(call stage,staticcheck,$(TOOL) staticcheck ./...)
+	$(call stage,go vet and staticcheck of packaging,\
+	  cd packaging; go vet ./...; go tool -modfile=../test/tools/go.mod staticcheck ./...)
 
 .PHONY: test-unit
 test-unit: ## Run the unit and kernel tests.
 	$(call stage,unit and kernel tests,go test -timeout 15m $(UNIT_PACKAGES))
+
+.PHONY: test-packaging
+test-packaging: ## Make a release twice, compare the bytes, and look into it.
+	$(call stage,packages and releases,go test -C packaging -count=1 -timeout 15m $(TESTFLAGS) ./...)
 
 .PHONY: test-nix
 test-nix: deps ## Evaluate and build the flake, without a network.

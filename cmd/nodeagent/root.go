@@ -150,7 +150,7 @@ its own way in and did nothing; 64 wrong usage.`,
 	root.AddCommand(
 		newValidate(o), newPlan(o), newApply(o), newRun(o), newStatus(o), newSnapshot(o),
 		newConfirm(o), newRollback(o), newWireGuard(o), newFirewall(o), newEnroll(o), newCerts(o), newKubeconfig(o), newPKI(o), newHold(), newEtcd(o),
-		newExplain(o), newCompletion(o),
+		newExplain(o), newCompletion(o), newVersion(o),
 	)
 	root.CompletionOptions.DisableDefaultCmd = true // there is one of our own
 	return root
