@@ -160,6 +160,7 @@ func TestUnit(t *testing.T) {
 		RestartIfChanged         bool
 		StopIfChanged            bool
 		Environment              map[string]string
+		Documentation            []string
 		WantedBy, ReloadTriggers []string
 	}
 	eval(t, `(system ({ lib, ... }: { `+mercury+` })).systemd.services.nodeagent`, &got)
@@ -174,6 +175,8 @@ func TestUnit(t *testing.T) {
 		switch key {
 		case "Description":
 			is = got.Description
+		case "Documentation":
+			is = strings.Join(got.Documentation, " ")
 		case "After":
 			is = strings.Join(got.After, " ")
 		case "Before":
