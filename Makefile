@@ -135,7 +135,7 @@ single: ## Build bin/nodeagent-single with the fleet FLEET=DIR within it, for re
 	go run ./cmd/nodeagent validate "$(FLEET)"
 	@rm -rf internal/embedfleet/fleet && mkdir internal/embedfleet/fleet && cp "$(FLEET)"/*.toml internal/embedfleet/fleet/
 	@trap 'rm -rf internal/embedfleet/fleet' EXIT; \
-	  CGO_ENABLED=0 go build -trimpath -tags embedfleet -ldflags '$(LDFLAGS)' -o bin/nodeagent-single ./cmd/nodeagent
+	  $(GO_BUILD) -tags embedfleet -o $(BIN)/nodeagent-single ./cmd/nodeagent
 
 .PHONY: vendor-hash
 vendor-hash: ## Write nix/vendor-hash, which Nix checks the vendored modules with.
