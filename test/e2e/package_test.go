@@ -111,6 +111,7 @@ func installedDoesNothing(t *testing.T, h *host) {
 	for _, path := range []string{
 		"/usr/share/bash-completion/completions/nodeagent", "/usr/share/zsh/vendor-completions/_nodeagent",
 		"/usr/share/fish/vendor_completions.d/nodeagent.fish", "/usr/share/doc/nodeagent/copyright",
+		"/usr/share/man/man1/nodeagent.1.gz", "/usr/share/man/man5/nodeagent-spec.5.gz",
 	} {
 		h.must("test", "-s", path)
 	}
