@@ -36,11 +36,12 @@ SERVER_PACKAGES = $$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if
 # other programs'. All of them run without it, and look for other things than races.
 RACELESS := Kill|Laws|Damage|Trunc|Flip|AgainstTheKernel|NeverTwo|TestReplace|GivesUp|TestRecover|EveryOrder|OlderEtcds|SaveMemory|HeldRefuses|MoveFromLocal|TestRefusals|HostSigns|EnrolRefuses|/v1\.13|/3\.6|///(ecdsa-p384|ed25519|rsa-2048|passphrase)
 RACE_PACKAGES = $$(go list $(SERVER_PACKAGES) | grep -v -E '/(cmd|test)/')
+NIX_PACKAGES := ./nix/testing
 LAB_PACKAGES := ./test/lab/... ./test/e2e/... ./test/vm
-UNIT_PACKAGES = $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(SERVER_PACKAGES) $(LAB_PACKAGES))")
+UNIT_PACKAGES = $$(go list ./... | grep -v -x -F "$$(go list $(PROGRAM_PACKAGES) $(SERVER_PACKAGES) $(NIX_PACKAGES) $(LAB_PACKAGES))")
 TOOL := go tool -modfile=test/tools/go.mod
 # Checked by hand-written Go alone, nested modules have their own go.mod.
-GO_DIRS := agent cmd etcdops hosts internal netcfg packaging pki test
+GO_DIRS := agent cmd etcdops hosts internal netcfg nix packaging pki test
 # By count, not by time: a fuzz run whose time ends while it minimises an input
 # fails with "context deadline exceeded" (Go 1.26).
 FUZZTIME ?= 1500x
@@ -51,9 +52,10 @@ comma := ,
 
 # Debian packages by what they are for; "make deps" installs what is missing.
 # wireguard-tools: wg, which tests check against and benchmarks compare with.
+# nix-bin: evaluates and builds the flake, without a network.
 # openssl: checks the signature of a snapshot as docs/design.md says.
 DEPS := debootstrap systemd-container openssh-client iproute2 nftables util-linux mount procps ca-certificates openssl wireguard-tools \
-	qemu-system-x86 kmod
+	qemu-system-x86 kmod nix-bin
 ifneq ($(shell id -u),0)
 SUDO := sudo
 endif
@@ -130,6 +132,22 @@ release: build man ## Build what a release has into bin/release: binaries, packa
 release-notes: ## Print the notes of VERSION out of CHANGELOG.md.
 	@$(call packaging,notes)
 
+.PHONY: single
+single: ## Build bin/nodeagent-single with the fleet FLEET=DIR within it, for rescue media.
+	@[[ -f "$(FLEET)/cluster.toml" ]] || { echo "name the fleet's folder: make single FLEET=hosts/fleets/mercury"; exit 1; }
+	go run ./cmd/nodeagent validate "$(FLEET)"
+	@rm -rf internal/embedfleet/fleet && mkdir internal/embedfleet/fleet && cp "$(FLEET)"/*.toml internal/embedfleet/fleet/
+	@trap 'rm -rf internal/embedfleet/fleet' EXIT; \
+	  CGO_ENABLED=0 go build -trimpath -tags embedfleet -ldflags '$(LDFLAGS)' -o bin/nodeagent-single ./cmd/nodeagent
+
+.PHONY: vendor-hash
+vendor-hash: ## Write nix/vendor-hash, which Nix checks the vendored modules with.
+	@go run ./nix/vendorhash -write
+
+.PHONY: nix-options
+nix-options: ## Write nix/options.json, which NixOS options are made of.
+	@go run ./nix/options -write
+
 .PHONY: deps
 deps: ## Install the Debian packages that the lab and the virtual machine need, if any is missing.
 	@missing=(); for p in $(DEPS); do \
@@ -157,7 +175,7 @@ cache: deps
 	@go run ./test/servers/build
 
 .PHONY: test
-test: deps lint test-unit test-packaging test-race test-fuzz test-servers test-programs test-lab test-vm test-e2e ## Run every test, fast ones first.
+test: deps lint test-unit test-packaging test-nix test-race test-fuzz test-servers test-programs test-lab test-vm test-e2e ## Run every test, fast ones first.
 	@echo "=== every stage passed"
 
 .PHONY: lint
@@ -177,6 +195,11 @@ test-unit: ## Run the unit and kernel tests.
 .PHONY: test-packaging
 test-packaging: ## Make a release twice, compare the bytes, and look into it.
 	$(call stage,packages and releases,go test -C packaging -count=1 -timeout 15m $(TESTFLAGS) ./...)
+
+.PHONY: test-nix
+test-nix: deps ## Evaluate and build the flake, without a network.
+	$(call stage,Nix: vendorHash$(comma) flake and module,\
+	  go run ./nix/vendorhash; go test -count=1 -timeout 10m $(NIX_PACKAGES))
 
 .PHONY: test-race
 test-race: ## Run the unit and kernel tests with the race detector, those that take long left out.

@@ -27,7 +27,7 @@ const lockPatience = 15 * time.Minute
 // Settings is what the daemon runs with.
 type Settings struct {
 	Root    layout.Root
-	Fleet   string // the fleet's folder
+	Fleet   hosts.Source
 	Host    string // this host's name in it
 	Version string // for the log
 	// Program is nodeagent's own file, of which `run` starts what must not be done
@@ -78,7 +78,7 @@ func Run(ctx context.Context, s Settings) error {
 	}
 	d.host.keepLogin(ctx)
 	go d.host.followIssuer(ctx, s.Log)
-	s.Log.Info("nodeagent runs", "host", spec.Name, "spec", spec.Digest, "version", s.Version)
+	s.Log.Info("nodeagent runs", "host", spec.Name, "spec", spec.Digest, "fleet", spec.Fleet, "version", s.Version)
 	go d.manager.watchdog(ctx, d.stuck)
 	go d.dispatch(ctx)
 	d.endAttempt(ctx)
@@ -173,7 +173,7 @@ func (d *daemon) firstSpec() (*hosts.Spec, error) {
 	if err == nil {
 		return spec, nil
 	}
-	kept, keptErr := keptSpec(d.Root, d.Host)
+	kept, keptErr := keptSpec(d.Root, d.Fleet, d.Host)
 	if keptErr != nil {
 		return nil, err
 	}
@@ -183,7 +183,7 @@ func (d *daemon) firstSpec() (*hosts.Spec, error) {
 
 // load reads the fleet, picks this host and keeps a copy of what is valid.
 func (d *daemon) load() (*hosts.Spec, error) {
-	fleet, err := hosts.Load(d.Fleet)
+	fleet, err := d.Fleet.Load()
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +236,9 @@ func (d *daemon) watch(ctx context.Context) error {
 			send(ctx, d.events, Event{Source: "SIGHUP"})
 		}
 	}()
-	watchTrees(ctx, d.Log, d.events, Event{Source: "the fleet's files"}, d.Fleet)
+	if dirs := d.Fleet.Folders(); len(dirs) > 0 {
+		watchTrees(ctx, d.Log, d.events, Event{Source: "the fleet's files"}, dirs...)
+	}
 	return d.host.watch(ctx, d.events)
 }
 
@@ -251,8 +253,8 @@ func (d *daemon) reload() error {
 		return d.refuse(d.host.Spec(), err)
 	}
 	d.invalid = ""
-	if spec.Digest != d.host.Spec().Digest {
-		d.Log.Info("the spec changed", "from", d.host.Spec().Digest, "to", spec.Digest)
+	if before := d.host.Spec(); spec.Digest != before.Digest || !spec.SamePrograms(before) {
+		d.Log.Info("the spec changed", "from", before.Digest, "to", spec.Digest, "fleet", spec.Fleet)
 		d.host.setSpec(spec)
 	}
 	return nil

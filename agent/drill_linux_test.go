@@ -87,7 +87,7 @@ func drilledHost(t *testing.T, settings ...string) (*Host, string) {
 	}
 	h := &Host{root: layout.Root(t.TempDir()), log: slog.New(slog.DiscardHandler)}
 	h.spec.Store(fleet.Hosts[0])
-	if err := keepFleet(h.root, files, fleet.Hosts[0].Digest); err != nil {
+	if err := keepFleet(h.root, hosts.Source{Dir: files}, fleet.Hosts[0].Digest); err != nil {
 		t.Fatal(err)
 	}
 	cluster := startEtcdCluster(t)

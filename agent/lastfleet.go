@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,14 +22,14 @@ func keptFleet(root layout.Root) string { return filepath.Join(root.State(), "fl
 
 // keepFleet copies the files of the fleet with the digest. The link is switched
 // when the copy is whole.
-func keepFleet(root layout.Root, dir, digest string) error {
+func keepFleet(root layout.Root, fleet hosts.Source, digest string) error {
 	link := keptFleet(root)
 	name := strings.TrimPrefix(digest, "sha256:")
 	if is, err := os.Readlink(link); err == nil && is == name {
 		return nil
 	}
 	folder := filepath.Join(filepath.Dir(link), name)
-	if err := errors.Join(os.RemoveAll(folder), copyFleet(dir, folder)); err != nil {
+	if err := errors.Join(os.RemoveAll(folder), copyFleet(fleet.Files(), folder)); err != nil {
 		return fmt.Errorf("keep the fleet: %w", err)
 	}
 	if copied, err := hosts.Load(folder); err != nil || copied.Hosts[0].Digest != digest {
@@ -40,11 +41,11 @@ func keepFleet(root layout.Root, dir, digest string) error {
 	return dropFleets(filepath.Dir(link), name)
 }
 
-func copyFleet(from, to string) error {
+func copyFleet(from fs.FS, to string) error {
 	if err := atomicfile.MkdirAll(to, 0o700); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(from)
+	entries, err := fs.ReadDir(from, ".")
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func copyFleet(from, to string) error {
 		if filepath.Ext(e.Name()) != ".toml" {
 			continue
 		}
-		content, err := os.ReadFile(filepath.Join(from, e.Name()))
+		content, err := fs.ReadFile(from, e.Name())
 		if err != nil {
 			return err
 		}
@@ -78,9 +79,10 @@ func dropFleets(dir, current string) error {
 	return errors.Join(failed...)
 }
 
-// keptSpec is the host's spec in the last valid fleet.
-func keptSpec(root layout.Root, host string) (*hosts.Spec, error) {
-	fleet, err := hosts.Load(keptFleet(root))
+// keptSpec is the host's spec in the last valid fleet, with the machine's programs.
+func keptSpec(root layout.Root, now hosts.Source, host string) (*hosts.Spec, error) {
+	now.Dir, now.FS = keptFleet(root), nil
+	fleet, err := now.Load()
 	if err != nil {
 		return nil, err
 	}

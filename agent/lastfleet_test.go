@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
@@ -18,7 +19,7 @@ func TestInvalidFleetAtStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := func() *daemon {
-		return &daemon{Settings: Settings{Root: root, Fleet: dir, Host: "mercury", Log: slog.New(slog.DiscardHandler)}}
+		return &daemon{Settings: Settings{Root: root, Fleet: hosts.Source{Dir: dir}, Host: "mercury", Log: slog.New(slog.DiscardHandler)}}
 	}
 	write := func(text string) {
 		t.Helper()
@@ -84,7 +85,7 @@ func TestWarningsAreLoggedOnce(t *testing.T) {
 	}
 	var log strings.Builder
 	d := &daemon{Settings: Settings{
-		Root: layout.Root(t.TempDir()), Fleet: dir, Host: "mercury", Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Root: layout.Root(t.TempDir()), Fleet: hosts.Source{Dir: dir}, Host: "mercury", Log: slog.New(slog.NewTextHandler(&log, nil)),
 	}}
 	for _, step := range []struct {
 		name, more string

@@ -30,7 +30,8 @@ const Service = "nodeagent.service"
 type Status struct {
 	Host    string    `json:"host"`
 	Cluster string    `json:"cluster"`
-	Spec    string    `json:"spec"` // the digest of the fleet's files
+	Spec    string    `json:"spec"`  // the digest of the fleet's files
+	Fleet   string    `json:"fleet"` // where they lie, behind all links
 	Time    time.Time `json:"time"`
 	// Converged: a plan of every domain is empty. Healthy: every unit is ready,
 	// every certificate is usable, etcd answers, the node is Ready.
@@ -112,7 +113,7 @@ type SnapshotStatus struct {
 // part concerned; it never fails as a whole.
 func (h *Host) Status(ctx context.Context) Status {
 	spec := h.Spec()
-	s := Status{Host: spec.Name, Cluster: spec.Cluster, Spec: spec.Digest, Time: time.Now().UTC(), Nodes: []cluster.NodeStatus{}, Problems: []string{}}
+	s := Status{Host: spec.Name, Cluster: spec.Cluster, Spec: spec.Digest, Fleet: spec.Fleet, Time: time.Now().UTC(), Nodes: []cluster.NodeStatus{}, Problems: []string{}}
 	var nodesErr, serviceErr error
 	var alarms []pki.Alarm
 	var parts sync.WaitGroup

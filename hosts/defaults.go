@@ -184,8 +184,8 @@ func (d *draft) defaultKubernetes(f facts) {
 	k := &d.spec.Kubernetes
 	set(&k.APIPort, defaultAPIPort)
 	set(&k.CNI, defaultCNI)
-	set(&k.Binaries, defaultBinaries)
-	set(&k.CNIBinaries, defaultCNIBinaries)
+	set(&k.Binaries, f.binaries)
+	set(&k.CNIBinaries, f.cniBinaries)
 	set(&k.PauseImage, defaultPauseImage)
 	underlay := ethernetMTU
 	if w := d.spec.Network.WireGuard; w != nil && w.Address.Addr() == d.spec.Address {

@@ -1,13 +1,13 @@
 package hosts
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -28,26 +28,7 @@ const clusterTOML = "cluster.toml"
 // A fleet with anything wrong in it is no fleet: the error is then an
 // *InvalidError with every problem. A folder that cannot be read is an
 // ordinary error.
-func Load(dir string) (*Fleet, error) {
-	info, err := os.Stat(dir)
-	if err == nil && !info.IsDir() {
-		err = errors.New("it is not a folder")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read fleet %q: %w; name the folder that holds %s and a file for each host", dir, unwrapPath(err), clusterTOML)
-	}
-	fleet, err := LoadFS(os.DirFS(dir), ".")
-	var invalid *InvalidError
-	switch {
-	case errors.As(err, &invalid):
-		invalid.Dir = dir
-		return nil, invalid
-	case err != nil:
-		return nil, fmt.Errorf("read fleet %q: %w", dir, err)
-	}
-	fleet.Dir = dir
-	return fleet, nil
-}
+func Load(dir string) (*Fleet, error) { return Source{Dir: dir}.Load() }
 
 // unwrapPath takes the path off an error that is about to be named with it.
 func unwrapPath(err error) error {
@@ -61,6 +42,10 @@ func unwrapPath(err error) error {
 // LoadFS is Load for a folder of a file system, such as an embedded fleet.
 func LoadFS(fsys fs.FS, dir string) (*Fleet, error) {
 	l := loader{findings: &findings{}}
+	return l.loadFS(fsys, dir)
+}
+
+func (l *loader) loadFS(fsys fs.FS, dir string) (*Fleet, error) {
 	if err := l.readFiles(fsys, dir); err != nil {
 		return nil, err
 	}
@@ -91,6 +76,9 @@ type loader struct {
 	hosts   []*draft
 	broken  bool // a file is missing or no TOML: the whole cannot be judged
 	digest  string
+
+	// binaries and cniBinaries are the machine's, see Source.
+	binaries, cniBinaries string
 }
 
 // readFiles reads and parses every file of the folder, in the order of names.
@@ -179,6 +167,7 @@ func (l *loader) load() []*Spec {
 		d.read()
 	}
 	f := l.facts()
+	f.binaries, f.cniBinaries = cmp.Or(l.binaries, defaultBinaries), cmp.Or(l.cniBinaries, defaultCNIBinaries)
 	for _, d := range l.hosts {
 		d.fillDefaults(f)
 	}
@@ -205,6 +194,7 @@ type facts struct {
 	playing                         int // hosts with any role
 	rolesKnown                      bool
 	all                             []*draft
+	binaries, cniBinaries           string // folders of programs, where a spec names none
 }
 
 func (l *loader) facts() facts {

@@ -70,6 +70,9 @@ type Spec struct {
 	// Digest is "sha256:<hex>" of the files that the spec was made from, the
 	// other hosts' included.
 	Digest string
+	// Fleet is where those files lie, behind all links, or [Embedded]. On NixOS
+	// it is the fleet's store path.
+	Fleet string
 
 	// Defined tells where a field was set, "cluster.toml:12" by its dotted TOML
 	// path, for errors that name the line to change. Fields that took their

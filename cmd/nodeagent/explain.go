@@ -59,7 +59,7 @@ func (o *options) explainAll() error {
 func (o *options) explain(k *hosts.Key) error {
 	out := newScreen(o.stdout)
 	fmt.Fprintf(o.stdout, "%s\n\n", out.head(k.Path))
-	for _, row := range facts(k) {
+	for _, row := range keyFacts(k) {
 		fmt.Fprintf(o.stdout, "  %-8s %s\n", row[0], row[1])
 	}
 	if k.Meaning != "" {
@@ -79,8 +79,8 @@ func (o *options) explain(k *hosts.Key) error {
 	return out.section("keys", keyRows(below))
 }
 
-// facts are what there is to say of a key in a word or two.
-func facts(k *hosts.Key) [][2]string {
+// keyFacts are what there is to say of a key in a word or two.
+func keyFacts(k *hosts.Key) [][2]string {
 	kind := k.Type()
 	value := k
 	if k.Form == hosts.FormList {

@@ -65,7 +65,7 @@ type kubeconfig struct {
 }
 
 func (k *kubeconfig) run(ctx context.Context, chosen bool) error {
-	fleet, err := hosts.Load(k.fleet)
+	fleet, err := k.load()
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ new host in, forget-local ends a move from the local issuer.
 
 // vaultFleet loads the fleet, whose issuer must be Vault.
 func (o *options) vaultFleet() (*hosts.Fleet, error) {
-	fleet, err := hosts.Load(o.fleet)
+	fleet, err := o.load()
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,6 +94,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 type options struct {
 	fleet  string
 	host   string
+	chosen func() bool // whether --fleet is given
+	noted  bool        // that a folder hides the fleet within the program
 	output string
 	stdout io.Writer
 	stderr io.Writer
@@ -131,8 +134,9 @@ its own way in and did nothing; 64 wrong usage.`,
 		return usageError{withHint(err, fmt.Sprintf("see '%s --help'", cmd.CommandPath()))}
 	})
 	flags := root.PersistentFlags()
-	flags.StringVar(&o.fleet, "fleet", layout.Root("").Fleet(), "the fleet's `folder`")
-	flags.StringVar(&o.host, "host", "", "the `name` of this host in the fleet (default: the machine's host name)")
+	flags.StringVar(&o.fleet, "fleet", cmp.Or(os.Getenv(fleetVariable), layout.Root("").Fleet()), "the fleet's `folder`")
+	o.chosen = func() bool { return flags.Changed("fleet") || os.Getenv(fleetVariable) != "" }
+	flags.StringVar(&o.host, "host", os.Getenv(hostVariable), "the `name` of this host in the fleet (default: the machine's host name)")
 	flags.StringVarP(&o.output, "output", "o", "text", "how to print: `text|json`")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if o.output != "text" && o.output != "json" {
@@ -170,7 +174,7 @@ func (o *options) spec() (*hosts.Spec, error) {
 func (o *options) quietSpec() (*hosts.Spec, error) { return o.specOf(func(string) {}) }
 
 func (o *options) specOf(warn func(string)) (*hosts.Spec, error) {
-	fleet, err := hosts.Load(o.fleet)
+	fleet, err := o.load()
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodeagent/nodeagent/agent"
-	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
 	"github.com/nodeagent/nodeagent/pki"
@@ -56,7 +55,7 @@ back, as long as the old one is not dropped.`,
 	cmd.Flags().StringVar(&h.signed, "signed", "", "go on with the certificate in this `file`, PEM, with the chain up to the root behind it")
 	cmd.MarkFlagsMutuallyExclusive("csr", "signed", "back")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		fleet, err := hosts.Load(o.fleet)
+		fleet, err := o.load()
 		if err != nil {
 			return err
 		}

@@ -53,7 +53,7 @@ back, as long as the old key is not dropped.`,
 		if *overlap < 0 || *overlap > 0 && args[0] != pki.KeyServiceAccount {
 			return usageError{fmt.Errorf("--overlap is a positive time, and of the service account key alone")}
 		}
-		fleet, err := hosts.Load(o.fleet)
+		fleet, err := o.load()
 		if err != nil {
 			return err
 		}

@@ -31,7 +31,7 @@ one run is allowed at a time on a host.`,
 				return err
 			}
 			return agent.Run(cmd.Context(), agent.Settings{
-				Fleet: o.fleet, Host: name, Log: logger(o.stderr), Version: version(),
+				Fleet: o.source(), Host: name, Log: logger(o.stderr), Version: version(),
 			})
 		},
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/nodeagent/nodeagent/agent"
 	"github.com/nodeagent/nodeagent/etcdops"
-	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
@@ -70,7 +69,7 @@ func (f opening) options(cmd *cobra.Command, o *options) (etcdops.VerifyOptions,
 // a fleet on this machine everybody's, which is said. A fleet that cannot be
 // read is not taken for none.
 func (f opening) trust(cmd *cobra.Command, o *options) (etcdops.Trust, error) {
-	fleet, err := hosts.Load(o.fleet)
+	fleet, err := o.load()
 	switch {
 	case err == nil:
 		return etcdops.Trust{Signers: etcdops.FleetSigners(fleet), Unsigned: *f.unsigned}, nil

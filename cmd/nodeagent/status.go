@@ -55,6 +55,7 @@ func printStatus(out screen, s agent.Status) error {
 	fmt.Fprintf(out.w, "%s of cluster %s: %s, %s\n", out.head(s.Host), s.Cluster,
 		out.verdict(s.Converged, "converged", "not converged"), out.verdict(s.Healthy, "healthy", "not healthy"))
 	fmt.Fprintf(out.w, "spec %s\n", s.Spec)
+	fmt.Fprintf(out.w, "fleet %s\n", s.Fleet)
 	for _, problem := range s.Problems {
 		fmt.Fprintf(out.w, "%s %s\n", out.bad("!"), problem)
 	}

@@ -19,7 +19,7 @@ func sampleStatus() agent.Status {
 	good := etcdops.DrillReport{Began: now.Add(-26 * time.Hour), Ended: now.Add(-25 * time.Hour), RPOSeconds: 7260, Seconds: etcdops.DrillSeconds{Verify: 0.5, Boot: 0.25}}
 	failed := etcdops.DrillReport{Began: now.Add(-2 * time.Hour), Ended: now.Add(-time.Hour), Failed: etcdops.DrillBoot, Error: "it ended"}
 	return agent.Status{
-		Host: "mercury", Cluster: "mercury", Spec: "sha256:ab", Time: now,
+		Host: "mercury", Cluster: "mercury", Spec: "sha256:ab", Fleet: "/etc/fleet", Time: now,
 		Problems: []string{"kubelet is not ready: it failed"},
 		Domains: []agent.DomainStatus{
 			{Name: "kernel", Converged: true},
@@ -49,6 +49,7 @@ func TestTablesOnlyOnTerminals(t *testing.T) {
 	}{
 		{"pipe", screen{}, `mercury of cluster mercury: not converged, not healthy
 spec sha256:ab
+fleet /etc/fleet
 ! kubelet is not ready: it failed
 domain	kernel	converged
 domain	network	1 change to make
@@ -63,6 +64,7 @@ cluster	drill	failed: boot, 2h 0m ago; the last good one 1d 2h ago, RPO 2h 1m, R
 `},
 		{"terminal", screen{table: true}, `mercury of cluster mercury: not converged, not healthy
 spec sha256:ab
+fleet /etc/fleet
 ! kubelet is not ready: it failed
 
 DOMAIN

@@ -29,9 +29,13 @@ endpoint and WireGuard and, in an SSH session on a host of the fleet, the sessio
   nodeagent validate --fleet ./fleet -o json`,
 		RunE: func(_ *cobra.Command, dirs []string) error {
 			if len(dirs) == 0 {
-				dirs = []string{o.fleet}
+				return validate(o, o.source())
 			}
-			return validate(o, dirs)
+			var fleets []hosts.Source
+			for _, dir := range dirs {
+				fleets = append(fleets, hosts.Source{Dir: dir})
+			}
+			return validate(o, fleets...)
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
@@ -50,20 +54,21 @@ type verdict struct {
 
 // validate checks all fleets, also after one was found invalid, and joins the
 // problems of all of them.
-func validate(o *options, dirs []string) error {
+func validate(o *options, fleets ...hosts.Source) error {
 	verdicts := []verdict{}
 	here := agent.Session{Connection: sshSession()}
 	here.Host, _ = o.hostName() // of a machine without a name nothing is said
 	invalid := &hosts.InvalidError{}
-	for _, dir := range dirs {
+	for _, source := range fleets {
+		dir := source.Name()
 		v := verdict{Fleet: dir, Hosts: []string{}, Problems: []hosts.Problem{}, Warnings: []hosts.Problem{}}
-		fleet, err := hosts.Load(dir)
+		fleet, err := source.Load()
 		var bad *hosts.InvalidError
 		switch {
 		case errors.As(err, &bad):
 			v.Problems = bad.Problems
 			invalid.Dir = dir
-			invalid.Problems = append(invalid.Problems, within(dir, bad.Problems, len(dirs) > 1)...)
+			invalid.Problems = append(invalid.Problems, within(dir, bad.Problems, len(fleets) > 1)...)
 		case err != nil:
 			return err
 		default:

@@ -89,7 +89,7 @@ func (o *options) wireGuardDevice() string {
 // knownSpec is this host's spec, or an empty one where there is none: for
 // commands that need no fleet but say more with it.
 func (o *options) knownSpec() *hosts.Spec {
-	if fleet, err := hosts.Load(o.fleet); err == nil {
+	if fleet, err := o.load(); err == nil {
 		if name, err := o.hostName(); err == nil {
 			if spec, err := fleet.Host(name); err == nil {
 				return spec

@@ -20,12 +20,12 @@ func goesOnAlone(t *testing.T, c *trio) {
 			t.Fatal(err)
 		}
 	}
-	start := time.Now()
-	out, err := c.nodeagent(c.ctx, first, "etcd", "recover", "--fenced", "n2,n3", "--yes")
-	t.Logf("recover (%v) after %s:\n%s", err, time.Since(start).Round(time.Second), out)
-	if err != nil {
-		t.Fatal(err)
+	blocks := guide(t, "disaster-recovery.md", "One host is left")
+	if len(blocks) != 2 || len(blocks[1]) != len(others) {
+		t.Fatalf("the guide has %d blocks, not the recovery and each that joins again", len(blocks))
 	}
+	start := time.Now()
+	c.follow(blocks[0])
 	c.until(3*time.Minute, "the API server", func() error { _, err := first.Kubectl(c.ctx, "get", "--raw", "/readyz"); return err })
 	c.kubectl(first, "create", "configmap", "alone", "--from-literal=written=alone")
 	t.Logf("writes again after %s", time.Since(start).Round(time.Second))
@@ -45,13 +45,7 @@ func goesOnAlone(t *testing.T, c *trio) {
 			t.Errorf("etcd runs on %s with the data of before: %s", h.Name(), out)
 		}
 	}
-	for _, h := range others {
-		out, err := c.nodeagent(c.ctx, h, "etcd", "rejoin", "--yes")
-		t.Logf("rejoin on %s (%v):\n%s", h.Name(), err, out)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	c.follow(blocks[1])
 	members, err := c.etcdctl(first, "member", "list")
 	if err != nil || strings.Count(members, "started") != 3 {
 		t.Errorf("etcd members (%v):\n%s", err, members)

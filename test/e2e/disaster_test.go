@@ -36,7 +36,8 @@ credentials_file = "/etc/nodeagent/s3.keys"
 // TestDisaster loses the etcd data of all three hosts of a cluster with
 // workloads. One host keeps everything else, one gets another address, one is
 // another machine at another address. Each is brought back from the S3 store with
-// one command, and the controllers work afterwards.
+// one command, as docs/guides/disaster-recovery.md has it, and the controllers work
+// afterwards.
 func TestDisaster(t *testing.T) {
 	sideBySide(t)
 	c := newTrio(t, newestVault, "", "control-plane", "etcd", "worker")
@@ -64,13 +65,14 @@ func TestDisaster(t *testing.T) {
 	c.kubectl(first, "create", "configmap", "after", "--from-literal=written=after")
 
 	c.strike()
+	c.reach(map[string]string{"n1": "192.0.2.11", "n2": "192.0.2.22", "n3": "192.0.2.23"})
+	blocks := guide(t, "disaster-recovery.md", "All data is gone")
+	if len(blocks) != 2 {
+		t.Fatalf("the guide has %d blocks, not who is let in and the restore", len(blocks))
+	}
+	c.follow(blocks[0])
 	start := time.Now()
-	c.each("restore", func(h *lab.Mercury) error {
-		out, err := c.nodeagent(c.ctx, h, "snapshot", "restore", "offsite:latest", "--yes")
-		t.Logf("%s restored after %s:\n%s", h.Name(), time.Since(start).Round(time.Second), out)
-		return err
-	})
-	c.startAgents()
+	c.follow(blocks[1])
 	c.until(3*time.Minute, "an API server", func() error { _, err := first.Kubectl(c.ctx, "get", "--raw", "/readyz"); return err })
 	c.scaled(first, 6)
 	took := time.Since(start)
@@ -110,22 +112,6 @@ func (c *trio) strike() {
 			c.on(other, "sed", "-i", fmt.Sprintf(`s/"192\.0\.2\.%d/"192.0.2.%d/`, 11+n, last), "/etc/nodeagent/fleet/"+h.Name()+".toml")
 		}
 	}
-	// The certificates of the new addresses.
-	c.mustAdmin("pki", "bootstrap")
-	third := c.hosts[2]
-	token := c.mustAdmin("pki", "token", third.Name())
-	if _, err := third.ExecInput(c.ctx, strings.NewReader(token), "nodeagent", "enroll", "-"); err != nil {
-		c.t.Fatal(err)
-	}
-	c.each("apply", func(h *lab.Mercury) error {
-		// It says that etcd waits for a restore, and does everything else.
-		out, err := c.nodeagent(c.ctx, h, "apply")
-		if err == nil {
-			return fmt.Errorf("without etcd's data it succeeds:\n%s", out)
-		}
-		c.t.Logf("apply on %s: %v", h.Name(), err)
-		return nil
-	})
 }
 
 // broughtBack checks what is there after the restore.

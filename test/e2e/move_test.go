@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -43,7 +41,7 @@ ca_file = "/etc/nodeagent/vault-ca.crt"`
 )
 
 // TestMoveToVault takes a cluster of one host, in use, from its local issuer to
-// Vault by the commands that docs/vault.md gives, read from there: the node stays
+// Vault by the commands of docs/guides/local-to-vault.md: the node stays
 // Ready, every request is answered, nothing is issued anew and no component is
 // restarted for the move. Then each CA is changed for one of Vault's own, what the local issuer has
 // left is forgotten, and there is nothing to do.
@@ -55,20 +53,21 @@ func TestMoveToVault(t *testing.T) {
 	c.nodesReady(2 * time.Minute)
 	c.startAgents()
 	c.converged(time.Minute)
-	procedure := documented(t, "Moving from the local issuer")
-	if len(procedure) != 2 {
-		t.Fatalf("the procedure has %d parts, want the move and what ends it", len(procedure))
+	move, end := guide(t, "local-to-vault.md", "The move"), guide(t, "local-to-vault.md", "The end of the local keys")
+	change := guide(t, "rotate-ca.md", "")
+	if len(move) != 1 || len(end) != 1 || len(change) != 2 {
+		t.Fatalf("the guides have %d, %d and %d blocks, not 1, 1 and 2", len(move), len(end), len(change))
 	}
 
 	ready, pids := c.readySince(), c.processes()
 	before := c.serials()
 	load, start := c.startLoad(), time.Now()
-	for _, command := range procedure[0] {
-		out := c.asAdministrator(command)
+	for _, line := range move[0] {
+		out := c.asAdministrator(line.command)
 		switch {
-		case strings.HasPrefix(command, "cp -a "):
+		case strings.HasPrefix(line.command, "cp -a "):
 			c.put(h, "/root/fleet.vault/cluster.toml", fmt.Sprintf(moveCluster, moveVault))
-		case strings.Contains(command, "--plan"):
+		case strings.Contains(line.command, "--plan"):
 			for _, ca := range []string{"etcd-server", "etcd-peer", "k8s-server", "k8s-client", "front-proxy"} {
 				if want := "create authority nodeagent/lone/" + ca; !strings.Contains(out, want) {
 					t.Errorf("the plan has no %q", want)
@@ -97,16 +96,14 @@ func TestMoveToVault(t *testing.T) {
 	}
 
 	load, start = c.startPatientLoad(lonePatience), time.Now()
-	for _, command := range procedure[1] {
-		if ca, ok := strings.CutPrefix(command, "nodeagent certs rotate-ca "); ok {
-			var all []string // together, so that what has to restart does so for all
-			for _, ca := range append([]string{ca}, "etcd-peer", "k8s-server", "k8s-client", "front-proxy") {
-				all = append(all, "nodeagent certs rotate-ca "+ca)
-			}
-			c.hurried(all...)
-			continue
-		}
-		c.asAdministrator(command)
+	c.asAdministrator(change[0][0].command)
+	var all []string // together, so that what has to restart does so for all
+	for _, line := range change[1] {
+		all = append(all, line.command)
+	}
+	c.hurried(all...)
+	for _, line := range end[0] {
+		c.asAdministrator(line.command)
 	}
 	load.report(t, fmt.Sprintf("every CA changed and the local issuer forgotten in %s", time.Since(start).Round(time.Second)))
 	// The key of snapshots is the host's own.
@@ -153,33 +150,6 @@ func newLone(t *testing.T) *trio {
 		}
 	})
 	return c
-}
-
-// documented are the commands in the blocks of a section of docs/vault.md; what
-// stands behind a command, after three spaces, is said to the reader.
-func documented(t *testing.T, section string) (blocks [][]string) {
-	t.Helper()
-	content, err := os.ReadFile(filepath.Join("..", "..", "docs", "vault.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, text, ok := strings.Cut(string(content), "\n## "+section+"\n")
-	if !ok {
-		t.Fatalf("docs/vault.md has no section %q", section)
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
-	for n, part := range strings.Split(text, "```") {
-		if n%2 == 0 {
-			continue
-		}
-		var commands []string
-		for line := range strings.Lines(strings.TrimSpace(part)) {
-			command, _, _ := strings.Cut(line, "   ")
-			commands = append(commands, strings.TrimSpace(command))
-		}
-		blocks = append(blocks, commands)
-	}
-	return blocks
 }
 
 // asAdministrator runs a command line on the first host, in root's own folder

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,16 +15,21 @@ import (
 // snapshot: what was in it and nothing later, with controllers that work.
 func snapshotBringsBack(t *testing.T, h *host) {
 	h.kubectl("create", "configmap", "before", "--from-literal=written=before the snapshot")
+	for _, section := range []string{"How etcd begins", "Taking a snapshot", "Knowing that it restores"} {
+		for _, block := range guide(t, "etcd.md", section) {
+			h.follow(block)
+		}
+	}
+	// nodeagent is stopped so that the newest snapshot is this one and what follows
+	// is in the hands of whoever restores.
+	h.must("systemctl", "stop", "nodeagent.service")
 	file := h.snapshot()
 	h.kubectl("create", "configmap", "after", "--from-literal=written=after the snapshot")
 	h.kubectl("scale", "deployment/hello", "--replicas=2")
 
 	refusesBadSnapshot(t, h, file)
 
-	// The disaster. nodeagent is stopped so that what follows is in the hands
-	// of whoever restores.
 	disaster := time.Now()
-	h.must("systemctl", "stop", "nodeagent.service")
 	h.must("systemctl", "stop", layout.Unit(layout.APIServer), layout.Unit(layout.Etcd))
 	h.must("sh", "-c", "rm -rf "+onHost.EtcdData()+"/*")
 	t.Logf("everything stopped and etcd's data deleted in %s", time.Since(disaster).Round(time.Millisecond))
@@ -39,9 +45,10 @@ func snapshotBringsBack(t *testing.T, h *host) {
 	t.Logf("apply refused after %s", time.Since(refusal).Round(time.Millisecond))
 
 	start := time.Now()
-	t.Logf("restore says:\n%s", h.agent("snapshot", "restore", file, "--yes"))
+	for _, block := range guide(t, "etcd.md", "Restoring") {
+		h.follow(block)
+	}
 	t.Logf("restored after %s", time.Since(start).Round(time.Millisecond))
-	h.must("systemctl", "start", "nodeagent.service")
 	h.settled()
 	checkRestored(t, h)
 }

@@ -1,0 +1,7 @@
+//go:build !embedfleet
+
+package embedfleet
+
+import "io/fs"
+
+var files fs.FS
