@@ -98,10 +98,15 @@ ARCH ?= $(HERE)
 ARCHES ?= amd64 arm64
 # $(call packaging,COMMAND): a module of its own, which runs in its folder, so that
 # paths for it are absolute.
-packaging = go run -C packaging . $(1) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH) -native $(abspath $(BIN))/nodeagent
+packaging = go run -C packaging . $(1) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH) -native $(abspath $(BIN))/nodeagent -man $(abspath $(BIN))/man
+
+.PHONY: man
+man:
+	@rm -rf $(BIN)/man
+	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) go run -tags docgen ./cmd/nodeagent -man $(abspath $(BIN))/man -version '$(VERSION:v%=%)'
 
 .PHONY: deb
-deb: build ## Build bin/nodeagent_VERSION_ARCH.deb; ARCH=arm64 builds for another processor.
+deb: build man ## Build bin/nodeagent_VERSION_ARCH.deb; ARCH=arm64 builds for another processor.
 	@binary=$(abspath $(BIN))/nodeagent; \
 	if [[ $(ARCH) != $(HERE) ]]; then \
 	  binary=$(abspath $(BIN))/linux-$(ARCH)/nodeagent; \
@@ -110,7 +115,7 @@ deb: build ## Build bin/nodeagent_VERSION_ARCH.deb; ARCH=arm64 builds for anothe
 	$(call packaging,deb) -binary "$$binary" -out $(abspath $(BIN))
 
 .PHONY: release
-release: build ## Build what a release has into bin/release: binaries, packages, SBOMs, notes, sums.
+release: build man ## Build what a release has into bin/release: binaries, packages, SBOMs, notes, sums.
 	rm -rf $(BIN)/release
 	mkdir -p $(BIN)/release
 	@for arch in $(ARCHES); do \

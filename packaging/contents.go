@@ -127,6 +127,7 @@ func (c *contents) manual() {
 func (c *contents) documentation(version, maintainer string) {
 	c.addTree(filepath.Join(c.root, "hosts/fleets"), docDir+"/examples/fleets", ".toml")
 	c.addTree(filepath.Join(c.root, "docs"), docDir+"/docs", ".md")
+	c.addTree(filepath.Join(c.root, "docs/schema"), docDir+"/docs/schema", ".json")
 	for _, name := range []string{"README.md", "SECURITY.md"} {
 		data, err := os.ReadFile(filepath.Join(c.root, name))
 		c.add(docDir+"/"+name, 0o644, data, err)

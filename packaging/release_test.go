@@ -137,7 +137,7 @@ func checkPackage(t *testing.T, dir string) {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}
 	}
-	for _, file := range []string{"copyright", "changelog.gz", "changelog.Debian.gz", "third-party-notices.gz", "sbom.cdx.json.gz", "examples/fleets/mercury/mercury.toml"} {
+	for _, file := range []string{"copyright", "changelog.gz", "changelog.Debian.gz", "third-party-notices.gz", "sbom.cdx.json.gz", "../../man/man1/nodeagent.1.gz", "examples/fleets/mercury/mercury.toml"} {
 		if readFile(t, filepath.Join(root+docDir, file)) == "" {
 			t.Errorf("%s is empty", file)
 		}

@@ -56,18 +56,18 @@ type moduleSum struct {
 	SHA256 string `json:"sha256"`
 }
 
-// facts reads the build information of this binary.
-func facts() buildFacts {
+// ownBuild reads the build information of this binary.
+func ownBuild() buildFacts {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		info = &debug.BuildInfo{}
 	}
-	return factsOf(info, buildFacts{Version: release, Commit: commit, CommitTime: commitTime, Tree: tree})
+	return buildFactsOf(info, buildFacts{Version: release, Commit: commit, CommitTime: commitTime, Tree: tree})
 }
 
-// factsOf is facts of the information, and of what the linker was told: version,
+// buildFactsOf is ownBuild of the information, and of what the linker was told: version,
 // commit, its time and the tree, each of which may be empty.
-func factsOf(info *debug.BuildInfo, told buildFacts) buildFacts {
+func buildFactsOf(info *debug.BuildInfo, told buildFacts) buildFacts {
 	settings := map[string]string{}
 	for _, s := range info.Settings {
 		settings[s.Key] = s.Value
@@ -106,7 +106,7 @@ func sumOf(deps []*debug.Module) moduleSum {
 // version tells the release, the commit it was built from and the Go version:
 // "0.1.0 (commit 1a2b3c4, go1.26.0, linux/amd64)".
 func version() string {
-	f := facts()
+	f := ownBuild()
 	return f.Version + " (commit " + f.Commit + ", " + f.Go + ", " + f.Platform + ")"
 }
 
@@ -122,9 +122,9 @@ same commit with the same Go gets the same bytes (docs/releases.md).`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if o.json() {
-				return printJSON(o, facts())
+				return printJSON(o, ownBuild())
 			}
-			return facts().print(o.stdout)
+			return ownBuild().print(o.stdout)
 		},
 	}
 }

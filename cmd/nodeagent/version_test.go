@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-func TestFactsOf(t *testing.T) {
+func TestBuildFacts(t *testing.T) {
 	vcs := func(modified string) []debug.BuildSetting {
 		return []debug.BuildSetting{
 			{Key: "vcs.revision", Value: "aa11"}, {Key: "vcs.time", Value: "2026-11-21T22:00:00Z"}, {Key: "vcs.modified", Value: modified},
@@ -36,7 +36,7 @@ func TestFactsOf(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := factsOf(&test.info, test.told)
+			got := buildFactsOf(&test.info, test.told)
 			ignore := cmpopts.IgnoreFields(buildFacts{}, "Go", "Platform", "Dependencies")
 			if diff := cmp.Diff(test.want, got, ignore); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)

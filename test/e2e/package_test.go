@@ -111,6 +111,7 @@ func installedDoesNothing(t *testing.T, h *host) {
 	for _, path := range []string{
 		"/usr/share/bash-completion/completions/nodeagent", "/usr/share/zsh/vendor-completions/_nodeagent",
 		"/usr/share/fish/vendor_completions.d/nodeagent.fish", "/usr/share/doc/nodeagent/copyright",
+		"/usr/share/man/man1/nodeagent.1.gz", "/usr/share/man/man5/nodeagent-spec.5.gz",
 	} {
 		h.must("test", "-s", path)
 	}
@@ -230,6 +231,7 @@ func installedAgain(t *testing.T, h *host) {
 	before := mainPIDs(h)
 	h.must("dpkg", "--install", "/root/1.deb")
 	h.agentIs(agentState{enabled: "disabled", active: "inactive"})
+	refusedWhileOnTrial(t, h)
 	h.must("cp", "-r", "/root/fleet", fleetPath)
 	h.until(time.Minute, "an empty plan", func() error {
 		out, err := h.Exec(h.ctx, "nodeagent", "plan", "--exit-code")
@@ -241,6 +243,21 @@ func installedAgain(t *testing.T, h *host) {
 	h.must("systemctl", "enable", "--now", "nodeagent")
 	h.healthy()
 	h.sameProcesses(before)
+}
+
+// refusedWhileOnTrial: a package whose agent is to take a change of the network
+// back cannot be removed.
+func refusedWhileOnTrial(t *testing.T, h *host) {
+	attempt := onHost.Confirm() + "/attempt.json"
+	h.must("touch", attempt)
+	out, err := h.Exec(h.ctx, "dpkg", "--remove", "nodeagent")
+	if err == nil || !strings.Contains(err.Error(), "nodeagent rollback") {
+		t.Errorf("removing while a change of the network is on trial: %v\n%s", err, out)
+	}
+	h.must("rm", attempt)
+	if state := h.must("dpkg-query", "--show", "--showformat", "${db:Status-Status}", "nodeagent"); state != "installed" {
+		t.Errorf("after a refused removal the package is %s", state)
+	}
 }
 
 // healthy waits until nodeagent says that the host is as the fleet says.
