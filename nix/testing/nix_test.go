@@ -60,6 +60,13 @@ func setUp(dir string) error {
 		"NIX_CONF_DIR="+dir, "NIX_USER_CONF_FILES=",
 		"NIX_CONFIG=experimental-features = nix-command flakes\nsandbox = false\nbuild-users-group =\nsubstituters =\nflake-registry =\nwarn-dirty = false\n",
 		"NODEAGENT_NIX_PATH="+os.Getenv("PATH"), "NODEAGENT_NIX_GOMODCACHE="+modules, "NODEAGENT_NIX_GOCACHE="+cache)
+	// Tests run side by side, and two that made the store at once would be in each
+	// other's way.
+	store := exec.Command("nix-store", "--init")
+	store.Env = bench.env
+	if out, err := store.CombinedOutput(); err != nil {
+		return fmt.Errorf("make a store: %w\n%s", err, out)
+	}
 	return copySources("../..", bench.source)
 }
 
