@@ -21,7 +21,30 @@
       commit = self.shortRev or self.dirtyShortRev or "unknown";
       version = "0-unstable-${builtins.substring 0 8 (self.lastModifiedDate or "19700101")}";
 
-      nodeagent = pkgs: pkgs.callPackage ./nix/package.nix { inherit version commit; };
+      tree =
+        if self ? shortRev then
+          "clean"
+        else if self ? dirtyShortRev then
+          "modified"
+        else
+          "unknown";
+      part = from: count: builtins.substring from count self.lastModifiedDate;
+      commitTime =
+        if tree == "unknown" then
+          ""
+        else
+          "${part 0 4}-${part 4 2}-${part 6 2}T${part 8 2}:${part 10 2}:${part 12 2}Z";
+
+      nodeagent =
+        pkgs:
+        pkgs.callPackage ./nix/package.nix {
+          inherit
+            version
+            commit
+            commitTime
+            tree
+            ;
+        };
       # Adds what a caller need not say.
       withPackage =
         args:

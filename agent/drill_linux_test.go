@@ -139,6 +139,7 @@ func TestScheduledDrill(t *testing.T) {
 
 // TestDrillOfACopy drills the newest snapshot of all places, which lies elsewhere.
 func TestDrillOfACopy(t *testing.T) {
+	t.Parallel()
 	away := t.TempDir()
 	h, path := drilledHost(t, fmt.Sprintf("[snapshots.copies.away]\nfolder = %q\n", away))
 	there := filepath.Join(away, "t", "a")
@@ -164,6 +165,7 @@ func TestDrillOfACopy(t *testing.T) {
 // TestSecondDrillIsRefused and leaves the record of the first one alone, which
 // tells of a drill that was killed until it has ended.
 func TestSecondDrillIsRefused(t *testing.T) {
+	t.Parallel()
 	h, path := drilledHost(t)
 	_, err := h.DrillSnapshot(t.Context(), DrillChoices{Reserve: 1, Step: func(step string) {
 		if step != etcdops.DrillCompare {

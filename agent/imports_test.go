@@ -42,8 +42,10 @@ var mayImport = map[string][]string{
 	"cmd/nodeagent": {
 		"agent", "hosts", "etcdops", "etcdops/store", "netcfg", "pki", "pki/vault", "internal/confirm", "internal/plan", "internal/layout",
 		"internal/docs", // with the build tag docgen alone
+		"internal/embedfleet",
 	},
-	"internal/docs": {"hosts"},
+	"internal/docs":       {"hosts"},
+	"internal/embedfleet": {},
 }
 
 var domainMayImport = []string{"hosts", "internal/plan", "internal/layout", "internal/atomicfile", "internal/calendar"}

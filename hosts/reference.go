@@ -196,3 +196,12 @@ func (k *Key) Type() string {
 	}
 	return "table"
 }
+
+// WhenUnset is what holds where no file has the key, as Markdown: Unset, or the
+// default. It is empty for most tables.
+func (k *Key) WhenUnset() string {
+	if k.Unset == "" && k.Default != nil {
+		return "`" + TOML(k.Default) + "`"
+	}
+	return k.Unset
+}

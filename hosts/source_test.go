@@ -40,8 +40,10 @@ func TestSourceBehindLinks(t *testing.T) {
 	}
 	one, two := load("one"), load("two")
 	for _, is := range []struct{ got, want string }{
-		{one.Fleet, "one/fleet"}, {two.Fleet, "two/fleet"},
-		{two.Kubernetes.Binaries, "two/bin"}, {two.Kubernetes.CNIBinaries, "two/cni"},
+		{one.Fleet, "one/fleet"},
+		{two.Fleet, "two/fleet"},
+		{two.Kubernetes.Binaries, "two/bin"},
+		{two.Kubernetes.CNIBinaries, "two/cni"},
 	} {
 		if is.got != filepath.Join(dir, is.want) {
 			t.Errorf("%s, want %s", is.got, is.want)

@@ -5,6 +5,10 @@
   buildGoModule,
   version ? "unknown",
   commit ? "unknown",
+  # Of the commit, RFC 3339; and whether the sources are exactly it: "clean",
+  # "modified" or "unknown".
+  commitTime ? "",
+  tree ? "unknown",
   # A folder of TOML files to have within the binary; nix/rescue.nix.
   fleet ? null,
 }:
@@ -47,6 +51,8 @@ build {
     "-w"
     "-X main.release=${version}"
     "-X main.commit=${commit}"
+    "-X main.commitTime=${commitTime}"
+    "-X main.tree=${tree}"
   ];
   tags = lib.optional (fleet != null) "embedfleet";
   preBuild = lib.optionalString (fleet != null) ''
@@ -58,8 +64,12 @@ build {
   # what they skip, and why; `make test` has them all.
   checkPhase = ''
     runHook preCheck
+    export GOFLAGS=''${GOFLAGS//-trimpath/}
     go test -v ./hosts/... ./internal/calendar ./internal/plan ./internal/layout ./internal/kube ./internal/embedfleet ./nix/... \
-      | grep -v -e '^=== ' -e '^ *--- PASS'
+      >tests 2>&1 || { cat tests; exit 1; }
+    grep '^ok ' tests
+    grep -B 1 '^ *--- SKIP' tests || true
+    rm tests
     runHook postCheck
   '';
 

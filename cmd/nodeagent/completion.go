@@ -76,7 +76,7 @@ func (o *options) completeMembers(_ *cobra.Command, _ []string, typed string) ([
 // hostsThat lists hosts of the fleet with their roles, those left out that are
 // named already.
 func (o *options) hostsThat(named []string, wanted func(*hosts.Spec) bool) ([]string, cobra.ShellCompDirective) {
-	fleet, err := hosts.Load(o.fleet)
+	fleet, err := o.load()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -2,19 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +20,7 @@ import (
 	"github.com/nodeagent/nodeagent/internal/kube"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/test/apart"
+	"github.com/nodeagent/nodeagent/test/certs"
 )
 
 // etcdServer is the whole etcd as a command of the test binary.
@@ -191,39 +185,13 @@ func newEtcdLab(t *testing.T) *etcdLab {
 // certificates makes one pair that serves for everything.
 func (l *etcdLab) certificates(addresses []net.IP) {
 	l.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	cert := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "etcd"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IPAddresses: append([]net.IP{net.IPv4(127, 0, 0, 1)}, addresses...), DNSNames: []string{"localhost"},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	pair := certs.CA(l.t, "etcd", func(c *x509.Certificate) { c.IPAddresses = append(c.IPAddresses, addresses...) })
 	root := layout.Root("")
-	put := func(path, kind string, bytes []byte) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			l.t.Fatal(err)
-		}
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: bytes}), 0o600); err != nil {
-			l.t.Fatal(err)
-		}
-	}
 	for _, name := range []string{layout.CertEtcdServer, layout.CertEtcdPeer, layout.CertNodeagentEtcdClient} {
-		put(root.Certificate(name).Cert, "CERTIFICATE", der)
-		put(root.Certificate(name).Key, "PRIVATE KEY", private)
+		pair.Write(l.t, root.Certificate(name).Cert, root.Certificate(name).Key)
 	}
-	put(root.Trust(layout.CAEtcdServer), "CERTIFICATE", der)
-	put(root.Trust(layout.CAEtcdPeer), "CERTIFICATE", der)
+	pair.Write(l.t, root.Trust(layout.CAEtcdServer), "")
+	pair.Write(l.t, root.Trust(layout.CAEtcdPeer), "")
 }
 
 func (l *etcdLab) data(spec *hosts.Spec) string {

@@ -98,7 +98,7 @@ func keyFacts(k *hosts.Key) [][2]string {
 	if k.Form == hosts.FormNamed && len(k.NameWords) > 0 {
 		rows = append(rows, [2]string{"names", strings.Join(k.NameWords, ", ")})
 	}
-	if text := plain(unset(k)); text != "" {
+	if text := plain(k.WhenUnset()); text != "" {
 		rows = append(rows, [2]string{"default", text})
 	}
 	if k.Since != "" {
@@ -119,15 +119,7 @@ func quoted(words []string) []string {
 	return all
 }
 
-// unset is what holds where no file has the key.
-func unset(k *hosts.Key) string {
-	if k.Unset == "" && k.Default != nil {
-		return hosts.TOML(k.Default)
-	}
-	return k.Unset
-}
-
-// keyRows are keys in a table: path, type, default, meaning.
+// keyRows are keys in a table: path, type, meaning in short.
 func keyRows(keys []*hosts.Key) [][]string {
 	var rows [][]string
 	for _, k := range keys {
@@ -209,7 +201,7 @@ func explained(k *hosts.Key) explanation {
 	}
 	e := explanation{
 		Path: k.Path, Type: k.Type(), File: k.File, Words: value.Words, Required: k.Required,
-		Default: k.Default, Unset: plain(unset(k)), Meaning: plain(k.Meaning), Since: k.Since, Keys: briefs(k.Children()),
+		Default: k.Default, Unset: plain(k.WhenUnset()), Meaning: plain(k.Meaning), Since: k.Since, Keys: briefs(k.Children()),
 	}
 	if value.TOML == "integer" {
 		e.Lowest, e.Highest = &value.Lowest, &value.Highest

@@ -120,7 +120,8 @@ its own way in and did nothing; 64 wrong usage.`,
   nodeagent plan                        show what would change on this host
   nodeagent apply                       change it
   nodeagent status                      tell how the host is
-  nodeagent snapshot                    take an etcd snapshot`,
+  nodeagent snapshot                    take an etcd snapshot
+  nodeagent explain pki.lifetime        tell what a key of the fleet's files means`,
 		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:  true,

@@ -21,6 +21,7 @@ import (
 	"github.com/nodeagent/nodeagent/internal/kube"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/units"
+	"github.com/nodeagent/nodeagent/test/certs"
 )
 
 // controlPlane is a real etcd, kube-apiserver, kube-controller-manager and
@@ -30,7 +31,7 @@ type controlPlane struct {
 	spec *hosts.Spec
 	root layout.Root
 	// clients is the CA of client certificates.
-	clients authority
+	clients certs.Pair
 }
 
 // programs is the folder with the real components, which test/servers builds.
@@ -71,7 +72,7 @@ func startControlPlane(t *testing.T) controlPlane {
 	plane := controlPlane{spec: spec, root: root, clients: putPKI(t, root)}
 	state := kube.Render(spec, root, kube.Facts{})
 	for _, file := range state.Files {
-		put(t, file.Path, file.Content)
+		certs.Put(t, file.Path, file.Content)
 	}
 	for _, folder := range []string{filepath.Dir(root.EtcdData()), filepath.Join(string(root), "var/log/kubernetes"), filepath.Join(root.State(), layout.ControllerManager)} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -221,7 +222,7 @@ func bundle(t *testing.T, file string) *x509.CertPool {
 // superuser gives a new certificate of group system:masters.
 func (p controlPlane) superuser(t *testing.T) func(context.Context) (tls.Certificate, error) {
 	return func(context.Context) (tls.Certificate, error) {
-		return p.clients.pair(t, "kubernetes-super-admin", "system:masters"), nil
+		return p.clients.Issue(t, "kubernetes-super-admin", inGroups("system:masters")).TLS(), nil
 	}
 }
 

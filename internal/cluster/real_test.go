@@ -129,10 +129,10 @@ func (p controlPlane) version(ctx context.Context, t *testing.T) string {
 // raw is a client of the test's own, as the superuser.
 func (p controlPlane) raw(t *testing.T) dynamic.Interface {
 	t.Helper()
-	cert, key := p.clients.issue(t, "kubernetes-super-admin", "system:masters")
+	pair := p.clients.Issue(t, "kubernetes-super-admin", inGroups("system:masters"))
 	api, err := dynamic.NewForConfig(&rest.Config{
 		Host: cluster.LocalServer(p.spec), QPS: -1,
-		TLSClientConfig: rest.TLSClientConfig{CertData: cert, KeyData: key, CAFile: p.root.Trust(layout.CAK8sServer)},
+		TLSClientConfig: rest.TLSClientConfig{CertData: pair.PEM(), KeyData: pair.KeyPEM(t), CAFile: p.root.Trust(layout.CAK8sServer)},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/nodeagent/nodeagent/etcdops"
 	"github.com/nodeagent/nodeagent/internal/cluster"
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/test/certs"
 )
 
 const twoKeys = `apiVersion: apiserver.config.k8s.io/v1
@@ -56,7 +57,7 @@ func testRewrite(ctx context.Context, t *testing.T, plane controlPlane) {
 	if err != nil || readErr != nil || loaded.Digest != fmt.Sprintf("sha256:%x", sha256.Sum256(content)) || loaded.At.IsZero() {
 		t.Fatalf("in use is %+v, %v", loaded, err)
 	}
-	put(t, plane.root.EncryptionConfig(), []byte(twoKeys))
+	certs.Put(t, plane.root.EncryptionConfig(), []byte(twoKeys))
 	written := time.Now()
 	plane.waitLoaded(ctx, t, admin, fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(twoKeys))))
 	t.Logf("the other configuration was in use after %s", time.Since(written).Round(time.Second))

@@ -62,6 +62,26 @@ func writeCommand(b *strings.Builder, cmd *cobra.Command) {
 	if cmd.Example != "" {
 		fmt.Fprintf(b, "\n```\n%s\n```\n", unindent(cmd.Example))
 	}
+	if cmd.HasParent() {
+		fmt.Fprintf(b, "\n[Exit codes](#exit-codes): %s.\n", exits(cmd))
+	}
+}
+
+// exits are the exit codes of a command in short.
+func exits(cmd *cobra.Command) string {
+	codes := []string{"0 done", "1 failed"}
+	if cmd.Flags().Lookup("exit-code") != nil {
+		codes = append(codes, "2 what `--exit-code` is about")
+	}
+	switch cmd.Name() {
+	case "completion", "explain", "version": // look at no fleet
+	default:
+		codes = append(codes, "3 the fleet is not valid")
+	}
+	if cmd.Flags().Lookup("force-lockout") != nil {
+		codes = append(codes, "4 a way that is open now would be cut")
+	}
+	return strings.Join(append(codes, "64 wrong usage"), "; ")
 }
 
 // synopsis is how the command is called: one line, and one for its commands.
@@ -88,7 +108,7 @@ func flagTable(flags *pflag.FlagSet) string {
 	var b strings.Builder
 	flags.VisitAll(func(f *pflag.Flag) {
 		name, usage := flagHelp(f)
-		fmt.Fprintf(&b, "| %s | %s |\n", code(name), prose(usage))
+		fmt.Fprintf(&b, "| %s | %s |\n", strings.ReplaceAll(code(name), "|", `\|`), prose(usage))
 	})
 	if b.Len() == 0 {
 		return ""
@@ -121,22 +141,30 @@ func paragraphs(text string) []string {
 	return all
 }
 
-// What is a program's word in the help texts: a command in quotes, and a flag.
+// What is a program's own word in the help texts: a command in quotes, a flag,
+// and names with underscores, as variables and keys have them.
 var (
 	commandWords = regexp.MustCompile(`'((?:nodeagent|snapshot|vault|etcdctl|ssh|age)[^'\n]*)'`)
 	flagWords    = regexp.MustCompile(`(^|[\s(])(--[a-z][a-z-]*)`)
+	snakeWords   = regexp.MustCompile(`(^|[\s(])([A-Za-z][A-Za-z.]*_[A-Za-z._]*[A-Za-z])`)
 )
+
+var escapeMarkdown = strings.NewReplacer("<", `\<`, "*", `\*`, "_", `\_`, "|", `\|`, "[", `\[`)
 
 // prose makes Markdown of a help text, which is plain.
 func prose(text string) string {
-	text = strings.NewReplacer("<", `\<`, "*", `\*`, "_", `\_`, "|", `\|`, "[", `\[`).Replace(text)
-	text = commandWords.ReplaceAllStringFunc(text, func(s string) string {
-		return code(strings.NewReplacer(`\`, "").Replace(strings.Trim(s, "'")))
-	})
-	// Within a command a flag is marked already.
+	text = commandWords.ReplaceAllString(text, "`$1`")
+	for _, words := range []*regexp.Regexp{flagWords, snakeWords} {
+		text = outsideCode(text, func(s string) string { return words.ReplaceAllString(s, "$1`$2`") })
+	}
+	return outsideCode(text, escapeMarkdown.Replace)
+}
+
+// outsideCode changes what is not between backquotes.
+func outsideCode(text string, change func(string) string) string {
 	parts := strings.Split(text, "`")
 	for i := 0; i < len(parts); i += 2 {
-		parts[i] = flagWords.ReplaceAllString(parts[i], "$1`$2`")
+		parts[i] = change(parts[i])
 	}
 	return strings.Join(parts, "`")
 }

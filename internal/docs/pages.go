@@ -34,6 +34,10 @@ func commandPages(root *cobra.Command, e Edition) (map[string][]byte, error) {
 				return nil, err
 			}
 		}
+		if cmd != root {
+			p.section("Exit codes")
+			p.line("%s.", roffText(exits(cmd)))
+		}
 		if cmd.Example != "" {
 			p.section("Examples")
 			p.example(unindent(cmd.Example))
@@ -133,7 +137,7 @@ func keyList(keys []*hosts.Key) string {
 		}
 		p.tagged(bold(k.Path), `\fI`+escape(what+"; since "+k.Since)+`\fR`)
 		p.line(".br\n%s.", roffText(sentence(k.Meaning)))
-		if u := unset(k); u == "required" {
+		if u := k.WhenUnset(); u == "required" {
 			p.line("Required.")
 		} else if u != "" {
 			p.line("Default: %s.", roffText(u))

@@ -105,7 +105,7 @@ func about(k *hosts.Key) object {
 		return nil
 	}
 	description := k.Meaning
-	if u := unset(k); u == "required" {
+	if u := k.WhenUnset(); u == "required" {
 		description += "\n\nRequired."
 	} else if u != "" {
 		description += "\n\nDefault: " + u

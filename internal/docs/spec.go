@@ -61,7 +61,7 @@ func keyTable(keys []*hosts.Key) string {
 		} else {
 			example = code(hosts.TOML(k.Example))
 		}
-		cells := []string{code(k.Path), k.Type(), k.File, unset(k), k.Meaning, example, k.Since}
+		cells := []string{code(k.Path), k.Type(), k.File, k.WhenUnset(), k.Meaning, example, k.Since}
 		for i, cell := range cells {
 			cells[i] = strings.ReplaceAll(cell, "|", `\|`)
 		}
@@ -78,17 +78,6 @@ func keyTable(keys []*hosts.Key) string {
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// unset is what holds where no file has the key, as Markdown.
-func unset(k *hosts.Key) string {
-	if k.Unset == "" && k.Default != nil {
-		return code(hosts.TOML(k.Default))
-	}
-	return k.Unset
-}
-
 func code(s string) string {
-	if strings.Contains(s, "`") {
-		return "`` " + s + " ``"
-	}
 	return "`" + s + "`"
 }

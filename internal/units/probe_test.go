@@ -2,15 +2,9 @@ package units
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,50 +12,19 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nodeagent/nodeagent/test/certs"
 )
 
 // authority makes a CA and a pair signed by it, as files in dir.
 func authority(t *testing.T, dir string) (ca, cert, key string, pair tls.Certificate) {
 	t.Helper()
-	sign := func(template, parent *x509.Certificate, public any, signer any) []byte {
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return der
-	}
-	newKey := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	put := func(name, kind string, der []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	caKey, leafKey := newKey(), newKey()
-	caTemplate := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "leaf"}, NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"etcd.internal"}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	caDER := sign(caTemplate, caTemplate, caKey.Public(), caKey)
-	leafDER := sign(leaf, caTemplate, leafKey.Public(), caKey)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(leafKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return put("ca.crt", "CERTIFICATE", caDER), put("tls.crt", "CERTIFICATE", leafDER), put("tls.key", "PRIVATE KEY", keyDER),
-		tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey}
+	ca, cert, key = filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	by := certs.CA(t, "ca", nil)
+	by.Write(t, ca, "")
+	leaf := by.Issue(t, "leaf", func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{"etcd.internal"}, nil })
+	leaf.Write(t, cert, key)
+	return ca, cert, key, leaf.TLS()
 }
 
 func TestProbeOverMutualTLS(t *testing.T) {

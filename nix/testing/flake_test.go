@@ -16,6 +16,7 @@ import (
 // machines and the virtual machine's test included, as `nix flake check` does
 // before it builds.
 func TestEvaluates(t *testing.T) {
+	t.Parallel()
 	for attribute, paths := range map[string]string{
 		"packages":            "builtins.mapAttrs (_: builtins.mapAttrs (_: d: d.drvPath))",
 		"checks":              "builtins.mapAttrs (_: builtins.mapAttrs (_: d: d.drvPath))",
@@ -33,6 +34,7 @@ func TestEvaluates(t *testing.T) {
 
 // TestOutputs: the flake has what README.md and docs/nixos.md name.
 func TestOutputs(t *testing.T) {
+	t.Parallel()
 	var got map[string]any
 	eval(t, `
 let
@@ -75,6 +77,7 @@ func run(t *testing.T, program string, env []string, args ...string) (stdout, st
 // TestHost: `nix build .#host-soarin` gives a nodeagent that knows its fleet by
 // its store path, which the files alone decide.
 func TestHost(t *testing.T) {
+	t.Parallel()
 	soarin, other := build(t, "host-soarin"), build(t, "host-stormfeather")
 	var said struct{ Fleets []struct{ Fleet string } }
 	stdout, _ := run(t, filepath.Join(soarin, "bin/nodeagent"), nil, "validate", "-o", "json")
@@ -109,6 +112,7 @@ func TestHost(t *testing.T) {
 // TestConsumers builds what somebody's own flake has: fleets that are valid, and
 // fleets that fail the build with the validator's lines.
 func TestConsumers(t *testing.T) {
+	t.Parallel()
 	needNix(t)
 	dir := t.TempDir()
 	write := func(name, text string) {

@@ -61,6 +61,7 @@ var conflicts = []struct{ name, base, more, want string }{
 // TestConflicts: what cannot go together is said at evaluation, and what can
 // go together is not.
 func TestConflicts(t *testing.T) {
+	t.Parallel()
 	needNix(t)
 	var all strings.Builder
 	for _, tc := range conflicts {
@@ -83,6 +84,7 @@ let failed = more: map (a: a.message) (builtins.filter (a: !a.assertion) (system
 
 // TestHandover: what NixOS owns it is told.
 func TestHandover(t *testing.T) {
+	t.Parallel()
 	var got struct {
 		Modules         []string
 		Sysctl          map[string]any
@@ -149,6 +151,7 @@ let c = system { imports = [ ({ lib, ... }: { `+base+` }) ({ lib, ... }: { `+mor
 
 // TestUnit: the module's service is that of cmd/nodeagent/nodeagent.service.
 func TestUnit(t *testing.T) {
+	t.Parallel()
 	var got struct {
 		Description              string
 		After, Before, Wants     []string
@@ -157,6 +160,7 @@ func TestUnit(t *testing.T) {
 		RestartIfChanged         bool
 		StopIfChanged            bool
 		Environment              map[string]string
+		Documentation            []string
 		WantedBy, ReloadTriggers []string
 	}
 	eval(t, `(system ({ lib, ... }: { `+mercury+` })).systemd.services.nodeagent`, &got)
@@ -171,6 +175,8 @@ func TestUnit(t *testing.T) {
 		switch key {
 		case "Description":
 			is = got.Description
+		case "Documentation":
+			is = strings.Join(got.Documentation, " ")
 		case "After":
 			is = strings.Join(got.After, " ")
 		case "Before":
@@ -198,6 +204,7 @@ func TestUnit(t *testing.T) {
 // reload triggers, for which NixOS reloads; another nodeagent changes more, and
 // NixOS leaves the running one alone.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	type unit = map[string]any
 	var got struct{ Before, Fleet, Programs, Package, Upgrade unit }
 	eval(t, `
@@ -240,6 +247,7 @@ in
 
 // TestRescue: one file has the fleet within it and needs nothing else.
 func TestRescue(t *testing.T) {
+	t.Parallel()
 	link := t.TempDir() + "/rescue"
 	_, stderr, err := nix(t, "build", "--impure", "-L", "-o", link, "--expr", fmt.Sprintf(`
 let

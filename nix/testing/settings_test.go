@@ -57,6 +57,7 @@ in
 
 // TestFleetsInNix: the shipped fleets, as `settings`, are the same fleets.
 func TestFleetsInNix(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"mercury", "k8s-235", "hetzner-ha"} {
 		t.Run(name, func(t *testing.T) {
 			dir := "../../hosts/fleets/" + name
@@ -71,6 +72,7 @@ func TestFleetsInNix(t *testing.T) {
 
 // TestExampleIsMercury: nix/examples/mercury.nix says in Nix what the fleet says.
 func TestExampleIsMercury(t *testing.T) {
+	t.Parallel()
 	want, err := hosts.Load("../../hosts/fleets/mercury")
 	must(t, err)
 	got, err := hosts.Load(build(t, `nixosConfigurations.example-mercury.config.environment.etc."nodeagent/fleet".source`))
@@ -81,6 +83,7 @@ func TestExampleIsMercury(t *testing.T) {
 // TestEveryExample sends the reference's example of every key through Nix: what
 // Nix reads there and writes again is the same TOML, whose values the options take.
 func TestEveryExample(t *testing.T) {
+	t.Parallel()
 	needNix(t)
 	var all strings.Builder
 	wanted := map[string]any{}
@@ -126,6 +129,7 @@ in
 // TestWrongSettings: a value of the wrong type, a word that is none and a key that
 // is none are found when Nix evaluates, with the option's name.
 func TestWrongSettings(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ settings, want string }{
 		{`shared.kubernetes.pod_mtu = "1450"`, "shared.kubernetes.pod_mtu' is not of type"},
 		{`shared.kubernetes.pod_mtu = 100`, "shared.kubernetes.pod_mtu' is not of type"},

@@ -18,6 +18,7 @@ let
   unit = {
     options = {
       description = option types.str "";
+      documentation = strings;
       wantedBy = strings;
       wants = strings;
       after = strings;
