@@ -98,12 +98,12 @@ ARCH ?= $(HERE)
 ARCHES ?= amd64 arm64
 # $(call packaging,COMMAND): a module of its own, which runs in its folder, so that
 # paths for it are absolute.
-packaging = go run -C packaging . $(1) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH) -native $(abspath $(BIN))/nodeagent -man $(abspath $(BIN))/man
+packaging = CGO_ENABLED=0 go run -C packaging -trimpath . $(1) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH) -native $(abspath $(BIN))/nodeagent -man $(abspath $(BIN))/man
 
 .PHONY: man
 man:
 	@rm -rf $(BIN)/man
-	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) go run -tags docgen ./cmd/nodeagent -man $(abspath $(BIN))/man -version '$(VERSION:v%=%)'
+	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) CGO_ENABLED=0 go run -trimpath -tags docgen ./cmd/nodeagent -man $(abspath $(BIN))/man -version '$(VERSION:v%=%)'
 
 .PHONY: deb
 deb: build man ## Build bin/nodeagent_VERSION_ARCH.deb; ARCH=arm64 builds for another processor.
