@@ -56,14 +56,17 @@ func (l guideLine) check(t *testing.T, out string, err error, took time.Duration
 	}
 }
 
-// follow runs the lines of a block as the host's root.
-func (h *host) follow(block []guideLine) {
+// follow runs the lines of a block as the host's root, in its folder, and returns
+// what the last one printed.
+func (h *host) follow(block []guideLine) (out string) {
 	h.t.Helper()
 	for _, line := range block {
 		start := time.Now()
-		out, err := h.Exec(h.ctx, "sh", "-c", line.command)
+		var err error
+		out, err = h.Exec(h.ctx, "sh", "-c", "cd /root; . /etc/profile; "+line.command)
 		line.check(h.t, out, err, time.Since(start))
 	}
+	return out
 }
 
 // follow runs the lines of a block where the administrator sits.

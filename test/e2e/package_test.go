@@ -27,13 +27,18 @@ const (
 	firstVersion  = "0.1.0-1-g1111111"
 	secondVersion = "0.1.0-2-g2222222"
 
+	// As docs/guides/first-host.md names them.
+	firstPackage  = "/root/nodeagent_first.deb"
+	secondPackage = "/root/second.deb"
+	aFleet        = "/root/my-fleet"
+
 	dataPath  = "/var/lib/nodeagent/etcd"
 	fleetPath = "/etc/nodeagent/fleet"
 )
 
-// TestPackage takes the Debian package through its life on a host of its own:
-// installed, it does nothing; with a fleet it makes the host; an upgrade changes
-// the agent and nothing else; removed and purged, it leaves the cluster running;
+// TestPackage takes the Debian package through its life on a host of its own, at
+// first as docs/guides/first-host.md has it: installed, it does nothing; with a
+// fleet it makes the host; an upgrade changes the agent and nothing else; removed and purged, it leaves the cluster running;
 // installed again, it finds nothing to do.
 func TestPackage(t *testing.T) {
 	sideBySide(t)
@@ -41,13 +46,13 @@ func TestPackage(t *testing.T) {
 	packages := buildPackages(t, l, firstVersion, secondVersion)
 	h := newHost(t, l)
 	for i, file := range packages {
-		if err := h.PutCopy(file, fmt.Sprintf("/root/%d.deb", i+1)); err != nil {
+		if err := h.PutCopy(file, []string{firstPackage, secondPackage}[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// The lab's own way to install nodeagent, and the fleet, which comes later.
 	h.must("rm", "/usr/local/bin/nodeagent", "/etc/systemd/system/nodeagent.service")
-	h.must("mv", fleetPath, "/root/fleet")
+	h.must("mv", fleetPath, aFleet)
 	h.must("rmdir", "/etc/nodeagent")
 	for _, step := range []struct {
 		name string
@@ -90,8 +95,7 @@ func buildPackages(t *testing.T, l *lab.Lab, versions ...string) []string {
 
 func installedDoesNothing(t *testing.T, h *host) {
 	before := observe(h)
-	out := h.must("dpkg", "--install", "/root/1.deb")
-	t.Logf("dpkg says:\n%s", out)
+	out := h.follow(guide(t, "first-host.md", "Making it so")[0][:1])
 	for _, line := range []string{fleetPath, "nodeagent plan", "systemctl enable --now nodeagent"} {
 		if !strings.Contains(out, line) {
 			t.Errorf("the next step %q is not told", line)
@@ -121,7 +125,7 @@ func installedDoesNothing(t *testing.T, h *host) {
 // packaged tells whether a thing of an observation comes of dpkg's work.
 func packaged(thing string) bool {
 	for _, own := range []string{
-		"file usr/bin/nodeagent", "file usr/lib/systemd/system", "file usr/share/", "file etc/nodeagent", "file var/lib/dpkg", "file var/log/dpkg.log",
+		"file var/lib/apt", "file var/cache/apt", "file var/log/apt", "file usr/bin/nodeagent", "file usr/lib/systemd/system", "file usr/share/", "file etc/nodeagent", "file var/lib/dpkg", "file var/log/dpkg.log",
 		"file var/lib/systemd", "file etc:", "file usr/bin:", "unit file nodeagent.service", "unit nodeagent.service",
 	} {
 		if strings.HasPrefix(thing, own) {
@@ -132,11 +136,13 @@ func packaged(thing string) bool {
 }
 
 func packageMakesHost(t *testing.T, h *host) {
-	h.must("cp", "-r", "/root/fleet", fleetPath)
-	h.must("systemctl", "enable", "--now", "nodeagent")
+	h.follow(guide(t, "first-host.md", "Making it so")[0][1:])
 	h.healthy()
 	if err := h.NodeReady(h.ctx); err != nil {
 		t.Fatal(err)
+	}
+	if out := h.follow(guide(t, "first-host.md", "Looking at it")[0]); !strings.Contains(out, " Ready ") {
+		t.Errorf("no node is Ready:\n%s", out)
 	}
 	h.agentIs(agentState{enabled: "enabled", active: "active"})
 }
@@ -172,7 +178,7 @@ func upgradeChangesAgent(t *testing.T, h *host) {
 	}
 	before, agent := mainPIDs(h), h.agentPID()
 
-	t.Logf("dpkg says:\n%s", h.must("dpkg", "--install", "/root/2.deb"))
+	t.Logf("dpkg says:\n%s", h.must("dpkg", "--install", secondPackage))
 	h.until(30*time.Second, "the new agent", func() error {
 		if now := h.agentPID(); now == agent || now == "0" {
 			return fmt.Errorf("the agent is process %s, and was %s", now, agent)
@@ -229,10 +235,10 @@ func purgedLeavesData(t *testing.T, h *host) {
 
 func installedAgain(t *testing.T, h *host) {
 	before := mainPIDs(h)
-	h.must("dpkg", "--install", "/root/1.deb")
+	h.must("dpkg", "--install", firstPackage)
 	h.agentIs(agentState{enabled: "disabled", active: "inactive"})
 	refusedWhileOnTrial(t, h)
-	h.must("cp", "-r", "/root/fleet", fleetPath)
+	h.must("cp", "-r", aFleet, fleetPath)
 	h.until(time.Minute, "an empty plan", func() error {
 		out, err := h.Exec(h.ctx, "nodeagent", "plan", "--exit-code")
 		if err != nil {
