@@ -15,6 +15,9 @@ import (
 // snapshot: what was in it and nothing later, with controllers that work.
 func snapshotBringsBack(t *testing.T, h *host) {
 	h.kubectl("create", "configmap", "before", "--from-literal=written=before the snapshot")
+	// A drill leaves a tenth of the disk to others, which is this machine's, and may
+	// be fuller.
+	h.must("sh", "-c", "mkdir -p -m 0700 "+onHost.Scratch()+" && mount -t tmpfs -o size=1g,mode=0700 tmpfs "+onHost.Scratch())
 	for _, section := range []string{"How etcd begins", "Taking a snapshot", "Knowing that it restores"} {
 		for _, block := range guide(t, "etcd.md", section) {
 			h.follow(block)
