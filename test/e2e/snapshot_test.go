@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nodeagent/nodeagent/agent"
+	"github.com/nodeagent/nodeagent/etcdops"
 	"github.com/nodeagent/nodeagent/internal/layout"
 )
 
@@ -87,10 +89,11 @@ func runDrills(t *testing.T, h *host) {
 	}
 	change(before + "\n[snapshots]\ndrill = \"*:*:00/10\"\ndrill_spread = \"0s\"\n")
 	start := time.Now()
-	var status struct {
-		Snapshots struct{ Drill *agent.DrillStatus }
-	}
+	var last *etcdops.DrillReport
 	h.until(3*time.Minute, "a drill by the schedule", func() error {
+		var status struct {
+			Snapshots struct{ Drill *agent.DrillStatus }
+		}
 		if err := json.Unmarshal([]byte(h.agent("status", "-o", "json")), &status); err != nil {
 			return err
 		}
@@ -98,16 +101,17 @@ func runDrills(t *testing.T, h *host) {
 		if d == nil || d.Last == nil || d.Last.Began.Before(start.Truncate(time.Second)) || !d.Last.Good() {
 			return fmt.Errorf("the last drill: %+v", d)
 		}
+		last = d.Last
 		return nil
 	})
 	change(before)
-	last := status.Snapshots.Drill.Last
 	t.Logf("%s: revision %d, %d keys, RPO %.0f s, RTO %.2f s, after %s", last.Snapshot, last.Revision, last.Keys, last.RPOSeconds, last.Seconds.RTO(), time.Since(start).Round(time.Millisecond))
 	h.until(time.Minute, "the drills to end", func() error {
-		if left := strings.TrimSpace(h.must("find", onHost.Scratch(), "-mindepth", "1")); left != "" {
-			return fmt.Errorf("%s", left)
+		left, err := h.Exec(h.ctx, "find", onHost.Scratch(), "-mindepth", "1")
+		if err == nil && left != "" {
+			err = errors.New(left)
 		}
-		return nil
+		return err
 	})
 	for unit, pid := range mainPIDs(h) {
 		if processes[unit] != pid {
