@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"filippo.io/age"
+	"golang.org/x/sys/unix"
 )
 
 // OpenOptions says how the bytes that etcd sent are got out of a snapshot.
@@ -36,6 +37,8 @@ type opened struct {
 	// plain is a path by which the plain bytes can be opened while it is open.
 	plain string
 	size  int64 // of the plain bytes
+	// moved tells that the unsealed bytes have become somebody's file.
+	moved bool
 	// sum is nil where the stored hash is the proof.
 	sum    *trailerHash
 	stored Stored
@@ -107,6 +110,17 @@ func (o *opened) readPlain(r io.Reader) error {
 	_, o.stored.SHA256 = o.whole()
 	o.size, o.stored.Size = o.sum.n, o.sum.n
 	return err
+}
+
+// moveTo makes a file of what was unsealed, which is somebody else's from then on,
+// and tells whether it could: not what was plain before, nor onto another disk, nor
+// where the file system has no files without a name.
+func (o *opened) moveTo(path string) bool {
+	if o.stored.Form.plain() {
+		return false
+	}
+	o.moved = unix.Linkat(unix.AT_FDCWD, o.plain, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW) == nil
+	return o.moved
 }
 
 // readSealed hashes what lies in the file and, unless that is proof enough, what

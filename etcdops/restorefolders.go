@@ -82,7 +82,7 @@ func (p *RestorePlan) checkSpace(opts RestoreOptions) error {
 		need *= 2
 	}
 	if !p.Snapshot.Stored.plain() {
-		// It lies unsealed there as well while the data is staged.
+		// What lies unsealed there already becomes the data.
 		scratch := opts.Scratch
 		if scratch == "" {
 			scratch = filepath.Dir(p.Snapshot.Path)
@@ -92,7 +92,7 @@ func (p *RestorePlan) checkSpace(opts RestoreOptions) error {
 			return err
 		}
 		if same {
-			need += p.Snapshot.Size
+			need -= p.Snapshot.Size
 		}
 	}
 	if free < need {

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
-	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.etcd.io/etcd/server/v3/verify"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -25,8 +24,8 @@ func quiet() *zap.Logger {
 	return zap.NewNop().WithOptions(zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
-// stage makes the restored data folder beside the live one with etcd's own
-// restore, verifies it with etcd's own verification and makes it durable.
+// stage makes the restored data folder beside the live one, verifies it with
+// etcd's own verification and makes it durable.
 func stage(ctx context.Context, p RestorePlan, progress func(done, total int64)) error {
 	if err := os.RemoveAll(p.StagedDir); err != nil {
 		return err
@@ -45,76 +44,78 @@ func stage(ctx context.Context, p RestorePlan, progress func(done, total int64))
 	return settle(p.StagedDir)
 }
 
-// makeStaged runs etcd's restore, which knows no context, and follows its
-// progress by the size of the database that grows.
-func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total int64)) (err error) {
-	path, closeSource, err := p.plainSource(ctx)
+// makeStaged puts the database into the folder and makes it the data of the host's
+// member.
+func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total int64)) error {
+	database := filepath.Join(p.StagedDir, "member", "snap", "db")
+	if err := atomicfile.MkdirAll(filepath.Dir(database), 0o700); err != nil {
+		return err
+	}
+	if err := p.place(ctx, database, progress); err != nil {
+		return err
+	}
+	if p.Snapshot.Trailer {
+		if err := os.Truncate(database, p.Snapshot.Size-trailerSize); err != nil {
+			return err
+		}
+	}
+	s := seed{Dir: p.StagedDir, Host: p.Host, Members: p.Members, Token: p.Token, Bump: p.RevisionBump}
+	if err := guarded(s.plant); err != nil {
+		return fmt.Errorf("restore %q into %q: %w", p.Snapshot.Path, p.StagedDir, err)
+	}
+	progress(p.Snapshot.Size, p.Snapshot.Size)
+	return ctx.Err()
+}
+
+// place puts what etcd sent at the path. What was unsealed becomes it, as long as
+// it lies on the same disk; everything else is copied.
+func (p RestorePlan) place(ctx context.Context, path string, progress func(done, total int64)) (err error) {
+	if p.Snapshot.Stored.plain() {
+		f, err := os.Open(p.Snapshot.Path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(p.copyTo(ctx, path, f, progress), f.Close())
+	}
+	source := p.source
+	if source == nil || source.moved {
+		opts := p.open
+		opts.Progress = nil
+		if source, err = openPlain(ctx, p.Snapshot.Path, opts); err != nil {
+			return fmt.Errorf("unseal %q: %w", p.Snapshot.Path, err)
+		}
+		defer func() { err = errors.Join(err, source.Close()) }()
+	}
+	if ok, whole := source.whole(); whole != p.Snapshot.SHA256 || p.Snapshot.Trailer && !ok {
+		return p.changed(whole)
+	}
+	if source.moveTo(path) {
+		return nil
+	}
+	return p.copyTo(ctx, path, source, progress)
+}
+
+// copyTo copies what etcd sent, and compares it once more with what was planned: it
+// may be a person's file.
+func (p RestorePlan) copyTo(ctx context.Context, path string, from io.ReaderAt, progress func(done, total int64)) (err error) {
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeSource()) }()
-	var self Member
-	for _, m := range p.Members {
-		if m.Name == p.Host {
-			self = m
-		}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	sum := newTrailerHash()
+	in := &following{ctx: ctx, r: io.NewSectionReader(from, 0, p.Snapshot.Size), total: p.Snapshot.Size, progress: progress}
+	if err := copyBeside(in, out, sum); err != nil {
+		return fmt.Errorf("copy %q: %w", p.Snapshot.Path, err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		done <- guarded(func() error {
-			return snapshot.NewV3(quiet()).Restore(snapshot.RestoreConfig{
-				SnapshotPath:        path,
-				Name:                p.Host,
-				OutputDataDir:       p.StagedDir,
-				PeerURLs:            []string{self.PeerURL},
-				InitialCluster:      initialCluster(p.Members),
-				InitialClusterToken: p.Token,
-				SkipHashCheck:       p.SkipHash || path != p.Snapshot.Path, // which was hashed when it was unsealed
-				RevisionBump:        p.RevisionBump,
-				MarkCompacted:       p.RevisionBump > 0,
-			})
-		})
-	}()
-	ticker := time.NewTicker(200 * time.Millisecond)
-	defer ticker.Stop()
-	database := filepath.Join(p.StagedDir, "member", "snap", "db")
-	for {
-		select {
-		case err := <-done:
-			if err != nil {
-				return fmt.Errorf("restore %q into %q: %w", p.Snapshot.Path, p.StagedDir, err)
-			}
-			progress(p.Snapshot.Size, p.Snapshot.Size)
-			return ctx.Err()
-		case <-ticker.C:
-			if info, err := os.Stat(database); err == nil {
-				progress(min(info.Size(), p.Snapshot.Size), p.Snapshot.Size)
-			}
-		}
+	if _, _, whole := sum.sums(); whole != p.Snapshot.SHA256 {
+		return p.changed(whole)
 	}
+	return nil
 }
 
-// plainSource is the path of what etcd sent: the snapshot itself, or what was
-// unsealed of it.
-func (p RestorePlan) plainSource(ctx context.Context) (path string, done func() error, err error) {
-	path, done = p.Snapshot.Path, func() error { return nil }
-	if p.Snapshot.Stored.plain() {
-		return path, done, nil
-	}
-	source := p.source
-	if source == nil {
-		opts := p.open
-		opts.Progress = nil
-		if source, err = openPlain(ctx, path, opts); err != nil {
-			return "", nil, fmt.Errorf("unseal %q: %w", path, err)
-		}
-		done = source.Close
-	}
-	if ok, whole := source.whole(); whole != p.Snapshot.SHA256 || p.Snapshot.Trailer && !ok {
-		err := fmt.Errorf("%q is no longer the snapshot that was planned with: its SHA-256 is %s, not %s", path, whole, p.Snapshot.SHA256)
-		return "", nil, errors.Join(err, done())
-	}
-	return source.plain, done, nil
+func (p RestorePlan) changed(sum string) error {
+	return fmt.Errorf("%q is no longer the snapshot that was planned with: its SHA-256 is %s, not %s", p.Snapshot.Path, sum, p.Snapshot.SHA256)
 }
 
 // settle gives the staged folder the owner of the folder around it and modes
