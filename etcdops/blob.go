@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -52,48 +53,64 @@ func (b *blob) decode(message mem.BufferSlice) error {
 	defer r.Close()
 	*b = blob{}
 	for r.Remaining() > 0 {
-		tag, err := binary.ReadUvarint(r)
+		f, err := readField(r)
 		if err != nil {
 			return err
 		}
-		number, kind := protowire.DecodeTag(tag)
-		skip := uint64(0)
-		switch kind {
-		case protowire.VarintType:
-			value, err := binary.ReadUvarint(r)
-			if err != nil {
+		switch {
+		case f.kind == protowire.VarintType && f.number == fieldRemaining:
+			b.remaining = f.value
+		case f.kind == protowire.BytesType && f.number == fieldBlob:
+			if b.parts, err = r.Peek(f.length, nil); err != nil {
 				return err
 			}
-			if number == fieldRemaining {
-				b.remaining = value
-			}
-		case protowire.BytesType:
-			if skip, err = binary.ReadUvarint(r); err != nil {
-				return err
-			}
-		case protowire.Fixed64Type:
-			skip = 8
-		case protowire.Fixed32Type:
-			skip = 4
-		default:
-			return fmt.Errorf("field %d has the type %d, which no message of etcd has", number, kind)
+			b.size = f.length
 		}
-		if skip > uint64(r.Remaining()) {
-			return fmt.Errorf("field %d: %w", number, io.ErrUnexpectedEOF)
-		}
-		if number == fieldBlob && kind == protowire.BytesType {
-			if b.parts, err = r.Peek(int(skip), nil); err != nil {
-				return err
-			}
-			b.size = int(skip)
-		}
-		if _, err := r.Discard(int(skip)); err != nil {
+		if _, err := r.Discard(f.length); err != nil {
 			return err
 		}
 	}
 	message.Ref()
 	b.buffers = message
 	return nil
+}
+
+// field is one of a message in protobuf's wire format.
+type field struct {
+	number protowire.Number
+	kind   protowire.Type
+	value  uint64 // of a varint
+	length int    // of what follows in the message
+}
+
+// readField reads a field up to the bytes of it that follow, if it has any.
+func readField(r *mem.Reader) (field, error) {
+	tag, err := binary.ReadUvarint(r)
+	if err != nil {
+		return field{}, err
+	}
+	var f field
+	f.number, f.kind = protowire.DecodeTag(tag)
+	switch f.kind {
+	case protowire.VarintType, protowire.BytesType:
+		f.value, err = binary.ReadUvarint(r)
+	case protowire.Fixed64Type:
+		f.length = 8
+	case protowire.Fixed32Type:
+		f.length = 4
+	default:
+		err = fmt.Errorf("field %d has the type %d, which no message of etcd has", f.number, f.kind)
+	}
+	if err != nil || f.kind == protowire.VarintType {
+		return f, err
+	}
+	if f.kind == protowire.BytesType {
+		f.length = int(min(f.value, math.MaxInt))
+	}
+	if f.length > r.Remaining() {
+		return f, fmt.Errorf("field %d: %w", f.number, io.ErrUnexpectedEOF)
+	}
+	return f, nil
 }
 
 // blobCodec decodes the messages of a snapshot stream into blobs.
