@@ -118,10 +118,13 @@ type chainWriter []io.WriteCloser
 
 func (c chainWriter) Write(p []byte) (int, error) { return c[len(c)-1].Write(p) }
 
-func (c chainWriter) Close() error {
+func (c chainWriter) Close() error { return closeBackward(c) }
+
+// closeBackward closes from the last, which works on those before it, to the first.
+func closeBackward[C io.Closer](layers []C) error {
 	var errs []error
-	for i := len(c) - 1; i >= 0; i-- {
-		errs = append(errs, c[i].Close())
+	for _, c := range slices.Backward(layers) {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -139,8 +142,8 @@ const maxWindow = 64 << 20
 // ErrHashMismatch where a bit has changed.
 func unseal(r io.Reader, identities []age.Identity) (io.ReadCloser, Form, error) {
 	var form Form
-	var closers layers
-	buffered := bufio.NewReaderSize(r, 256<<10)
+	var layers []io.Closer
+	buffered := bufio.NewReaderSize(r, writeSize)
 	if begins(buffered, magicAge) {
 		form.Encryption = encryptionAge
 		plain, err := decrypt(buffered, identities)
@@ -148,36 +151,27 @@ func unseal(r io.Reader, identities []age.Identity) (io.ReadCloser, Form, error)
 			return nil, form, err
 		}
 		ahead := readAhead(unsealReader{plain})
-		closers = append(closers, ahead)
-		buffered = bufio.NewReaderSize(ahead, 256<<10)
+		layers = append(layers, ahead)
+		buffered = bufio.NewReaderSize(ahead, writeSize)
 	}
 	if !begins(buffered, magicZstd) {
-		return unsealed{buffered, closers}, form, nil
+		return unsealed{buffered, layers}, form, nil
 	}
 	form.Compression = compressionZstd
 	unpacked, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
-		return nil, form, errors.Join(fmt.Errorf("unpack: %w", err), closers.Close())
+		return nil, form, errors.Join(fmt.Errorf("unpack: %w", err), closeBackward(layers))
 	}
-	return unsealed{unsealReader{unpacked}, append(closers, unpacked.IOReadCloser())}, form, nil
+	return unsealed{unsealReader{unpacked}, append(layers, unpacked.IOReadCloser())}, form, nil
 }
 
 // unsealed reads what the last of its layers opens, and closes all of them.
 type unsealed struct {
 	io.Reader
-	layers
+	layers []io.Closer
 }
 
-// layers are closed from the last, which reads from those before it, to the first.
-type layers []io.Closer
-
-func (l layers) Close() error {
-	var errs []error
-	for _, c := range slices.Backward(l) {
-		errs = append(errs, c.Close())
-	}
-	return errors.Join(errs...)
-}
+func (u unsealed) Close() error { return closeBackward(u.layers) }
 
 // readAhead reads r in a goroutine of its own, so that one core decrypts what
 // another unpacks. Close ends it.
