@@ -219,10 +219,8 @@ func (d *driller) verify(ctx context.Context) (o *opened, err error) {
 // it has: they are compared.
 func (d *driller) stage(ctx context.Context, o *opened, data string) error {
 	return d.timed(DrillStage, &d.report.Seconds.Stage, func() error {
-		plain := d.found
-		plain.Path, plain.Stored.Form = o.plain, Form{} // unsealed already
 		return stage(ctx, RestorePlan{
-			ID: filepath.Base(d.dir), Snapshot: plain, SkipHash: d.SkipHash, StagedDir: data,
+			ID: filepath.Base(d.dir), Snapshot: d.found, source: o, StagedDir: data,
 			Host: drillMember, Token: filepath.Base(d.dir),
 			Members: []Member{{Name: drillMember, PeerURL: "unix://" + throwawayPeers}},
 		}, func(int64, int64) {})

@@ -47,8 +47,8 @@ func isInside(dir, other string) (bool, error) {
 const defaultReserve = 10
 
 // checkSpace refuses a drill that would fill the disk, which others use as well.
-// A sealed snapshot lies unsealed there beside what is
-// made of it.
+// What a sealed snapshot is unsealed to is counted twice: on a file system without
+// files that have no name it lies there beside the data that is made of it.
 func (d *driller) checkSpace() error {
 	info, err := os.Stat(d.Snapshot)
 	if err != nil {

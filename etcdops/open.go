@@ -37,8 +37,9 @@ type opened struct {
 	// plain is a path by which the plain bytes can be opened while it is open.
 	plain string
 	size  int64 // of the plain bytes
-	// moved tells that the unsealed bytes have become somebody's file.
-	moved bool
+	// linkable tells that they were unsealed into a file that can be given a name on
+	// its disk, moved that it was: they are somebody's file now.
+	linkable, moved bool
 	// sum is nil where the stored hash is the proof.
 	sum    *trailerHash
 	stored Stored
@@ -116,10 +117,7 @@ func (o *opened) readPlain(r io.Reader) error {
 // and tells whether it could: not what was plain before, nor onto another disk, nor
 // where the file system has no files without a name.
 func (o *opened) moveTo(path string) bool {
-	if o.stored.Form.plain() {
-		return false
-	}
-	o.moved = unix.Linkat(unix.AT_FDCWD, o.plain, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW) == nil
+	o.moved = o.linkable && unix.Linkat(unix.AT_FDCWD, o.plain, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW) == nil
 	return o.moved
 }
 
@@ -145,11 +143,11 @@ func (o *opened) unseal(path string, r io.Reader, opts OpenOptions) error {
 	if dir == "" {
 		dir = filepath.Dir(path)
 	}
-	f, at, err := scratch(dir)
+	f, err := scratch(dir)
 	if err != nil {
 		return errors.Join(fmt.Errorf("unseal: %w", err), plain.Close())
 	}
-	o.File, o.plain = f, at
+	o.File, o.plain, o.linkable = f.File, f.path, f.linkable
 	if opts.StoredHash && o.signature.By != "" && o.manifest.Stored.Form == form {
 		o.sum = nil
 		o.size, err = io.CopyBuffer(f, struct{ io.Reader }{plain}, make([]byte, writeSize))

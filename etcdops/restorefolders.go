@@ -71,7 +71,7 @@ func exchangeable(dir string) error {
 // that grows while it is opened.
 const stageOverhead = 192 << 20
 
-func (p *RestorePlan) checkSpace(opts RestoreOptions) error {
+func (p *RestorePlan) checkSpace() error {
 	dir := existing(filepath.Dir(p.DataDir))
 	free, err := FreeBytes(dir)
 	if err != nil {
@@ -81,13 +81,9 @@ func (p *RestorePlan) checkSpace(opts RestoreOptions) error {
 	if p.Trial != "" {
 		need *= 2
 	}
-	if !p.Snapshot.Stored.plain() {
-		// What lies unsealed there already becomes the data.
-		scratch := opts.Scratch
-		if scratch == "" {
-			scratch = filepath.Dir(p.Snapshot.Path)
-		}
-		same, err := sameDisk(dir, existing(scratch))
+	if p.source != nil && p.source.linkable {
+		// What lies unsealed on that disk already becomes the data.
+		same, err := sameDisk(p.source.File, dir)
 		if err != nil {
 			return err
 		}
@@ -110,10 +106,10 @@ func existing(dir string) string {
 	return dir
 }
 
-func sameDisk(a, b string) (bool, error) {
+func sameDisk(f *os.File, dir string) (bool, error) {
 	var one, other unix.Stat_t
-	if err := errors.Join(unix.Stat(a, &one), unix.Stat(b, &other)); err != nil {
-		return false, fmt.Errorf("look at %q and %q: %w", a, b, err)
+	if err := errors.Join(unix.Fstat(int(f.Fd()), &one), unix.Stat(dir, &other)); err != nil {
+		return false, fmt.Errorf("look at %q: %w", dir, err)
 	}
 	return one.Dev == other.Dev, nil
 }

@@ -25,7 +25,6 @@ type RestorePlan struct {
 	ID       string    `json:"id"`
 	Planned  time.Time `json:"planned"`
 	Snapshot Report    `json:"snapshot"`
-	SkipHash bool      `json:"skipHash,omitempty"`
 	// Modified is the modification time of the file that was verified.
 	Modified time.Time `json:"modified"`
 
@@ -127,7 +126,7 @@ func planRestore(ctx context.Context, opts RestoreOptions) (RestorePlan, error) 
 	if err := errors.Join(plan.checkToken(opts), plan.checkCluster(opts), plan.checkVersion(ctx, opts), plan.checkEncryption(opts), plan.checkAlarms(opts), plan.chooseFolders(opts.Root)); err != nil {
 		return plan, err
 	}
-	if err := errors.Join(plan.fence(ctx), plan.checkSpace(opts)); err != nil {
+	if err := errors.Join(plan.fence(ctx), plan.checkSpace()); err != nil {
 		return plan, err
 	}
 	plan.Replaces = plan.replaces()
@@ -175,7 +174,7 @@ func verifiedPlan(ctx context.Context, opts RestoreOptions, now time.Time) (Rest
 		return RestorePlan{}, fmt.Errorf("verify %q: %w", snapshot, err)
 	}
 	plan := RestorePlan{
-		ID: freshID(), Planned: now.UTC().Truncate(time.Second), Snapshot: report, SkipHash: opts.SkipHash, Modified: before.ModTime(),
+		ID: freshID(), Planned: now.UTC().Truncate(time.Second), Snapshot: report, Modified: before.ModTime(),
 		Host: opts.Host, Members: opts.Members, Others: opts.Others, Fenced: opts.Fenced,
 		TLS: opts.TLS, Peer: opts.Peer, Endpoint: opts.Endpoint, Stop: opts.Stop, Restart: opts.Restart, HealthTimeout: opts.HealthTimeout,
 		Warnings: []string{}, source: source, open: opts.OpenOptions,

@@ -61,7 +61,7 @@ func TestPlanRefusesWithoutRoom(t *testing.T) {
 	_, path := save(t, h)
 	plan := planOf(t, h, path)
 	plan.Snapshot.Size = 1 << 50
-	if err := plan.checkSpace(RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "free some space") {
+	if err := plan.checkSpace(); err == nil || !strings.Contains(err.Error(), "free some space") {
 		t.Errorf("%v", err)
 	}
 }

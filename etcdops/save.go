@@ -164,7 +164,7 @@ func savePlain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f
 // checked lies beside it for as long, where the host keeps its own data: the
 // destination sees nothing that is not sealed.
 func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) (err error) {
-	raw, path, err := scratch(opts.Scratch)
+	raw, err := scratch(opts.Scratch)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, 
 	// The disk takes the sealed file while the processor checks the other.
 	var group errgroup.Group
 	group.Go(f.Sync)
-	group.Go(func() error { return m.inspect(ctx, path) })
+	group.Go(func() error { return m.inspect(ctx, raw.path) })
 	return group.Wait()
 }
 

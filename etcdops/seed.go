@@ -2,6 +2,7 @@ package etcdops
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -35,8 +36,10 @@ type seed struct {
 	Host    string
 	Members []Member
 	Token   string
-	// Bump raises the revision and marks what was before as compacted; 0 leaves it.
-	Bump uint64
+	// Bump raises the revision above Latest, the last one in the database, and marks
+	// what was before as compacted; 0 leaves it.
+	Bump   uint64
+	Latest int64
 }
 
 // plant does it. An error leaves a folder that is good for nothing.
@@ -48,20 +51,13 @@ func (s seed) plant() (err error) {
 	}
 	snapDir := filepath.Join(s.Dir, "member", "snap")
 	be := backend.NewDefaultBackend(log, filepath.Join(snapDir, "db"))
-	defer func() {
-		be.ForceCommit()
-		if closeErr := be.Close(); err == nil {
-			err = closeErr
-		}
-	}()
+	defer func() { err = errors.Join(err, be.Close()) }() // which commits
 	members := schema.NewMembershipBackend(log, be)
 	if err := members.TrimMembershipFromBackend(); err != nil {
 		return err
 	}
 	if s.Bump > 0 {
-		if err := bump(be, s.Bump); err != nil {
-			return err
-		}
+		bump(be, s.Latest+int64(s.Bump))
 	}
 	cluster.SetBackend(members)
 	for _, m := range cluster.Members() {
@@ -90,24 +86,12 @@ func (s seed) cluster(log *zap.Logger) (*membership.RaftCluster, error) {
 
 // bump puts a revision above all that clients may have seen, and has everything
 // before it compacted at the start.
-func bump(be backend.Backend, by uint64) error {
+func bump(be backend.Backend, to int64) {
 	tx := be.BatchTx()
 	tx.LockOutsideApply()
 	defer tx.Unlock()
-	var latest mvcc.Revision
-	err := tx.UnsafeForEach(schema.Key, func(k, _ []byte) error {
-		if revision := mvcc.BytesToRev(k); revision.GreaterThan(latest) {
-			latest = revision
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	latest = mvcc.Revision{Main: latest.Main + int64(by)}
-	tx.UnsafePut(schema.Key, mvcc.RevToBytes(latest, mvcc.NewRevBytes()), []byte{})
-	mvcc.UnsafeSetScheduledCompact(tx, latest.Main)
-	return nil
+	tx.UnsafePut(schema.Key, mvcc.RevToBytes(mvcc.Revision{Main: to}, mvcc.NewRevBytes()), []byte{})
+	mvcc.UnsafeSetScheduledCompact(tx, to)
 }
 
 // begin writes the log of a cluster whose first entries add its members, and the
@@ -129,11 +113,7 @@ func (s seed) begin(log *zap.Logger, cluster *membership.RaftCluster, snapDir st
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if closeErr := w.Close(); err == nil {
-			err = closeErr
-		}
-	}()
+	defer func() { err = errors.Join(err, w.Close()) }()
 	entries, voters, err := joining(cluster)
 	if err != nil {
 		return nil, err

@@ -56,7 +56,7 @@ func TestSeed(t *testing.T) {
 			if err := os.WriteFile(database, content[:len(content)-trailerSize], 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if err := (seed{Dir: ours, Host: host.Name, Members: members, Token: "token", Bump: bump}).plant(); err != nil {
+			if err := (seed{Dir: ours, Host: host.Name, Members: members, Token: "token", Bump: bump, Latest: m.Revision}).plant(); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(dataOf(t, theirs), dataOf(t, ours)); diff != "" {

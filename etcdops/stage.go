@@ -59,7 +59,7 @@ func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total in
 			return err
 		}
 	}
-	s := seed{Dir: p.StagedDir, Host: p.Host, Members: p.Members, Token: p.Token, Bump: p.RevisionBump}
+	s := seed{Dir: p.StagedDir, Host: p.Host, Members: p.Members, Token: p.Token, Bump: p.RevisionBump, Latest: p.Snapshot.Revision}
 	if err := guarded(s.plant); err != nil {
 		return fmt.Errorf("restore %q into %q: %w", p.Snapshot.Path, p.StagedDir, err)
 	}
@@ -71,11 +71,7 @@ func makeStaged(ctx context.Context, p RestorePlan, progress func(done, total in
 // it lies on the same disk; everything else is copied.
 func (p RestorePlan) place(ctx context.Context, path string, progress func(done, total int64)) (err error) {
 	if p.Snapshot.Stored.plain() {
-		f, err := os.Open(p.Snapshot.Path)
-		if err != nil {
-			return err
-		}
-		return errors.Join(p.copyTo(ctx, path, f, progress), f.Close())
+		return p.copyPlain(ctx, path, progress)
 	}
 	source := p.source
 	if source == nil || source.moved {
@@ -95,21 +91,34 @@ func (p RestorePlan) place(ctx context.Context, path string, progress func(done,
 	return p.copyTo(ctx, path, source, progress)
 }
 
-// copyTo copies what etcd sent, and compares it once more with what was planned: it
-// may be a person's file.
-func (p RestorePlan) copyTo(ctx context.Context, path string, from io.ReaderAt, progress func(done, total int64)) (err error) {
+// copyPlain copies a snapshot that lies as etcd sent it, and compares it once more
+// with what was planned: the file is a person's.
+func (p RestorePlan) copyPlain(ctx context.Context, path string, progress func(done, total int64)) (err error) {
+	f, err := os.Open(p.Snapshot.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	sum := newCountingHash()
+	if err := p.copyTo(ctx, path, f, progress, sum); err != nil {
+		return err
+	}
+	if whole := sum.sum(); whole != p.Snapshot.SHA256 {
+		return p.changed(whole)
+	}
+	return nil
+}
+
+// copyTo copies what etcd sent to a new file, and to the writers beside.
+func (p RestorePlan) copyTo(ctx context.Context, path string, from io.ReaderAt, progress func(done, total int64), beside ...io.Writer) (err error) {
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	sum := newTrailerHash()
 	in := &following{ctx: ctx, r: io.NewSectionReader(from, 0, p.Snapshot.Size), total: p.Snapshot.Size, progress: progress}
-	if err := copyBeside(in, out, sum); err != nil {
+	if err := copyBeside(in, append(beside, out)...); err != nil {
 		return fmt.Errorf("copy %q: %w", p.Snapshot.Path, err)
-	}
-	if _, _, whole := sum.sums(); whole != p.Snapshot.SHA256 {
-		return p.changed(whole)
 	}
 	return nil
 }
