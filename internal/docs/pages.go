@@ -119,9 +119,6 @@ func specPage(e Edition) ([]byte, error) {
 	return []byte(p.String()), nil
 }
 
-// sentence begins with a capital, unless a key or the like is there.
-func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
-
 // keyList is the keys of one table, one block of roff: blank lines would end it.
 func keyList(keys []*hosts.Key) string {
 	p := &page{}
@@ -136,7 +133,7 @@ func keyList(keys []*hosts.Key) string {
 			what += "any file"
 		}
 		p.tagged(bold(k.Path), `\fI`+escape(what+"; since "+k.Since)+`\fR`)
-		p.line(".br\n%s.", roffText(sentence(k.Meaning)))
+		p.line(".br\n%s", roffText(k.Sentence()))
 		if u := k.WhenUnset(); u == "required" {
 			p.line("Required.")
 		} else if u != "" {
