@@ -75,10 +75,8 @@ func (p *page) commands(cmd *cobra.Command) {
 		return
 	}
 	p.section("Commands")
-	for _, sub := range cmd.Commands() {
-		if sub.IsAvailableCommand() && sub.Name() != "help" {
-			p.tagged(`\fB`+escape(pageName(sub))+`\fR(1)`, escape(sub.Short))
-		}
+	for _, sub := range below(cmd) {
+		p.tagged(`\fB`+escape(pageName(sub))+`\fR(1)`, escape(sub.Short))
 	}
 }
 
@@ -88,8 +86,8 @@ func (p *page) seeAlso(cmd *cobra.Command) {
 	var pages []string
 	if cmd.HasParent() {
 		pages = append(pages, pageName(cmd.Parent()))
-		for _, sibling := range cmd.Parent().Commands() {
-			if sibling != cmd && sibling.IsAvailableCommand() && sibling.Name() != "help" && cmd.Parent().HasParent() {
+		for _, sibling := range below(cmd.Parent()) {
+			if sibling != cmd && cmd.Parent().HasParent() {
 				pages = append(pages, pageName(sibling))
 			}
 		}
