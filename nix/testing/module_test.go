@@ -1,6 +1,7 @@
 package testing
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // soarin is a host whose fleet says nothing of its own links.
@@ -249,6 +252,12 @@ in
 // TestRescue: one file has the fleet within it and needs nothing else.
 func TestRescue(t *testing.T) {
 	t.Parallel()
+	servers.Require(t, "runs nodeagent with the fleet within it", func() error {
+		if _, err := os.Stat("/etc/nodeagent/fleet"); err == nil {
+			return errors.New("this machine has a fleet of its own in /etc/nodeagent/fleet, which comes first; move it away")
+		}
+		return nil
+	}, "CI=true")
 	link := t.TempDir() + "/rescue"
 	_, stderr, err := nix(t, "build", "--impure", "-L", "-o", link, "--expr", fmt.Sprintf(`
 let
@@ -263,9 +272,6 @@ in import %[1]s/nix/rescue.nix { inherit pkgs package; validator = package; flee
 	must(t, err)
 	program := t.TempDir() + "/nodeagent"
 	must(t, os.WriteFile(program, content, 0o755))
-	if _, err := os.Stat("/etc/nodeagent/fleet"); err == nil {
-		t.Skip("this machine has a fleet of its own in /etc/nodeagent/fleet, which comes first")
-	}
 	stdout, _ := run(t, program, nil, "validate")
 	if stdout != "embedded:: valid, 1 host\n" {
 		t.Errorf("%q", stdout)

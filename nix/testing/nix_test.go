@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // bench is where the package's tests run Nix: a store of their own, and a copy of
@@ -101,13 +103,7 @@ func copySources(from, to string) error {
 // needNix skips where there is no Nix; in CI that is a failure.
 func needNix(t *testing.T) {
 	t.Helper()
-	if bench.err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(bench.err)
-	}
-	t.Skip(bench.err)
+	servers.Require(t, "drives Nix", func() error { return bench.err }, "CI=true")
 }
 
 // nix runs Nix with the stand-in, and returns what it says on both outputs.
