@@ -205,16 +205,7 @@ func removedLeavesRunning(t *testing.T, h *host) {
 	if err := h.NodeReady(h.ctx); err != nil {
 		t.Error(err)
 	}
-	// The controller manager and the scheduler exit when the API server is gone, and
-	// systemd starts them again.
-	h.until(time.Minute, "every component to run again", func() error {
-		for unit, pid := range mainPIDs(h) {
-			if pid == "0" {
-				return fmt.Errorf("%s has no process", unit)
-			}
-		}
-		return nil
-	})
+	h.leadersGoOn(time.Now())
 }
 
 func purgedLeavesData(t *testing.T, h *host) {
