@@ -169,7 +169,10 @@ in
     # for each component. Nothing is stopped before the new system is there.
     systemd.services.nodeagent = {
       description = "nodeagent: keeps this host as its fleet's TOML files say";
-      documentation = [ "https://github.com/nodeagent/nodeagent" ];
+      documentation = [
+        "man:nodeagent(1)"
+        "https://github.com/nodeagent/nodeagent"
+      ];
       wantedBy = [ "multi-user.target" ];
       wants = [ "dbus.service" ];
       # The agent makes the network; it must not wait for it.

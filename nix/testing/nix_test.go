@@ -125,10 +125,16 @@ func flake(args ...string) []string {
 // build builds an attribute of the flake and returns its store path.
 func build(t *testing.T, attribute string) string {
 	t.Helper()
+	return result(t, flake("path:"+bench.source+"#"+attribute)...)
+}
+
+// result builds what the arguments say and returns its store path.
+func result(t *testing.T, args ...string) string {
+	t.Helper()
 	link := filepath.Join(t.TempDir(), "result")
-	_, stderr, err := nix(t, flake("build", "-L", "-o", link, "path:"+bench.source+"#"+attribute)...)
+	_, stderr, err := nix(t, append([]string{"build", "-L", "-o", link}, args...)...)
 	if err != nil {
-		t.Fatalf("build %s: %v\n%s", attribute, err, stderr)
+		t.Fatalf("build %s: %v\n%s", args, err, stderr)
 	}
 	path, err := os.Readlink(link)
 	if err != nil {
