@@ -185,7 +185,7 @@ lint: ## Check formatting and run go vet and staticcheck.
 	$(call stage,gofumpt,\
 	  bad="$$($(TOOL) gofumpt -l $(wildcard $(GO_DIRS)))"; \
 	  if [[ -n "$$bad" ]]; then echo "not formatted; run: $(TOOL) gofumpt -w ."; echo "$$bad"; exit 1; fi)
-	$(call stage,go vet,go vet ./... && go vet -tags docgen ./cmd/nodeagent)
+	$(call stage,go vet,go vet ./... && go vet -tags docgen ./cmd/nodeagent && go vet -tags taplo ./internal/docs)
 	$(call stage,staticcheck,$(TOOL) staticcheck ./...)
 	$(call stage,go vet and staticcheck of packaging,\
 	  cd packaging; go vet ./...; go tool -modfile=../test/tools/go.mod staticcheck ./...)
@@ -197,6 +197,13 @@ test-unit: ## Run the unit and kernel tests.
 .PHONY: test-packaging
 test-packaging: ## Make a release twice, compare the bytes, and look into it.
 	$(call stage,packages and releases,go test -C packaging -count=1 -timeout 15m $(TESTFLAGS) ./...)
+
+.PHONY: test-taplo
+test-taplo: ## Hold docs/schema against taplo, of a pinned version (needs npm and its registry; not part of "make test").
+	@taplo="$$(realpath -m "$${NODEAGENT_CACHE:-.cache}")/taplo"; \
+	  mkdir -p "$$taplo"; cp test/tools/taplo/package*.json "$$taplo"; \
+	  npm ci --prefix "$$taplo" --ignore-scripts --no-audit --no-fund; \
+	  NODEAGENT_TAPLO="$$taplo/node_modules/.bin/taplo" go test -count=1 -v -tags taplo -run 'TestTaplo$$' ./internal/docs
 
 .PHONY: test-nix
 test-nix: deps ## Evaluate and build the flake, without a network.

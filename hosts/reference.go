@@ -197,6 +197,15 @@ func (k *Key) Type() string {
 	return "table"
 }
 
+// Sentence is the meaning with a capital letter, unless it begins with a mark, and
+// a full stop. It is empty where nothing is said of the key.
+func (k *Key) Sentence() string {
+	if k.Meaning == "" {
+		return ""
+	}
+	return strings.ToUpper(k.Meaning[:1]) + k.Meaning[1:] + "."
+}
+
 // WhenUnset is what holds where no file has the key, as Markdown: Unset, or the
 // default. It is empty for most tables.
 func (k *Key) WhenUnset() string {

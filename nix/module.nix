@@ -16,12 +16,24 @@ let
     ;
   cfg = config.services.nodeagent;
   spec = import ./spec.nix { inherit lib cfg; };
+  # Links, so that other programs change nothing in the unit.
+  binaries = "/etc/nodeagent/programs/bin";
+  cniBinaries = "/etc/nodeagent/cni/bin";
+  joined =
+    name: paths:
+    pkgs.buildEnv {
+      name = "nodeagent-${name}";
+      inherit paths;
+      pathsToLink = [ "/bin" ];
+    };
   wrapper = mkNodeagent {
-    inherit pkgs;
+    inherit
+      pkgs
+      fleet
+      binaries
+      cniBinaries
+      ;
     inherit (cfg) host package;
-    fleet = fleet;
-    binaries = "/etc/nodeagent/programs/bin";
-    cniBinaries = "/etc/nodeagent/cni/bin";
   };
   toml = import ./toml.nix { inherit lib; };
   # The files that `settings` say, as a folder like any other fleet's.
@@ -147,16 +159,8 @@ in
     environment.systemPackages = [ wrapper ];
     environment.etc = {
       "nodeagent/fleet".source = fleet;
-      "nodeagent/programs".source = pkgs.buildEnv {
-        name = "nodeagent-programs";
-        paths = cfg.programs;
-        pathsToLink = [ "/bin" ];
-      };
-      "nodeagent/cni".source = pkgs.buildEnv {
-        name = "nodeagent-cni";
-        paths = cfg.cniPlugins;
-        pathsToLink = [ "/bin" ];
-      };
+      "nodeagent/programs".source = joined "programs" cfg.programs;
+      "nodeagent/cni".source = joined "cni" cfg.cniPlugins;
     };
 
     # The same as cmd/nodeagent/nodeagent.service. It names the links below
@@ -165,7 +169,10 @@ in
     # for each component. Nothing is stopped before the new system is there.
     systemd.services.nodeagent = {
       description = "nodeagent: keeps this host as its fleet's TOML files say";
-      documentation = [ "https://github.com/nodeagent/nodeagent" ];
+      documentation = [
+        "man:nodeagent(1)"
+        "https://github.com/nodeagent/nodeagent"
+      ];
       wantedBy = [ "multi-user.target" ];
       wants = [ "dbus.service" ];
       # The agent makes the network; it must not wait for it.
@@ -179,8 +186,8 @@ in
       environment = {
         NODEAGENT_FLEET = "/etc/nodeagent/fleet";
         NODEAGENT_HOST = cfg.host;
-        NODEAGENT_BINARIES = "/etc/nodeagent/programs/bin";
-        NODEAGENT_CNI_BINARIES = "/etc/nodeagent/cni/bin";
+        NODEAGENT_BINARIES = binaries;
+        NODEAGENT_CNI_BINARIES = cniBinaries;
       };
       unitConfig.StartLimitIntervalSec = 0;
       restartIfChanged = cfg.restartOnUpgrade;

@@ -73,7 +73,26 @@ build {
     runHook postCheck
   '';
 
+  # Manual pages and completions are made by programs for the build platform, which
+  # run here wherever nodeagent itself is to run. Pages have the commit's date, if
+  # any: stdenv's own would be of 1980.
   postInstall = ''
+    (
+      GOOS=$(go env GOHOSTOS)
+      GOARCH=$(go env GOHOSTARCH)
+      SOURCE_DATE_EPOCH=${lib.optionalString (commitTime != "") "$(date --date=${commitTime} +%s)"}
+      export GOOS GOARCH SOURCE_DATE_EPOCH
+      go run -tags docgen ./cmd/nodeagent -man man -version ${version}
+      go build -o native ./cmd/nodeagent
+    )
+    for page in man/*; do
+      install -D -m 0644 $page $out/share/man/man''${page##*.}/$(basename $page)
+    done
+    mkdir -p $out/share/bash-completion/completions $out/share/zsh/site-functions $out/share/fish/vendor_completions.d
+    ./native completion bash >$out/share/bash-completion/completions/nodeagent
+    ./native completion zsh >$out/share/zsh/site-functions/_nodeagent
+    ./native completion fish >$out/share/fish/vendor_completions.d/nodeagent.fish
+
     install -D -m 0644 cmd/nodeagent/nodeagent.service $out/lib/systemd/system/nodeagent.service
     substituteInPlace $out/lib/systemd/system/nodeagent.service \
       --replace-fail /usr/local/bin/nodeagent $out/bin/nodeagent \

@@ -14,9 +14,8 @@ import (
 
 // TestRelease makes a release of the last commit twice, as somebody would who
 // checks one: in clones in folders of other names and depths, under another
-// umask, in another time zone and language. It must be the same to the byte; and
-// then it is looked at. Other processors' builds are left to "make release":
-// the compiler needs three minutes for all modules anew.
+// umask, in another time zone and language. It must be the same to the byte, for
+// every processor; and then it is looked at.
 func TestRelease(t *testing.T) {
 	one := release(t, "one", 0o022, "TZ=UTC", "LANG=C")
 	two := release(t, "another/place/two", 0o077, "TZ=Asia/Kathmandu", "LANG=de_DE.UTF-8", "USER=somebody", "HOME="+os.Getenv("HOME"))
@@ -30,14 +29,15 @@ func TestRelease(t *testing.T) {
 		t.Errorf("%s: %v\n%s", sumsFile, err, out)
 	}
 	t.Logf("sha256sum --check:\n%s", sums)
-	binaries, err := filepath.Glob(filepath.Join(one, "nodeagent-*-linux-"+runtime.GOARCH))
-	if err != nil || len(binaries) != 1 {
-		t.Fatalf("binaries %q, %v", binaries, err)
+	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
+		binary := only(t, one, "nodeagent-*-linux-"+arch)
+		t.Run(arch+"/the binary is static", func(t *testing.T) { checkStatic(t, binary, machine) })
+		t.Run(arch+"/the SBOM", func(t *testing.T) { checkSBOM(t, binary+".cdx.json", binary) })
+		t.Run(arch+"/the package", func(t *testing.T) { checkPackage(t, only(t, one, "nodeagent_*_"+arch+".deb"), binary) })
+		if arch == runtime.GOARCH {
+			t.Run(arch+"/it tells how it was built", func(t *testing.T) { checkVersion(t, binary) })
+		}
 	}
-	t.Run("the binary is static", func(t *testing.T) { checkStatic(t, binaries[0]) })
-	t.Run("it tells how it was built", func(t *testing.T) { checkVersion(t, binaries[0]) })
-	t.Run("the SBOM", func(t *testing.T) { checkSBOM(t, binaries[0]+".cdx.json", binaries[0]) })
-	t.Run("the package", func(t *testing.T) { checkPackage(t, one) })
 	if notes := readFile(t, filepath.Join(one, "RELEASE-NOTES.md")); !strings.Contains(notes, "\n- ") {
 		t.Errorf("the release notes list nothing:\n%s", notes)
 	}
@@ -61,8 +61,18 @@ func release(t *testing.T, name string, umask int, env ...string) string {
 	}
 	root := run(".", "git", "rev-parse", "--show-toplevel")
 	run(".", "git", "clone", "--quiet", "--no-local", root, dir)
-	run(dir, "make", "release", "ARCHES="+runtime.GOARCH)
+	run(dir, "make", "release")
 	return filepath.Join(dir, "bin", "release")
+}
+
+// only is the one file of a folder that matches.
+func only(t *testing.T, dir, pattern string) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%s is %q, want one file: %v", pattern, found, err)
+	}
+	return found[0]
 }
 
 func readFile(t *testing.T, path string) string {
@@ -74,12 +84,15 @@ func readFile(t *testing.T, path string) string {
 	return string(text)
 }
 
-func checkStatic(t *testing.T, binary string) {
+func checkStatic(t *testing.T, binary string, machine elf.Machine) {
 	file, err := elf.Open(binary)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
+	if file.Machine != machine {
+		t.Errorf("%s is for %s, want %s", binary, file.Machine, machine)
+	}
 	for _, p := range file.Progs {
 		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
 			t.Errorf("%s has a segment %s: it is linked with libraries of the machine", binary, p.Type)
@@ -118,15 +131,14 @@ func checkVersion(t *testing.T, binary string) {
 	}
 }
 
-// checkPackage looks into the package as dpkg does.
-func checkPackage(t *testing.T, dir string) {
-	packages, err := filepath.Glob(filepath.Join(dir, "nodeagent_*.deb"))
-	if err != nil || len(packages) != 1 {
-		t.Fatalf("packages %q, %v", packages, err)
-	}
+// checkPackage looks into the package as dpkg does; it has the binary given.
+func checkPackage(t *testing.T, file, binary string) {
 	root := t.TempDir()
-	if out, err := exec.Command("dpkg-deb", "--raw-extract", packages[0], root).CombinedOutput(); err != nil {
+	if out, err := exec.Command("dpkg-deb", "--raw-extract", file, root).CombinedOutput(); err != nil {
 		t.Fatalf("dpkg-deb: %v\n%s", err, out)
+	}
+	if readFile(t, root+binDir+"/nodeagent") != readFile(t, binary) {
+		t.Errorf("%s has another program than %s", file, binary)
 	}
 	unit := readFile(t, root+unitDir+"/nodeagent.service")
 	if !strings.Contains(unit, "\nExecStart=/usr/bin/nodeagent run\n") || strings.Contains(unit, "/usr/local") {

@@ -63,7 +63,7 @@ func (o *options) explain(k *hosts.Key) error {
 		fmt.Fprintf(o.stdout, "  %-8s %s\n", row[0], row[1])
 	}
 	if k.Meaning != "" {
-		fmt.Fprintf(o.stdout, "\n%s\n", wrap(plain(strings.ToUpper(k.Meaning[:1])+k.Meaning[1:])+".", 80))
+		fmt.Fprintf(o.stdout, "\n%s\n", wrap(plain(k.Sentence()), 80))
 	}
 	if k.Example != nil {
 		fmt.Fprintf(o.stdout, "\n%s\n\n%s", out.head("EXAMPLE"), indent(k.Snippet()))

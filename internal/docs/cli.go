@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,14 +40,19 @@ func Commands(root *cobra.Command) []*cobra.Command {
 	var walk func(cmd *cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		all = append(all, cmd)
-		for _, sub := range cmd.Commands() {
-			if sub.IsAvailableCommand() && sub.Name() != "help" {
-				walk(sub)
-			}
+		for _, sub := range below(cmd) {
+			walk(sub)
 		}
 	}
 	walk(root)
 	return all
+}
+
+// below are the commands of a command that people see.
+func below(cmd *cobra.Command) []*cobra.Command {
+	return slices.DeleteFunc(slices.Clone(cmd.Commands()), func(sub *cobra.Command) bool {
+		return !sub.IsAvailableCommand() || sub.Name() == "help"
+	})
 }
 
 func writeCommand(b *strings.Builder, cmd *cobra.Command) {

@@ -75,10 +75,8 @@ func (p *page) commands(cmd *cobra.Command) {
 		return
 	}
 	p.section("Commands")
-	for _, sub := range cmd.Commands() {
-		if sub.IsAvailableCommand() && sub.Name() != "help" {
-			p.tagged(`\fB`+escape(pageName(sub))+`\fR(1)`, escape(sub.Short))
-		}
+	for _, sub := range below(cmd) {
+		p.tagged(`\fB`+escape(pageName(sub))+`\fR(1)`, escape(sub.Short))
 	}
 }
 
@@ -88,8 +86,8 @@ func (p *page) seeAlso(cmd *cobra.Command) {
 	var pages []string
 	if cmd.HasParent() {
 		pages = append(pages, pageName(cmd.Parent()))
-		for _, sibling := range cmd.Parent().Commands() {
-			if sibling != cmd && sibling.IsAvailableCommand() && sibling.Name() != "help" && cmd.Parent().HasParent() {
+		for _, sibling := range below(cmd.Parent()) {
+			if sibling != cmd && cmd.Parent().HasParent() {
 				pages = append(pages, pageName(sibling))
 			}
 		}
@@ -119,9 +117,6 @@ func specPage(e Edition) ([]byte, error) {
 	return []byte(p.String()), nil
 }
 
-// sentence begins with a capital, unless a key or the like is there.
-func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
-
 // keyList is the keys of one table, one block of roff: blank lines would end it.
 func keyList(keys []*hosts.Key) string {
 	p := &page{}
@@ -136,7 +131,7 @@ func keyList(keys []*hosts.Key) string {
 			what += "any file"
 		}
 		p.tagged(bold(k.Path), `\fI`+escape(what+"; since "+k.Since)+`\fR`)
-		p.line(".br\n%s.", roffText(sentence(k.Meaning)))
+		p.line(".br\n%s", roffText(k.Sentence()))
 		if u := k.WhenUnset(); u == "required" {
 			p.line("Required.")
 		} else if u != "" {

@@ -108,63 +108,14 @@ func shipped(t *testing.T) map[string]map[string]string {
 	return fleets
 }
 
-func TestSchemasTakeShippedFleets(t *testing.T) {
-	s := compile(t)
-	for fleet, files := range shipped(t) {
-		for name, text := range files {
-			if err := s.check(t, name, text); err != nil {
-				t.Errorf("%s/%s: %v", fleet, name, err)
-			}
-		}
-	}
-}
-
-// What an editor is to notice while one types.
-func TestSchemasRefuse(t *testing.T) {
-	s := compile(t)
-	const cluster, host = "[cluster]\nname = \"t\"\n", "[host]\nroles = []\naddress = \"192.0.2.1\"\n"
-	for _, row := range []struct{ file, text string }{
-		{"cluster.toml", "[kubernetes]\nversion = \"1.36.3\"\n"},
-		{"cluster.toml", "[cluster]\ndomain = \"x.org\"\n"},
-		{"cluster.toml", "[cluster]\nname = \"Mercury\"\n"},
-		{"cluster.toml", cluster + "[clutser]\n"},
-		{"cluster.toml", cluster + host},
-		{"cluster.toml", cluster + "[kubernetes]\ncni = \"cilium\"\n"},
-		{"cluster.toml", cluster + "[kubernetes]\nversion = \"v1.36.3\"\n"},
-		{"cluster.toml", cluster + "[kubernetes.extra_args.kubelte]\nv = 4\n"},
-		{"cluster.toml", cluster + "[etcd]\nquota = \"8GB\"\n"},
-		{"cluster.toml", cluster + "[etcd]\nclient_port = 70000\n"},
-		{"cluster.toml", cluster + "[etcd]\nclient_port = \"2379\"\n"},
-		{"cluster.toml", cluster + "[network.wireguard]\nport = 1\n"},
-		{"cluster.toml", cluster + "[[network.route]]\nvia = \"192.0.2.1\"\n"},
-		{"cluster.toml", cluster + "[network.link.eth0]\nmtu = 9000.0\naddresses = \"192.0.2.1/24\"\n"},
-		{"cluster.toml", cluster + "[network.link.a-name-that-is-too-long]\n"},
-		{"cluster.toml", cluster + "[firewall.allow.ssh]\nprotocol = \"tpc\"\n"},
-		{"cluster.toml", cluster + "[snapshots]\nkeep_within = \"a week\"\n"},
-		{"cluster.toml", cluster + "[kernel.sysctl]\nnet.core.somaxconn = [1]\n"},
-		{"cluster.toml", cluster + "[pki.vault]\nca_file = \"/etc/ca.pem\"\n"},
-		{"a.toml", "[wireguard]\naddress = \"10.9.0.1\"\n"},
-		{"a.toml", "[host]\nroles = [\"master\"]\n"},
-		{"a.toml", "[host]\naddress = \"192.0.2.1\"\n"},
-		{"a.toml", host + "[etcd]\nquota = \"8GiB\"\n"},
-		{"a.toml", host + "[metrics]\nlisten = \"everywhere\"\n"},
-		{"a.toml", host + "[kernel]\nmodules = \"overlay\"\n"},
-	} {
-		if s.check(t, row.file, row.text) == nil {
-			t.Errorf("the schema takes %s:\n%s", row.file, row.text)
-		}
-	}
-}
-
-// What the schema refuses the loader refuses, of every fleet that the loader is
-// tested with.
-func TestSchemasRefuseNothingValid(t *testing.T) {
-	s := compile(t)
+// golden are the fleets that the loader is tested with, most of them broken.
+func golden(t *testing.T) map[string]map[string]string {
+	t.Helper()
 	paths, err := filepath.Glob("../../hosts/testdata/problems/*.txtar")
 	if err != nil || len(paths) < 80 {
 		t.Fatalf("%d golden fleets: %v", len(paths), err)
 	}
-	refused := 0
+	fleets := map[string]map[string]string{}
 	for _, path := range paths {
 		archive, err := txtar.ParseFile(path)
 		if err != nil {
@@ -176,6 +127,69 @@ func TestSchemasRefuseNothingValid(t *testing.T) {
 				files[f.Name] = string(f.Data)
 			}
 		}
+		fleets[filepath.Base(path)] = files
+	}
+	return fleets
+}
+
+func TestSchemasTakeShippedFleets(t *testing.T) {
+	s := compile(t)
+	for fleet, files := range shipped(t) {
+		for name, text := range files {
+			if err := s.check(t, name, text); err != nil {
+				t.Errorf("%s/%s: %v", fleet, name, err)
+			}
+		}
+	}
+}
+
+// someCluster and someHost are as little as a file needs.
+const someCluster, someHost = "[cluster]\nname = \"t\"\n", "[host]\nroles = []\naddress = \"192.0.2.1\"\n"
+
+// mistakes are what an editor is to notice while one types.
+var mistakes = []struct{ file, text string }{
+	{"cluster.toml", "[kubernetes]\nversion = \"1.36.3\"\n"},
+	{"cluster.toml", "[cluster]\ndomain = \"x.org\"\n"},
+	{"cluster.toml", "[cluster]\nname = \"Mercury\"\n"},
+	{"cluster.toml", someCluster + "[clutser]\n"},
+	{"cluster.toml", someCluster + someHost},
+	{"cluster.toml", someCluster + "[kubernetes]\ncni = \"cilium\"\n"},
+	{"cluster.toml", someCluster + "[kubernetes]\nversion = \"v1.36.3\"\n"},
+	{"cluster.toml", someCluster + "[kubernetes.extra_args.kubelte]\nv = 4\n"},
+	{"cluster.toml", someCluster + "[etcd]\nquota = \"8GB\"\n"},
+	{"cluster.toml", someCluster + "[etcd]\nclient_port = 70000\n"},
+	{"cluster.toml", someCluster + "[etcd]\nclient_port = \"2379\"\n"},
+	{"cluster.toml", someCluster + "[network.wireguard]\nport = 1\n"},
+	{"cluster.toml", someCluster + "[[network.route]]\nvia = \"192.0.2.1\"\n"},
+	{"cluster.toml", someCluster + "[network.link.eth0]\nmtu = 9000.0\naddresses = \"192.0.2.1/24\"\n"},
+	{"cluster.toml", someCluster + "[network.link.a-name-that-is-too-long]\n"},
+	{"cluster.toml", someCluster + "[firewall.allow.ssh]\nprotocol = \"tpc\"\n"},
+	{"cluster.toml", someCluster + "[snapshots]\nkeep_within = \"a week\"\n"},
+	{"cluster.toml", someCluster + "[kernel.sysctl]\nnet.core.somaxconn = [1]\n"},
+	{"cluster.toml", someCluster + "[pki.vault]\nca_file = \"/etc/ca.pem\"\n"},
+	{"a.toml", "[wireguard]\naddress = \"10.9.0.1\"\n"},
+	{"a.toml", "[host]\nroles = [\"master\"]\n"},
+	{"a.toml", "[host]\naddress = \"192.0.2.1\"\n"},
+	{"a.toml", someHost + "[etcd]\nquota = \"8GiB\"\n"},
+	{"a.toml", someHost + "[metrics]\nlisten = \"everywhere\"\n"},
+	{"a.toml", someHost + "[kernel]\nmodules = \"overlay\"\n"},
+}
+
+func TestSchemasRefuse(t *testing.T) {
+	s := compile(t)
+	for _, row := range mistakes {
+		if s.check(t, row.file, row.text) == nil {
+			t.Errorf("the schema takes %s:\n%s", row.file, row.text)
+		}
+	}
+}
+
+// What the schema refuses the loader refuses, of every fleet that the loader is
+// tested with.
+func TestSchemasRefuseNothingValid(t *testing.T) {
+	s := compile(t)
+	refused := 0
+	for path, files := range golden(t) {
 		problems := load(t, files)
 		for name, text := range files {
 			err := s.check(t, name, text)
@@ -184,7 +198,7 @@ func TestSchemasRefuseNothingValid(t *testing.T) {
 			}
 			refused++
 			if !slices.ContainsFunc(problems, func(p hosts.Problem) bool { return p.File == name }) {
-				t.Errorf("%s: the schema refuses %s, the loader does not: %v", filepath.Base(path), name, err)
+				t.Errorf("%s: the schema refuses %s, the loader does not: %v", path, name, err)
 			}
 		}
 	}

@@ -97,7 +97,7 @@ func nodeOf(key *hosts.Key) *node {
 		n.Keys = map[string]*node{}
 	}
 	for _, child := range key.Keys {
-		n.Keys[child.Path[strings.LastIndexByte(child.Path, '.')+1:]] = nodeOf(child)
+		n.Keys[child.Name()] = nodeOf(child)
 	}
 	return n
 }
@@ -105,17 +105,12 @@ func nodeOf(key *hosts.Key) *node {
 // describe is the meaning with what holds where no file has the key, since an
 // option's own default is to leave it out.
 func describe(key *hosts.Key) string {
-	if key.Meaning == "" {
-		return ""
-	}
-	text := strings.ToUpper(key.Meaning[:1]) + key.Meaning[1:] + "."
+	text, unset := key.Sentence(), key.WhenUnset()
 	switch {
 	case key.Required:
 		return text + " Required."
-	case key.Unset != "":
-		return text + " Without it: " + key.Unset + "."
-	case key.Default != nil:
-		return text + " Without it: `" + hosts.TOML(key.Default) + "`."
+	case unset != "":
+		return text + " Without it: " + unset + "."
 	}
 	return text
 }

@@ -102,6 +102,9 @@ func TestHost(t *testing.T) {
 	if strings.ReplaceAll(string(one), "soarin", "stormfeather") != string(two) {
 		t.Errorf("two hosts differ in more than their name:\n%s\n%s", one, two)
 	}
+	if _, err := os.Stat(filepath.Join(soarin, "share/man/man1/nodeagent.1")); err != nil {
+		t.Errorf("a host's nodeagent has no manual page: %v", err)
+	}
 	// A flag and the environment still say what is meant.
 	stdout, _ = run(t, filepath.Join(soarin, "bin/nodeagent"), nil, "validate", "--fleet", filepath.Join(bench.source, "hosts/fleets/mercury"))
 	if !strings.Contains(stdout, "mercury: valid") {

@@ -1,6 +1,7 @@
 package testing
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // soarin is a host whose fleet says nothing of its own links.
@@ -177,7 +180,6 @@ func TestUnit(t *testing.T) {
 			is = got.Description
 		case "Documentation":
 			is = strings.Join(got.Documentation, " ")
-			value = strings.TrimPrefix(value, "man:nodeagent(1) ") // Nix' package has no manual pages
 		case "After":
 			is = strings.Join(got.After, " ")
 		case "Before":
@@ -249,29 +251,28 @@ in
 // TestRescue: one file has the fleet within it and needs nothing else.
 func TestRescue(t *testing.T) {
 	t.Parallel()
-	link := t.TempDir() + "/rescue"
-	_, stderr, err := nix(t, "build", "--impure", "-L", "-o", link, "--expr", fmt.Sprintf(`
+	servers.Require(t, "runs nodeagent with the fleet within it", func() error {
+		if _, err := os.Stat("/etc/nodeagent/fleet"); err == nil {
+			return errors.New("this machine has a fleet of its own in /etc/nodeagent/fleet, which comes first; move it away")
+		}
+		return nil
+	}, "CI=true")
+	path := result(t, "--impure", "--expr", fmt.Sprintf(`
 let
   lib = import %[1]s/nix/testing/nixpkgs/lib.nix;
   pkgs = import %[1]s/nix/testing/nixpkgs/pkgs.nix { inherit lib; system = "x86_64-linux"; };
   package = pkgs.callPackage %[1]s/nix/package.nix { };
 in import %[1]s/nix/rescue.nix { inherit pkgs package; validator = package; fleet = %[1]s/hosts/fleets/mercury; }`, bench.source))
-	if err != nil {
-		t.Fatalf("%v\n%s", err, stderr)
-	}
-	content, err := os.ReadFile(link + "/bin/nodeagent")
+	content, err := os.ReadFile(path + "/bin/nodeagent")
 	must(t, err)
 	program := t.TempDir() + "/nodeagent"
 	must(t, os.WriteFile(program, content, 0o755))
-	if _, err := os.Stat("/etc/nodeagent/fleet"); err == nil {
-		t.Skip("this machine has a fleet of its own in /etc/nodeagent/fleet, which comes first")
-	}
 	stdout, _ := run(t, program, nil, "validate")
 	if stdout != "embedded:: valid, 1 host\n" {
 		t.Errorf("%q", stdout)
 	}
 	folder := bench.source + "/hosts/fleets/k8s-235"
-	if stdout, stderr = run(t, program, nil, "validate", "--fleet", folder); stdout != folder+": valid, 3 hosts\n" || stderr != "" {
+	if stdout, stderr := run(t, program, nil, "validate", "--fleet", folder); stdout != folder+": valid, 3 hosts\n" || stderr != "" {
 		t.Errorf("a folder that is named comes first: %q %q", stdout, stderr)
 	}
 	if stdout, _ = run(t, program, []string{"NODEAGENT_FLEET=" + folder}, "validate", "--fleet", "embedded:"); stdout != "embedded:: valid, 1 host\n" {

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // bench is where the package's tests run Nix: a store of their own, and a copy of
@@ -101,13 +103,7 @@ func copySources(from, to string) error {
 // needNix skips where there is no Nix; in CI that is a failure.
 func needNix(t *testing.T) {
 	t.Helper()
-	if bench.err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(bench.err)
-	}
-	t.Skip(bench.err)
+	servers.Require(t, "drives Nix", func() error { return bench.err }, "CI=true")
 }
 
 // nix runs Nix with the stand-in, and returns what it says on both outputs.
@@ -129,10 +125,16 @@ func flake(args ...string) []string {
 // build builds an attribute of the flake and returns its store path.
 func build(t *testing.T, attribute string) string {
 	t.Helper()
+	return result(t, flake("path:"+bench.source+"#"+attribute)...)
+}
+
+// result builds what the arguments say and returns its store path.
+func result(t *testing.T, args ...string) string {
+	t.Helper()
 	link := filepath.Join(t.TempDir(), "result")
-	_, stderr, err := nix(t, flake("build", "-L", "-o", link, "path:"+bench.source+"#"+attribute)...)
+	_, stderr, err := nix(t, append([]string{"build", "-L", "-o", link}, args...)...)
 	if err != nil {
-		t.Fatalf("build %s: %v\n%s", attribute, err, stderr)
+		t.Fatalf("build %s: %v\n%s", args, err, stderr)
 	}
 	path, err := os.Readlink(link)
 	if err != nil {

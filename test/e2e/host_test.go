@@ -49,6 +49,25 @@ func (h *host) with(t *testing.T) *host {
 	return &host{Mercury: h.Mercury, t: t, ctx: ctx}
 }
 
+// step is a part of a test that goes on from what the parts before it left.
+type step struct {
+	name string
+	run  func(*testing.T, *host)
+}
+
+// steps runs one after the other. They build on each other, so the first that
+// fails ends the test.
+func (h *host) steps(all []step) {
+	h.t.Helper()
+	for _, step := range all {
+		start := time.Now()
+		if !h.t.Run(step.name, func(t *testing.T) { step.run(t, h.with(t)) }) {
+			h.t.Fatalf("%q failed, and the next steps build on it", step.name)
+		}
+		h.t.Logf("%s: %s", step.name, time.Since(start).Round(100*time.Millisecond))
+	}
+}
+
 // explain logs what the host looks like after a failure.
 func (h *host) explain(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

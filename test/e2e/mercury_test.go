@@ -21,10 +21,7 @@ func TestMercury(t *testing.T) {
 	sideBySide(t)
 	l := lab.New(t)
 	h := newHost(t, l)
-	steps := []struct {
-		name string
-		run  func(*testing.T, *host)
-	}{
+	h.steps([]step{
 		{"the fleet is valid", validFleet},
 		{"a plan shows changes and writes nothing", planWritesNothing},
 		{"apply makes the node ready", applyMakesReady},
@@ -40,14 +37,7 @@ func TestMercury(t *testing.T) {
 		{"a snapshot brings back what etcd lost", snapshotBringsBack},
 		{"run tries by its schedule whether a snapshot restores", runDrills},
 		{"the node comes back after a reboot", rebootComesBack},
-	}
-	for _, step := range steps {
-		start := time.Now()
-		if !t.Run(step.name, func(t *testing.T) { step.run(t, h.with(t)) }) {
-			t.Fatalf("%q failed, and the next steps build on it", step.name)
-		}
-		t.Logf("%s: %s", step.name, time.Since(start).Round(100*time.Millisecond))
-	}
+	})
 }
 
 func validFleet(t *testing.T, h *host) {

@@ -54,23 +54,14 @@ func TestPackage(t *testing.T) {
 	h.must("rm", "/usr/local/bin/nodeagent", "/etc/systemd/system/nodeagent.service")
 	h.must("mv", fleetPath, aFleet)
 	h.must("rmdir", "/etc/nodeagent")
-	for _, step := range []struct {
-		name string
-		run  func(*testing.T, *host)
-	}{
+	h.steps([]step{
 		{"installed it does nothing", installedDoesNothing},
 		{"with a fleet it makes the host", packageMakesHost},
 		{"an upgrade changes the agent alone", upgradeChangesAgent},
 		{"removed it leaves what runs", removedLeavesRunning},
 		{"purged it leaves all data", purgedLeavesData},
 		{"installed again it finds nothing to do", installedAgain},
-	} {
-		start := time.Now()
-		if !t.Run(step.name, func(t *testing.T) { step.run(t, h.with(t)) }) {
-			t.Fatalf("%q failed, and the next steps build on it", step.name)
-		}
-		t.Logf("%s: %s", step.name, time.Since(start).Round(100*time.Millisecond))
-	}
+	})
 }
 
 // buildPackages makes a package of each version, as make deb does.
@@ -214,16 +205,7 @@ func removedLeavesRunning(t *testing.T, h *host) {
 	if err := h.NodeReady(h.ctx); err != nil {
 		t.Error(err)
 	}
-	// The controller manager and the scheduler exit when the API server is gone, and
-	// systemd starts them again.
-	h.until(time.Minute, "every component to run again", func() error {
-		for unit, pid := range mainPIDs(h) {
-			if pid == "0" {
-				return fmt.Errorf("%s has no process", unit)
-			}
-		}
-		return nil
-	})
+	h.leadersGoOn(time.Now())
 }
 
 func purgedLeavesData(t *testing.T, h *host) {

@@ -81,10 +81,34 @@ func deniesNothing(t *testing.T, h *host) {
 	if tables := h.must("nft", "list", "tables"); strings.Contains(tables, netcfg.HoldTable) {
 		t.Errorf("the port is held still:\n%s", tables)
 	}
+	h.leadersGoOn(time.Now())
 	t.Logf("%d answers, %d connections to be made again", answered.Load(), refused.Load())
 	for text, n := range wrong {
 		t.Errorf("%d times: %s", n, text)
 	}
+}
+
+// leadersGoOn waits until the controller manager and the scheduler have renewed
+// their leases since the API server came back. Who could not for ten seconds exits,
+// maybe only now, and systemd starts it again.
+func (h *host) leadersGoOn(back time.Time) {
+	h.t.Helper()
+	h.until(2*time.Minute, "leases that are renewed", func() error {
+		for _, component := range []string{"kube-controller-manager", "kube-scheduler"} {
+			out, err := h.Kubectl(h.ctx, "-n", "kube-system", "get", "lease", component, "-o", "jsonpath={.spec.renewTime}")
+			if err != nil {
+				return err
+			}
+			renewed, err := time.Parse(time.RFC3339, out)
+			if err != nil {
+				return err
+			}
+			if !renewed.After(back) {
+				return fmt.Errorf("%s renewed its lease %s before the API server was back", component, back.Sub(renewed))
+			}
+		}
+		return nil
+	})
 }
 
 // strangers is a client outside of the host that has the administrator's

@@ -1,7 +1,12 @@
 # The packages and builders that nodeagent's Nix files name. Builders use the
 # machine's own shell and Go, so that they must be allowed to see it: the sandbox
 # is off and evaluation is impure.
-{ lib, system }:
+{
+  lib,
+  system,
+  # What packages are built for; system builds them.
+  host ? system,
+}:
 let
   # Where the machine's programs, and Go's caches, are.
   machine = name: builtins.getEnv "NODEAGENT_NIX_${name}";
@@ -56,6 +61,8 @@ let
     }) (args.meta or { }) (derive {
       name = args.name or "${args.pname}-${args.version}";
       inherit (args) src;
+      GOOS = "linux";
+      GOARCH = if host == "aarch64-linux" then "arm64" else "amd64";
       CGO_ENABLED = args.env.CGO_ENABLED or "0";
       GOMODCACHE = machine "GOMODCACHE";
       GOCACHE = machine "GOCACHE";
@@ -69,6 +76,15 @@ let
           mkdir -p $out/bin
           go build ${lib.optionalString (args.tags or [ ] != [ ]) "-tags ${builtins.concatStringsSep "," args.tags}"} \
             -ldflags '${builtins.concatStringsSep " " args.ldflags}' -o $out/bin/ ${lib.concatMapStringsSep " " (p: "./${p}") args.subPackages}
+          substituteInPlace() {
+            file=$1; shift
+            while [ $# -gt 0 ]; do
+              grep -q -F -e "$2" "$file" || { echo "$file has no $2"; exit 1; }
+              sed -i "s,$2,$3,g" "$file"
+              shift 3
+            done
+          }
+          ${args.postInstall or ""}
         ''
       ];
     });
@@ -77,9 +93,9 @@ let
 
   pkgs = {
     inherit lib runCommand buildGoModule;
-    buildPackages = pkgs;
+    buildPackages = if host == system then pkgs else import ./pkgs.nix { inherit lib system; };
     stdenv = {
-      hostPlatform = { inherit system; };
+      hostPlatform = { system = host; };
       buildPlatform = { inherit system; };
     };
     runtimeShell = "/bin/sh";
