@@ -319,7 +319,7 @@ func (d *daemon) endRestore(ctx context.Context) {
 		}
 		return
 	}
-	lock, err := Acquire(ctx, d.Root, []string{DomainUnits}, lockPatience)
+	lock, err := acquireQuietly(ctx, d.Root, []string{DomainUnits})
 	if err != nil {
 		d.Log.Error("an interrupted restore was not ended", "error", err)
 		return
@@ -371,7 +371,7 @@ func (logReporter) Begin(plan.Change) {}
 // End implements plan.Reporter. Of changes that wait the converge's own line tells,
 // in one.
 func (r logReporter) End(c plan.Change, err error) {
-	if held := (*pki.HeldError)(nil); errors.As(err, &held) {
+	if held := (*pki.HeldError)(nil); errors.As(err, &held) || errors.Is(err, errGaveWay) {
 		return
 	}
 	attrs := []any{"domain", c.Domain, "action", string(c.Action), "key", c.Key, "because", c.Reason}

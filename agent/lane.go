@@ -113,7 +113,7 @@ func (l *lane) converge(ctx context.Context, names []string) []string {
 	if len(names) == 0 {
 		return owed
 	}
-	lock, err := Acquire(ctx, l.Root, names, lockPatience)
+	lock, err := acquireQuietly(ctx, l.Root, names)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -123,7 +123,9 @@ func (l *lane) converge(ctx context.Context, names []string) []string {
 		return append(names, owed...)
 	}
 	defer lock.Release()
-	result, err := l.carryOut(ctx, names)
+	way, end := givingWay(ctx, l.Root, names)
+	defer end()
+	result, err := l.carryOut(way, names)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -131,6 +133,11 @@ func (l *lane) converge(ctx context.Context, names []string) []string {
 		return names
 	}
 	l.host.figures.converged(result, time.Now())
+	if why := context.Cause(way); why != nil && cmp.Or(result.Err(), err) != nil {
+		l.Log.Info("not converged yet", "because", why)
+		l.tell(l.name, why)
+		return append(names, owed...)
+	}
 	l.report(causeOf(ctx), result, err)
 	l.after(ctx, names, result)
 	return append(result.Failed(), owed...)

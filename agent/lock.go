@@ -40,8 +40,11 @@ var lockOrder = []struct {
 	{"certificates.lock", []string{DomainPKI}},
 }
 
-// lockNames are the files to lock for the domains, in order.
+// lockNames are the files to lock for the domains (none: all), in order.
 func lockNames(domains []string) []string {
+	if len(domains) == 0 {
+		domains = DomainNames()
+	}
 	var names []string
 	for _, l := range lockOrder {
 		if slices.ContainsFunc(domains, func(d string) bool { return slices.Contains(l.domains, d) }) {
@@ -51,24 +54,28 @@ func lockNames(domains []string) []string {
 	return names
 }
 
-// Acquire takes the lock of the named domains (none: all), waiting up to
-// patience for whoever holds it. The error wraps ErrLocked when it stays taken.
+// Acquire takes the lock of the named domains (none: all) for a command. A daemon
+// that holds it and waits gives way; for other holders it waits up to patience.
+// The error wraps ErrLocked when it stays taken.
 func Acquire(ctx context.Context, root layout.Root, domains []string, patience time.Duration) (*Lock, error) {
-	if len(domains) == 0 {
-		domains = DomainNames()
-	}
+	return take(ctx, root, lockNames(domains), true, patience)
+}
+
+// acquireQuietly takes the lock of the named domains for the daemon, once no
+// command has it or asks for it.
+func acquireQuietly(ctx context.Context, root layout.Root, domains []string) (*Lock, error) {
+	return take(ctx, root, lockNames(domains), false, lockPatience)
+}
+
+// take locks the named files, for a command or for the daemon.
+func take(ctx context.Context, root layout.Root, names []string, command bool, patience time.Duration) (*Lock, error) {
 	if err := atomicfile.MkdirAll(root.Runtime(), 0o700); err != nil {
 		return nil, fmt.Errorf("lock the host: %w (nodeagent must run as root to change a host)", err)
 	}
-	return take(ctx, root, lockNames(domains), patience)
-}
-
-// take locks the named files.
-func take(ctx context.Context, root layout.Root, names []string, patience time.Duration) (*Lock, error) {
 	lock := &Lock{names: names}
 	deadline := time.Now().Add(patience)
 	for _, name := range names {
-		file, err := acquire(ctx, filepath.Join(root.Runtime(), name), deadline)
+		file, err := acquire(ctx, filepath.Join(root.Runtime(), name), deadline, command)
 		if err != nil {
 			return nil, errors.Join(err, lock.Release())
 		}
@@ -85,7 +92,7 @@ func (h *Host) Holds(lock *Lock) { h.locked = lock.names }
 // moment.
 func (h *Host) exclusively(ctx context.Context, domain string, f func() error) error {
 	names := slices.DeleteFunc(lockNames([]string{domain}), func(name string) bool { return slices.Contains(h.locked, name) })
-	lock, err := take(ctx, h.root, names, lockPatience)
+	lock, err := take(ctx, h.root, names, !h.heed, lockPatience)
 	if err != nil {
 		return err
 	}
@@ -93,28 +100,50 @@ func (h *Host) exclusively(ctx context.Context, domain string, f func() error) e
 }
 
 // acquire locks one file, trying until the deadline.
-func acquire(ctx context.Context, path string, deadline time.Time) (*os.File, error) {
+func acquire(ctx context.Context, path string, deadline time.Time, command bool) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the host: %w", err)
 	}
-	for {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			// For whoever finds it taken; the lock itself is the kernel's.
-			_ = sign(file)
+	if command {
+		err = ask(file)
+	}
+	for err == nil {
+		var done bool
+		if done, err = try(file, command); done {
 			return file, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), file.Close())
+		if err == nil && !time.Now().Before(deadline) {
+			err = fmt.Errorf("%w: %s holds %q; wait until it is done, or end it", ErrLocked, signature(file), path)
 		}
-		if !time.Now().Before(deadline) {
-			return nil, errors.Join(fmt.Errorf("%w: %s holds %q; wait until it is done, or end it", ErrLocked, signature(file), path), file.Close())
-		}
-		if !sleepUntil(ctx, time.Now().Add(lockPause)) {
-			return nil, errors.Join(ctx.Err(), file.Close())
+		if err == nil && !sleepUntil(ctx, time.Now().Add(lockPause)) {
+			err = ctx.Err()
 		}
 	}
+	return nil, errors.Join(err, file.Close())
+}
+
+// try locks the file unless somebody else has it; the daemon leaves it to
+// commands that ask for it, too.
+func try(file *os.File, command bool) (bool, error) {
+	if !command {
+		if others, err := asked(file); others || err != nil {
+			return false, err
+		}
+	}
+	err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	if err == nil && command {
+		err = stopAsking(file)
+	}
+	if err != nil {
+		return false, fmt.Errorf("lock %q: %w", file.Name(), err)
+	}
+	// For whoever finds it taken; the lock itself is the kernel's.
+	_ = sign(file)
+	return true, nil
 }
 
 // sign writes who holds the lock into its file.
@@ -145,7 +174,7 @@ func AcquireDaemon(ctx context.Context, root layout.Root) (*Lock, error) {
 	if err := atomicfile.MkdirAll(root.Runtime(), 0o700); err != nil {
 		return nil, fmt.Errorf("lock the host: %w (nodeagent must run as root to change a host)", err)
 	}
-	file, err := acquire(ctx, filepath.Join(root.Runtime(), "run.lock"), time.Now())
+	file, err := acquire(ctx, filepath.Join(root.Runtime(), "run.lock"), time.Now(), false)
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func (h *Host) watchReplaced(ctx context.Context, events chan<- Event) {
 
 // stopReplaced looks once more while nobody else, as a restore, works on etcd here.
 func (h *Host) stopReplaced(ctx context.Context, starter *etcdops.Starter) error {
-	lock, err := Acquire(ctx, h.root, []string{DomainUnits}, lockPatience)
+	lock, err := acquireQuietly(ctx, h.root, []string{DomainUnits})
 	if err != nil {
 		return err
 	}

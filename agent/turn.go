@@ -62,9 +62,14 @@ func (h *Host) takeServerTurn(ctx context.Context) (func(), error) {
 		return func() {}, claims.Close()
 	}
 	return func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), catchUpTime)
-		defer cancel()
-		if err := errors.Join(claims.Release(ctx, claim), claims.Close()); err != nil {
+		// Where the wait for the server was cut short the claim is left to lapse.
+		err := context.Cause(ctx)
+		if err == nil {
+			ctx, cancel := context.WithTimeout(ctx, catchUpTime)
+			defer cancel()
+			err = claims.Release(ctx, claim)
+		}
+		if err = errors.Join(err, claims.Close()); err != nil {
 			h.log.Warn("other hosts' API servers wait before they are restarted", "for", restartTime, "because", err)
 		}
 	}, nil
@@ -108,9 +113,9 @@ var errTurnTaken = errors.New("not restarted")
 
 // claimTurn waits until this host holds a component's claim.
 func (h *Host) claimTurn(ctx context.Context, claims *etcdops.Claims, name, component string) (etcdops.Claim, error) {
-	ctx, cancel := context.WithTimeout(ctx, turnPatience)
-	defer cancel()
 	self, waits := h.Spec().Name, ""
+	ctx, cancel := context.WithTimeoutCause(ctx, turnPatience, errTurnTaken)
+	defer cancel()
 	for {
 		claim, err := claims.Take(ctx, name, self, restartTime)
 		if err != nil || claim.Holder == self {
@@ -121,8 +126,10 @@ func (h *Host) claimTurn(ctx context.Context, claims *etcdops.Claims, name, comp
 		}
 		waits = claim.Holder
 		claims.Changed(ctx, claim)
-		if ctx.Err() != nil {
-			return claim, fmt.Errorf("%w: %s has had the turn of %s for %s: look at it there (nodeagent status)", errTurnTaken, waits, component, turnPatience)
+		if why := context.Cause(ctx); why == errTurnTaken {
+			return claim, fmt.Errorf("%w: %s has had the turn of %s for %s: look at it there (nodeagent status)", why, waits, component, turnPatience)
+		} else if why != nil {
+			return claim, why
 		}
 	}
 }

@@ -133,7 +133,7 @@ func (h *Host) resume(ctx context.Context, rep plan.Reporter) error {
 	if err != nil || records.Attempt == nil {
 		return err
 	}
-	lock, err := Acquire(ctx, h.root, []string{DomainNetwork}, lockPatience)
+	lock, err := acquireQuietly(ctx, h.root, []string{DomainNetwork})
 	if err != nil {
 		return err
 	}

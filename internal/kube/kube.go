@@ -54,6 +54,7 @@ type component struct {
 	needs        []string        // components that must be ready first
 	programs     []units.Program // those without folders are searched for in PATH
 	ready        *units.Probe
+	server       *units.Server
 	effect       plan.Effect
 	restart      []string // restart files
 }
@@ -107,6 +108,7 @@ func (c component) unit(spec *hosts.Spec, facts Facts) units.Unit {
 		Binary:  binary,
 		Missing: missing(spec, c.name),
 		Ready:   c.ready,
+		Server:  c.server,
 
 		Programs: c.inFolders(filepath.SplitList(pathEnv(spec, facts))),
 	}

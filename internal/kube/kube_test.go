@@ -363,6 +363,26 @@ func TestPure(t *testing.T) {
 	}
 }
 
+// TestProxyWaitsForItsServer: the one that its kubeconfig names. Where that is the
+// host's own, kube-proxy is not started before it, for it could not become ready.
+func TestProxyWaitsForItsServer(t *testing.T) {
+	for _, test := range []struct {
+		roles  []hosts.Role
+		needs  []string
+		server string
+	}{
+		{allRoles, unitNames([]string{layout.APIServer}), "https://127.0.0.1:6443/readyz"},
+		{[]hosts.Role{hosts.RoleWorker}, nil, "https://" + mesh().Kubernetes.Endpoint + "/readyz"},
+	} {
+		spec := mesh()
+		spec.Roles = test.roles
+		proxy := unitOf(t, Render(spec, "", Facts{}), layout.KubeProxy)
+		if !slices.Equal(proxy.Needs, test.needs) || proxy.Server.URL != test.server {
+			t.Errorf("roles %v: kube-proxy needs %v and waits for %s", test.roles, proxy.Needs, proxy.Server.URL)
+		}
+	}
+}
+
 // TestProbesFollow: what the fleet puts over an address moves the probe.
 func TestProbesFollow(t *testing.T) {
 	spec := single()

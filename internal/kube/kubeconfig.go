@@ -49,3 +49,11 @@ func apiServerURL(spec *hosts.Spec) string {
 	}
 	return "https://" + spec.Kubernetes.Endpoint
 }
+
+// ownServer is the component that apiServerURL leads to, where that is this host's.
+func ownServer(spec *hosts.Spec) []string {
+	if spec.Has(hosts.RoleControlPlane) {
+		return []string{layout.APIServer}
+	}
+	return nil
+}

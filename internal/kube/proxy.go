@@ -38,8 +38,13 @@ func kubeProxy(spec *hosts.Spec, root layout.Root) component {
 		service: []string{"Type=exec", "TimeoutStopSec=30s", "OOMScoreAdjust=-999"},
 		// It waits for the node, which the kubelet registers.
 		after: []string{layout.Kubelet},
+		needs: ownServer(spec),
 		// /healthz would also say whether the node is about to be removed.
-		ready:    plainProbe(host, port, "/livez", 2*time.Minute),
+		ready: plainProbe(host, port, "/livez", 2*time.Minute),
+		server: &units.Server{
+			Name:  "an API server",
+			Probe: units.Probe{URL: apiServerURL(spec) + "/readyz", CA: root.Trust(layout.CAK8sServer)},
+		},
 		programs: programs,
 		effect:   plan.Restart,
 		restart:  clientFiles(spec, root, layout.CertKubeProxy),

@@ -20,6 +20,10 @@ const lostCheck = 2 * time.Second
 
 // job runs one job of systemd and waits for its result. verb is for errors.
 func (s *Systemd) job(ctx context.Context, verb, name string, call func(*dbus.Conn) jobCall) error {
+	if ctx.Err() != nil {
+		// What allowed it may have been asked when nobody waited for an answer any more.
+		return fmt.Errorf("%s %q: %w", verb, name, context.Cause(ctx))
+	}
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err

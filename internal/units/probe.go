@@ -36,7 +36,7 @@ func (s *Systemd) Check(ctx context.Context, u Unit) error {
 	}
 	if u.Ready != nil {
 		if err := u.Ready.Ask(ctx); err != nil {
-			return fmt.Errorf("%s: %w", u.Name, err)
+			return fmt.Errorf("%s: %w", u.Name, u.why(ctx, err))
 		}
 	}
 	if lacks := u.lacks(executable); lacks != "" {
@@ -78,12 +78,24 @@ func (s *Systemd) awaitReady(ctx context.Context, u Unit) error {
 	}
 }
 
-// late is the error of a unit whose time is over, with its last answer and with
-// what systemd knows, as it may fail and be restarted over and over.
+// late is the error of a unit whose time is over, with its last answer, or what
+// that comes of, and with what systemd knows, as it may fail and be restarted over
+// and over.
 func (s *Systemd) late(ctx context.Context, u Unit, answer error) error {
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTimeout)
 	defer cancel()
-	return fmt.Errorf("%w; last answer: %w; %w", context.Cause(ctx), answer, s.failure(look, u.Name))
+	answer = u.why(look, fmt.Errorf("last answer: %w", answer))
+	return fmt.Errorf("%w; %w; %w", context.Cause(ctx), answer, s.failure(look, u.Name))
+}
+
+// why says what a bad answer of the unit comes of, where that is known.
+func (u Unit) why(ctx context.Context, answer error) error {
+	if u.Server != nil {
+		if err := u.Server.Ask(ctx); err != nil {
+			return fmt.Errorf("it waits for %s: %w", u.Server.Name, err)
+		}
+	}
+	return answer
 }
 
 func (s *Systemd) activeState(ctx context.Context, name string) (string, error) {

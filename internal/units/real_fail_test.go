@@ -85,6 +85,20 @@ func TestRealProbeNotAnswering(t *testing.T) {
 	converge(t, ctx, s, State{Units: []Unit{a, b, c}})
 }
 
+// TestRealServerNotAnswering: the error says what is waited for, as long as that is
+// the reason.
+func TestRealServerNotAnswering(t *testing.T) {
+	s, ctx := realHost(t), t.Context()
+	a, b := server(t, "a", 4001, t.TempDir()+"/gate"), server(t, "b", 4002, "")
+	a.Ready.Timeout = 2 * time.Second
+	a.Server = &Server{Name: "a server of names", Probe: *b.Ready}
+	const text = `it waits for a server of names: Get "http://127.0.0.1:4002/readyz": dial tcp 127.0.0.1:4002: connect: connection refused`
+	mustContain(t, applyErr(t, ctx, s, State{Units: []Unit{a}}), "start unit nodeagent-a.service: not ready within 2s; "+text)
+	mustContain(t, s.Check(ctx, a).Error(), text)
+	converge(t, ctx, s, State{Units: []Unit{a, b}})
+	mustContain(t, s.Check(ctx, a).Error(), "503 Service Unavailable: still loading")
+}
+
 func TestRealFailingFastEndsTheWait(t *testing.T) {
 	s, ctx := realHost(t), t.Context()
 	a := server(t, "a", 4001, "")

@@ -111,6 +111,9 @@ type Unit struct {
 	Programs []Program
 	// Ready tells when the started unit can be used; nil when active is enough.
 	Ready *Probe
+	// Server is what has to answer before Ready can, so that errors say what is
+	// really waited for; nil when there is no such thing.
+	Server *Server
 	// Detail is what was observed beyond the above, for status and for the
 	// reasons that Diff gives; no change depends on it.
 	Detail Detail
@@ -135,6 +138,12 @@ type Probe struct {
 	ServerName string
 	// Timeout is how long the unit may take from start to ready.
 	Timeout time.Duration
+}
+
+// Server is what a unit talks to, here or on another host.
+type Server struct {
+	Name string // "an API server"
+	Probe
 }
 
 // Detail is what systemd and /proc say of a unit.

@@ -34,6 +34,7 @@ func TestMercury(t *testing.T) {
 		{"run repairs a deleted address", runRepairsAddress},
 		{"run repairs a changed sysctl", runRepairsSysctl},
 		{"run repairs a deleted certificate", runRepairsCertificate},
+		{"run gives way to a command while it waits", runGivesWay},
 		{"a snapshot brings back what etcd lost", snapshotBringsBack},
 		{"run tries by its schedule whether a snapshot restores", runDrills},
 		{"the node comes back after a reboot", rebootComesBack},

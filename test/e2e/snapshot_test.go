@@ -35,7 +35,7 @@ func snapshotBringsBack(t *testing.T, h *host) {
 	refusesBadSnapshot(t, h, file)
 
 	disaster := time.Now()
-	h.must("systemctl", "stop", layout.Unit(layout.APIServer), layout.Unit(layout.Etcd))
+	h.must("systemctl", "stop", layout.Unit(layout.KubeProxy), layout.Unit(layout.APIServer), layout.Unit(layout.Etcd))
 	h.must("sh", "-c", "rm -rf "+onHost.EtcdData()+"/*")
 	t.Logf("everything stopped and etcd's data deleted in %s", time.Since(disaster).Round(time.Millisecond))
 
@@ -45,8 +45,9 @@ func snapshotBringsBack(t *testing.T, h *host) {
 		t.Fatalf("apply with etcd's data lost succeeded:\n%s", out)
 	} else if !strings.Contains(err.Error(), "snapshot restore") {
 		t.Errorf("apply with etcd's data lost says %q; it does not name the way back", err)
+	} else if !strings.Contains(err.Error(), layout.Unit(layout.KubeProxy)+": not started: "+layout.Unit(layout.APIServer)+" is not ready") {
+		t.Errorf("apply with etcd's data lost says %q; it does not say that kube-proxy waits for the API server", err)
 	}
-
 	t.Logf("apply refused after %s", time.Since(refusal).Round(time.Millisecond))
 
 	start := time.Now()
