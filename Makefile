@@ -72,7 +72,7 @@ endef
 .PHONY: help
 help: ## List the targets.
 	@echo "nodeagent: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/nodeagent, one static binary.
