@@ -257,11 +257,13 @@ func (l *lane) after(ctx context.Context, names []string, result Result) {
 		l.copies.follow(ctx, l.host)
 		l.drills.follow(ctx, l.host, l.Settings)
 	}
+	// What the look has taken is not needed while the host stays as it is. The
+	// garbage of the polls, which is little, is left to the collector.
+	giveBack := unmapProgram
 	if result.Applied() > 0 || slices.Contains(names, DomainUnits) || len(names) == len(l.domains) {
-		// What the look has taken is not needed while the host stays as it is.
-		// The polls, which are small, are left to the collector.
-		if err := release(); err != nil {
-			l.Log.Warn("memory that is not needed is kept", "error", err)
-		}
+		giveBack = release
+	}
+	if err := giveBack(); err != nil {
+		l.Log.Warn("memory that is not needed is kept", "error", err)
 	}
 }

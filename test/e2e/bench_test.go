@@ -40,7 +40,8 @@ func BenchmarkMercury(b *testing.B) {
 	h := measured{m, launcher}
 	b.Run("cold", func(b *testing.B) { benchmarkCold(b, h) })
 	b.Run("noop", func(b *testing.B) { benchmarkNoop(b, h) })
-	b.Run("idle", func(b *testing.B) { benchmarkIdle(b, m) })
+	b.Run("idle", func(b *testing.B) { benchmarkIdle(b, m, func() {}) })
+	b.Run("scraped", func(b *testing.B) { benchmarkScraped(b, m) })
 }
 
 func benchmarkCold(b *testing.B, h measured) {
@@ -123,7 +124,35 @@ func report(b *testing.B, u measure.Usage) {
 // idleWindow is how long the daemon is watched while nothing happens.
 const idleWindow = time.Minute
 
-func benchmarkIdle(b *testing.B, m *lab.Mercury) {
+// scrapeEvery is how often Prometheus asks, by its default in most fleets.
+const scrapeEvery = 15 * time.Second
+
+// benchmarkScraped is benchmarkIdle with Prometheus asking for metrics.
+func benchmarkScraped(b *testing.B, m *lab.Mercury) {
+	const file, address = "/etc/nodeagent/fleet/mercury.toml", "127.0.0.1:9470"
+	spec, err := m.GetFile(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := m.PutFile(file, append(spec, "\n[metrics]\nlisten = \""+address+"\"\n"...), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	scrape := func(ctx context.Context) error {
+		_, err := m.Get(ctx, "http://"+address+"/metrics")
+		return err
+	}
+	if _, err := m.Exec(b.Context(), "systemctl", "stop", "nodeagent.service"); err != nil {
+		b.Fatal(err)
+	}
+	benchmarkIdle(b, m, func() {
+		if err := lab.Within(b.Context(), scrapeEvery, "metrics", scrape); err != nil {
+			b.Fatal(err)
+		}
+	})
+}
+
+// benchmarkIdle starts the daemon and watches it while nothing happens but look.
+func benchmarkIdle(b *testing.B, m *lab.Mercury, look func()) {
 	ctx := b.Context()
 	if _, err := m.Exec(ctx, "systemctl", "enable", "--now", "nodeagent.service"); err != nil {
 		b.Fatal(err)
@@ -135,10 +164,13 @@ func benchmarkIdle(b *testing.B, m *lab.Mercury) {
 	pid = strings.TrimSpace(pid)
 	for b.Loop() {
 		before := lookAt(ctx, b, m, pid)
-		select { // the window itself is what is measured
-		case <-time.After(idleWindow):
-		case <-ctx.Done():
-			b.Fatal(ctx.Err())
+		for range idleWindow / scrapeEvery { // the window itself is what is measured
+			look()
+			select {
+			case <-time.After(scrapeEvery):
+			case <-ctx.Done():
+				b.Fatal(ctx.Err())
+			}
 		}
 		after := lookAt(ctx, b, m, pid)
 		b.ReportMetric(after.residentMB, "resident-MB")
