@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"maps"
@@ -113,6 +114,9 @@ func (c oldHost) administratorToken() string {
 	return made.Auth.ClientToken
 }
 
+// lineLimit is how long a line of the guide may take: "a few minutes" of waiting.
+const lineLimit = 3 * time.Minute
+
 // walk runs the lines of blocks as the host's root, with a token of Vault's. The
 // line "reboot" switches the host off and on.
 func (c oldHost) walk(token string, blocks ...[]guideLine) {
@@ -130,7 +134,9 @@ func (c oldHost) walk(token string, blocks ...[]guideLine) {
 			c.t.Logf("reboot (after %s)", time.Since(start).Round(time.Second))
 			continue
 		}
-		out, err := h.Exec(c.ctx, "sh", "-c", "cd /root; . /etc/profile; export VAULT_TOKEN="+token+"; "+strings.ReplaceAll(line.command, "VAULT_TOKEN=…", "VAULT_TOKEN"))
+		ctx, cancel := context.WithTimeout(c.ctx, lineLimit)
+		out, err := h.Exec(ctx, "sh", "-c", "cd /root; . /etc/profile; export VAULT_TOKEN="+token+"; "+strings.ReplaceAll(line.command, "VAULT_TOKEN=…", "VAULT_TOKEN"))
+		cancel()
 		line.check(c.t, out, err, time.Since(start))
 		if strings.Contains(out, "PRIVATE KEY") || strings.Contains(out, token) {
 			c.t.Errorf("%s prints a secret", line.command)
@@ -259,6 +265,7 @@ func (c oldHost) moved(had belongings) {
 	c.t.Helper()
 	h := c.hosts[0]
 	c.same(had, "/root/kubeconfig")
+	c.podTrusts()
 	who := c.on(h, "/opt/kubernetes/bin/kubectl", "--kubeconfig=/dev/null", "--server=https://192.0.2.11:6443",
 		"--certificate-authority=/var/lib/nodeagent/pki/trust/k8s-server.crt", "--token="+had.token, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
 	if who != "system:serviceaccount:default:keeper" {
@@ -285,6 +292,20 @@ func (c oldHost) moved(had belongings) {
 		c.t.Errorf("old units run:\n%s", out)
 	}
 	c.converged(0)
+}
+
+// podTrusts checks that the pod was given the new CA when it started: one that
+// started before the CA was told is right a minute later, and its program is not.
+func (c oldHost) podTrusts() {
+	c.t.Helper()
+	uid, err := c.hosts[0].Kubectl(c.ctx, "get", "pod", "-l", "app=hello", "-o", "jsonpath={.items[0].metadata.uid}")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	pod := c.on(c.hosts[0], "sh", "-c", "cat /var/lib/kubelet/pods/"+uid+"/volumes/kubernetes.io~projected/kube-api-access-*/ca.crt")
+	if host := c.on(c.hosts[0], "cat", "/var/lib/nodeagent/pki/trust/k8s-server.crt"); strings.TrimSpace(pod) != strings.TrimSpace(host) {
+		c.t.Errorf("the pod trusts\n%s\nand the host\n%s", pod, host)
+	}
 }
 
 // gone checks that of the old nothing is left that works.
