@@ -165,8 +165,8 @@ servers: ## Build the servers that lab hosts run (once; about 7 minutes on 2 cor
 	@go run ./test/servers/build servers image
 
 .PHONY: vault
-vault: ## Build the Vault and S3 servers that tests run against (once; about 13 minutes on 2 cores).
-	@go run ./test/servers/build vault s3
+vault: ## Build the Vault and S3 servers that tests run against, and vault agent (once; about 20 minutes on 2 cores).
+	@go run ./test/servers/build vault vaultagent s3
 
 .PHONY: rootfs
 rootfs: deps ## Make the root folder of lab hosts (once; about 2 minutes).

@@ -195,9 +195,9 @@ func (m *Mercury) NodeReady(ctx context.Context) error {
 	})
 }
 
-// hello is a Deployment and a Service of the test image. The address is fixed,
-// so that a request needs no look-up.
-const hello = `apiVersion: apps/v1
+// HelloObjects is a Deployment and a Service of the test image. The address is
+// fixed, so that a request needs no look-up.
+const HelloObjects = `apiVersion: apps/v1
 kind: Deployment
 metadata: {name: hello}
 spec:
@@ -231,7 +231,7 @@ func (m *Mercury) DeployHello(ctx context.Context) error {
 		if _, err := m.Kubectl(ctx, "get", "serviceaccount", "default"); err != nil {
 			return err
 		}
-		_, err := m.KubectlInput(ctx, strings.NewReader(hello), "apply", "-f", "-")
+		_, err := m.KubectlInput(ctx, strings.NewReader(HelloObjects), "apply", "-f", "-")
 		return err
 	})
 }

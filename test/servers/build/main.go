@@ -1,9 +1,9 @@
 // Command build makes what the lab needs and is not there yet: the server
-// programs, the Vault servers, older etcds, the S3 server, the pod image, the root folder of the hosts and
+// programs, the Vault servers, the vault command with the agent that hosts move
+// from, older etcds, the S3 server, the pod image, the root folder of the hosts and
 // the kernel of the virtual machines, all of them side by side. "make servers"
 // and "make rootfs" run it; so may anyone who wants the long builds out of the
-// way before the first test. vaultagent, the program that "make bench" runs
-// beside nodeagent, is made only when it is named.
+// way before the first test.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [etcds] [s3] [image] [rootfs] [kernel] [vaultagent]\n\nWithout arguments it makes all of them but vaultagent, which only \"make bench\" needs. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [vaultagent] [etcds] [s3] [image] [rootfs] [kernel]\n\nWithout arguments it makes all of them. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -49,7 +49,7 @@ func run(ctx context.Context, names []string) error {
 		"kernel":     builder.Kernel,
 	}
 	if len(names) == 0 {
-		names = []string{"servers", "vault", "etcds", "s3", "image", "rootfs", "kernel"}
+		names = []string{"servers", "vault", "vaultagent", "etcds", "s3", "image", "rootfs", "kernel"}
 	}
 	start := time.Now()
 	var wg sync.WaitGroup
@@ -58,7 +58,7 @@ func run(ctx context.Context, names []string) error {
 	for i, name := range names {
 		product := products[name]
 		if product == nil {
-			return fmt.Errorf("no product %q; there are servers, vault, etcds, s3, image, rootfs, kernel and vaultagent", name)
+			return fmt.Errorf("no product %q; there are servers, vault, vaultagent, etcds, s3, image, rootfs and kernel", name)
 		}
 		wg.Go(func() { places[i], errs[i] = product(ctx) })
 	}
