@@ -95,13 +95,7 @@ func copyFresh(w io.Writer, r io.Reader) error {
 	const size = 128 << 10
 	for {
 		block := make([]byte, size)
-		n := 0
-		var err error
-		for n < size && err == nil {
-			var more int
-			more, err = r.Read(block[n:])
-			n += more
-		}
+		n, err := readFull(r, block)
 		if _, writeErr := w.Write(block[:n]); writeErr != nil {
 			return writeErr
 		}
@@ -112,4 +106,14 @@ func copyFresh(w io.Writer, r io.Reader) error {
 			return err
 		}
 	}
+}
+
+// readFull reads until p is full or r ends or fails, whose own error it returns.
+func readFull(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var more int
+		more, err = r.Read(p[n:])
+		n += more
+	}
+	return n, err
 }

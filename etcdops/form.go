@@ -158,11 +158,12 @@ func unseal(r io.Reader, identities []age.Identity) (io.ReadCloser, Form, error)
 		return unsealed{buffered, layers}, form, nil
 	}
 	form.Compression = compressionZstd
-	unpacked, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(maxWindow))
+	unpacked, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
 		return nil, form, errors.Join(fmt.Errorf("unpack: %w", err), closeBackward(layers))
 	}
-	return unsealed{unsealReader{unpacked}, append(layers, unpacked.IOReadCloser())}, form, nil
+	ahead := readAhead(unsealReader{unpacked})
+	return unsealed{ahead, append(layers, unpacked.IOReadCloser(), ahead)}, form, nil
 }
 
 // unsealed reads what the last of its layers opens, and closes all of them.
@@ -172,17 +173,6 @@ type unsealed struct {
 }
 
 func (u unsealed) Close() error { return closeBackward(u.layers) }
-
-// readAhead reads r in a goroutine of its own, so that one core decrypts what
-// another unpacks. Close ends it.
-func readAhead(r io.Reader) io.ReadCloser {
-	out, in := io.Pipe()
-	go func() {
-		_, err := io.CopyBuffer(in, r, make([]byte, writeSize))
-		in.CloseWithError(err) // io.EOF for nil; it never fails itself
-	}()
-	return out
-}
 
 func begins(r *bufio.Reader, magic string) bool {
 	head, _ := r.Peek(len(magic)) // an error comes again when it is read
