@@ -511,21 +511,39 @@ func TestPlanRefusesWithoutTheEncryptionKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	bare := filepath.Join(t.TempDir(), "old.db") // as etcdctl leaves one, without a manifest
+	content, err := os.ReadFile(unnamed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bare, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	named := func(name string) Surroundings {
+		return Surroundings{EncryptionKeys: []EncryptionKey{{Provider: "secretbox", Name: name, ID: "sha256:bb"}}}
+	}
 	for name, tc := range map[string]struct {
 		snapshot string
 		own      []string
 		want     string
 	}{
-		"nothing is encrypted":    {plain, nil, ""},
-		"the same key":            {m.Path(opts.Dir), []string{"sha256:bb", "sha256:aa"}, ""},
-		"another key":             {m.Path(opts.Dir), []string{"sha256:bb"}, "with sha256:aa, it has sha256:bb"},
-		"no key":                  {m.Path(opts.Dir), nil, "it has none"},
-		"a dropped key":           {m.Path(opts.Dir), []string{"sha256:cc"}, "put it from /retired"},
-		"a key that is not named": {unnamed, []string{"sha256:bb"}, "encrypted with secretbox key1: if that is not"},
+		"nothing is encrypted":       {plain, nil, ""},
+		"no manifest, another name":  {bare, []string{"sha256:bb"}, "with secretbox key1, it has secretbox key2"},
+		"no manifest, the same name": {bare, []string{"sha256:bb"}, "encrypted with secretbox key1: if that is not"},
+		"the same key":               {m.Path(opts.Dir), []string{"sha256:bb", "sha256:aa"}, ""},
+		"another key":                {m.Path(opts.Dir), []string{"sha256:bb"}, "with sha256:aa, it has sha256:bb"},
+		"no key":                     {m.Path(opts.Dir), nil, "it has none"},
+		"a dropped key":              {m.Path(opts.Dir), []string{"sha256:cc"}, "put it from /retired"},
+		"a key that is not named":    {unnamed, []string{"sha256:bb"}, "encrypted with secretbox key1: if that is not"},
 	} {
 		opts := h.restoreOptions(tc.snapshot)
 		opts.EncryptionKeys = tc.own
-		if name == "a dropped key" {
+		switch name {
+		case "no manifest, another name":
+			opts.Surroundings = named("key2")
+		case "no manifest, the same name":
+			opts.Surroundings = named("key1")
+		case "a dropped key":
 			opts.RetiredKeys, opts.RetiredFile = []string{"sha256:aa"}, "/retired"
 		}
 		plan, err := PlanRestore(t.Context(), opts)

@@ -16,11 +16,15 @@ func (p *RestorePlan) checkEncryption(opts RestoreOptions) error {
 	if !p.Snapshot.Encrypted {
 		return nil
 	}
-	var needed, unknown []string
-	if m := p.Snapshot.Manifest; m != nil {
-		needed, unknown = m.NeededKeys()
+	m := p.Snapshot.Manifest
+	if m == nil { // its values name keys, nothing says which these were
+		m = &Manifest{Format: ManifestFormat, EncryptedWith: p.Snapshot.EncryptedWith}
 	}
+	needed, unknown := m.NeededKeys()
 	err := missingKeys(needed, opts)
+	if err == nil {
+		err = missingNames(unknown, opts.Surroundings.EncryptionKeys)
+	}
 	if err == nil && (len(needed) == 0 || len(unknown) > 0) {
 		which := "a key that it does not name"
 		if len(unknown) > 0 {
@@ -35,11 +39,30 @@ func (p *RestorePlan) checkEncryption(opts RestoreOptions) error {
 	return err
 }
 
+const keyRemedy = "put the folder pki/keys/encryption of the host that wrote them back from a backup, or say that they may stay unreadable: --unreadable-secrets"
+
+// missingNames says which of the keys, of which no more than provider and name are
+// known, are surely not on this host, whose own are named: kube-apiserver looks for
+// the key that a value names. One of the same name may still be another.
+func missingNames(needed []string, own []EncryptionKey) error {
+	if len(own) == 0 {
+		return nil
+	}
+	var names []string
+	for _, key := range own {
+		names = append(names, key.Provider+" "+key.Name)
+	}
+	missing := slices.DeleteFunc(slices.Clone(needed), func(name string) bool { return slices.Contains(names, name) })
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: they are encrypted with %s, it has %s: %s", ErrKeyMissing, strings.Join(missing, ", "), strings.Join(names, ", "), keyRemedy)
+}
+
 // missingKeys says which of the keys are not on this host, and where they are.
 func missingKeys(needed []string, opts RestoreOptions) error {
-	const remedy = "put the folder pki/keys/encryption of the host that wrote them back from a backup, or say that they may stay unreadable: --unreadable-secrets"
 	if len(opts.EncryptionKeys) == 0 {
-		return fmt.Errorf("%w: it has none: %s", ErrKeyMissing, remedy)
+		return fmt.Errorf("%w: it has none: %s", ErrKeyMissing, keyRemedy)
 	}
 	var missing, retired []string
 	for _, key := range needed {
@@ -53,7 +76,7 @@ func missingKeys(needed []string, opts RestoreOptions) error {
 	}
 	switch {
 	case len(missing) > 0:
-		return fmt.Errorf("%w: they are encrypted with %s, it has %s: %s", ErrKeyMissing, strings.Join(missing, ", "), strings.Join(opts.EncryptionKeys, ", "), remedy)
+		return fmt.Errorf("%w: they are encrypted with %s, it has %s: %s", ErrKeyMissing, strings.Join(missing, ", "), strings.Join(opts.EncryptionKeys, ", "), keyRemedy)
 	case len(retired) > 0:
 		return fmt.Errorf("%w: they are encrypted with %s, which was dropped since: put it from %s into the EncryptionConfiguration as the last key, or say that they may stay unreadable: --unreadable-secrets",
 			ErrKeyMissing, strings.Join(retired, ", "), opts.RetiredFile)
