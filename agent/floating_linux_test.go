@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -26,6 +25,7 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/netcfg"
 	"github.com/nodeagent/nodeagent/test/certs"
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // floatingTTL is short for a test, and long beside the seconds in which etcd
@@ -88,12 +88,7 @@ func (c *etcdCluster) endpoint(i int) string { return c.configs[i].ListenClientU
 
 func loopbackURL(t *testing.T, scheme string) []url.URL {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return []url.URL{{Scheme: scheme, Host: l.Addr().String()}}
+	return []url.URL{{Scheme: scheme, Host: fmt.Sprintf("127.0.0.1:%d", servers.ReservePort(t))}}
 }
 
 // selfSigned makes one certificate that is its own CA.

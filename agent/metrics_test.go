@@ -27,6 +27,7 @@ import (
 	"github.com/nodeagent/nodeagent/hosts"
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/plan"
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // measuredHost is a host of the fleet mercury in a folder, of which something is
@@ -97,12 +98,7 @@ func figuresOf(f *dto.MetricFamily) map[string]float64 {
 
 func freeAddress(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
+	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(servers.ReservePort(t)))
 }
 
 func TestMetricsAreServed(t *testing.T) {

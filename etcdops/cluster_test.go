@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // ring is a cluster of real etcd servers, each a process with a host's folders.
@@ -58,7 +59,7 @@ func newRing(t testing.TB, n int) *ring {
 	t.Helper()
 	r := &ring{t: t, Files: makeCerts(t, filepath.Join(t.TempDir(), "certs"))}
 	for i := range n {
-		client, peer := freePort(t), freePort(t)
+		client, peer := servers.ReservePort(t), servers.ReservePort(t)
 		root := layout.Root(t.TempDir())
 		name := fmt.Sprintf("m%d", i+1)
 		r.Nodes = append(r.Nodes, &node{
@@ -73,7 +74,12 @@ func newRing(t testing.TB, n int) *ring {
 	}
 	for _, node := range r.Nodes {
 		node.Server.InitialCluster = initialCluster(r.members())
-		t.Cleanup(node.kill)
+		t.Cleanup(func() {
+			node.kill()
+			if t.Failed() {
+				t.Logf("%s said:\n%s", node.Member.Name, node.log())
+			}
+		})
 	}
 	return r
 }

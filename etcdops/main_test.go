@@ -25,6 +25,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/test/certs"
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // The test binary runs itself again as an etcd server, so that etcd is a process
@@ -151,21 +152,11 @@ type host struct {
 
 func (h host) endpoint() string { return h.Members[0].ClientURL }
 
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func newHost(t testing.TB) *host {
 	t.Helper()
 	dir := t.TempDir()
 	h := &host{Root: layout.Root(dir), Files: makeCerts(t, filepath.Join(dir, "certs"))}
-	client, peer := freePort(t), freePort(t)
+	client, peer := servers.ReservePort(t), servers.ReservePort(t)
 	h.Members = []Member{localMember("m1", client, peer)}
 	h.Server = server{
 		Name: "m1", Data: h.Root.EtcdData(), ClientPort: client, PeerPort: peer,

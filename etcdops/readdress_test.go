@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // restartMoved starts the member at its new address, as the unit of its new spec.
@@ -49,7 +51,7 @@ func TestReaddress(t *testing.T) {
 		announced := i != 1
 		if announced {
 			// The fleet has the new address already, the host not yet.
-			client, peer := freePort(t), freePort(t)
+			client, peer := servers.ReservePort(t), servers.ReservePort(t)
 			fresh := localMember(n.Member.Name, client, peer)
 			site := r.siteOf(r.Nodes[(i+1)%3])
 			for j := range site.Members {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/internal/layout"
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // silentAddress is one at which connections are neither taken nor refused, as
@@ -49,10 +50,10 @@ func TestFence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed := fmt.Sprintf("https://127.0.0.1:%d", freePort(t))
+	closed := fmt.Sprintf("https://127.0.0.1:%d", servers.ReservePort(t))
 	silent := silentAddress(t)
 	waiting := &Starter{Root: layout.Root(t.TempDir()), Peer: h.Files}
-	waiting.Self = Member{Name: "w", PeerURL: fmt.Sprintf("https://127.0.0.1:%d", freePort(t)), ClientURL: closed}
+	waiting.Self = Member{Name: "w", PeerURL: fmt.Sprintf("https://127.0.0.1:%d", servers.ReservePort(t)), ClientURL: closed}
 	waiting.Members = []Member{waiting.Self, {Name: "x", PeerURL: closed}}
 	if err := waiting.Permit(t.Context(), 0); !errors.Is(err, ErrHeld) {
 		t.Fatal(err)

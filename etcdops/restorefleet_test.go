@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/test/etcds"
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // nodeUnits are the components of one host of a ring, of which etcd is a real one.
@@ -67,7 +68,7 @@ func (r *ring) restoreOptions(n *node, snapshot string) RestoreOptions {
 }
 
 // move gives a host another address, as far as that can be had on one machine.
-func (n *node) move() { n.moveTo(freePort(n.t), freePort(n.t)) }
+func (n *node) move() { n.moveTo(servers.ReservePort(n.t), servers.ReservePort(n.t)) }
 
 func (n *node) moveTo(client, peer int) {
 	n.t.Helper()

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"github.com/nodeagent/nodeagent/internal/layout"
 	"github.com/nodeagent/nodeagent/internal/units"
 	"github.com/nodeagent/nodeagent/test/certs"
+	"github.com/nodeagent/nodeagent/test/servers"
 )
 
 // controlPlane is a real etcd, kube-apiserver, kube-controller-manager and
@@ -122,12 +122,7 @@ func freePorts(t *testing.T, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
 	for i := range ports {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close()
-		ports[i] = listener.Addr().(*net.TCPAddr).Port
+		ports[i] = servers.ReservePort(t)
 	}
 	return ports
 }

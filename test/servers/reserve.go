@@ -47,3 +47,13 @@ func Reserve(t testing.TB, address string) (string, error) {
 	}
 	return net.JoinHostPort(want.Addr().String(), strconv.Itoa(port)), nil
 }
+
+// ReservePort is a port of 127.0.0.1, kept as Reserve does.
+func ReservePort(t testing.TB) int {
+	t.Helper()
+	address, err := Reserve(t, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(netip.MustParseAddrPort(address).Port())
+}
