@@ -166,7 +166,7 @@ servers: ## Build the servers that lab hosts run (once; about 7 minutes on 2 cor
 
 .PHONY: vault
 vault: ## Build the Vault and S3 servers that tests run against, and vault agent (once; about 20 minutes on 2 cores).
-	@go run ./test/servers/build vault vaultagent s3
+	@go run ./test/servers/build vault s3
 
 .PHONY: rootfs
 rootfs: deps ## Make the root folder of lab hosts (once; about 2 minutes).
@@ -254,7 +254,7 @@ bench: deps ## Measure converges, the idle daemon, the network beside ip, wg and
 	@go test -count=1 -run '^$$' -bench FirewallSet -benchtime 12x ./netcfg
 	@go test -count=1 -run '^$$' -bench 'Routes|Fleet' -benchtime 1x ./netcfg
 	@go test -count=1 -timeout 30m -run '^$$' -bench 'Snapshot$$' -benchtime 1x ./etcdops # a database of 1.3 GB
-	@go run ./test/servers/build vault vaultagent
+	@go run ./test/servers/build vault
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./pki/vault # beside vault agent, and a fleet of 1,000
 
 .PHONY: demo

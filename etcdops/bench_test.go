@@ -19,28 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeagent/nodeagent/test/measure"
+	"github.com/nodeagent/nodeagent/test/servers"
 )
-
-// released is the path of one of etcd's released programs in the cache of
-// servers that the lab builds.
-func released(b *testing.B, name string) string {
-	b.Helper()
-	cache := os.Getenv("NODEAGENT_CACHE")
-	if cache == "" {
-		cache = filepath.Join("..", ".cache")
-	}
-	found, err := filepath.Glob(filepath.Join(cache, "servers", "etcd", "*", name))
-	if err != nil {
-		b.Fatal(err)
-	}
-	if len(found) == 0 {
-		if os.Getenv("CI") == "true" {
-			b.Fatalf("no %s below %s: build the servers first (make servers)", name, cache)
-		}
-		b.Skipf("no %s below %s: build the servers first (make servers)", name, cache)
-	}
-	return found[len(found)-1]
-}
 
 // benchMiB is how many MiB of objects the database holds; NODEAGENT_BENCH_MIB
 // sets another number.
@@ -72,7 +52,15 @@ type benchJob struct {
 // the whole database once more, restore opens that, verifies before and after.
 // The ways take turns; of each the median counts. Run it with -benchtime 1x.
 func BenchmarkSnapshot(b *testing.B) {
-	etcdctl, etcdutl := released(b, "etcdctl"), released(b, "etcdutl")
+	builder, err := servers.New(os.Stderr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	tools, err := builder.ReleasedEtcdTools(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	etcdctl, etcdutl := filepath.Join(tools, "etcdctl"), filepath.Join(tools, "etcdutl")
 	launcher, err := measure.Build(b.Context(), b.TempDir())
 	if err != nil {
 		b.Fatal(err)

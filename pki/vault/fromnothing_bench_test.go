@@ -33,7 +33,7 @@ func BenchmarkFromNothing(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	peer, err := builder.VaultAgent(b.Context())
+	peer, err := builder.ReleasedVaultAgent(b.Context())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -123,9 +123,10 @@ func (b *Builder) Vault(ctx context.Context, version string) (string, error) {
 	return filepath.Join(dir, s.programs[0].names[0]), err
 }
 
-// Vaults is a folder with the Vault servers of every version, found or built.
+// Vaults is a folder with the Vault servers of every version, found or built. The
+// vault command is built after them, of what they have compiled already.
 func (b *Builder) Vaults(ctx context.Context) (string, error) {
-	if _, err := b.buildAll(ctx, vaults); err != nil {
+	if _, err := b.buildAll(ctx, append(slices.Clone(vaults), vaultAgent)); err != nil {
 		return "", err
 	}
 	return filepath.Join(b.Cache, "servers", "vault"), nil
@@ -192,7 +193,19 @@ func (b *Builder) VaultAgent(ctx context.Context) (string, error) {
 
 // FindVaultAgent is what VaultAgent returns, if it was built before.
 func (b *Builder) FindVaultAgent() (string, error) {
-	return b.find(&vaultAgent, "vault command", "vaultagent")
+	return b.find(&vaultAgent, "vault command", "vault")
+}
+
+// ReleasedVaultAgent is the same program as those who release it compile it.
+func (b *Builder) ReleasedVaultAgent(ctx context.Context) (string, error) {
+	dir, err := b.build(ctx, asReleased(vaultAgent))
+	return filepath.Join(dir, vaultAgent.programs[0].names[0]), err
+}
+
+// ReleasedEtcdTools is a folder with etcdctl and etcdutl, compiled as those who
+// release them do.
+func (b *Builder) ReleasedEtcdTools(ctx context.Context) (string, error) {
+	return b.build(ctx, asReleased(etcdTools))
 }
 
 func (b *Builder) vault(version string) (*server, error) {

@@ -50,7 +50,7 @@ func TestVaultMissing(t *testing.T) {
 			t.Errorf("find Vault %s in an empty cache: %v, want an error with %q", version, err, want)
 		}
 	}
-	if _, err := b.FindVaultAgent(); err == nil || !strings.Contains(err.Error(), "go run ./test/servers/build vaultagent") {
+	if _, err := b.FindVaultAgent(); err == nil || !strings.Contains(err.Error(), "go run ./test/servers/build vault") {
 		t.Errorf("find the vault command in an empty cache: %v, want an error that says what builds it", err)
 	}
 }
