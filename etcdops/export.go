@@ -28,7 +28,7 @@ func Export(ctx context.Context, path string, opts VerifyOptions, w io.Writer) (
 	if err != nil {
 		return Report{}, err
 	}
-	_, err = io.CopyBuffer(w, &following{ctx: ctx, r: io.NewSectionReader(o, 0, o.size)}, make([]byte, writeSize))
+	_, err = copyLarge(w, &following{ctx: ctx, r: io.NewSectionReader(o, 0, o.size)})
 	return report, err
 }
 

@@ -150,7 +150,7 @@ func (o *opened) unseal(path string, r io.Reader, opts OpenOptions) error {
 	o.File, o.plain, o.linkable = f.File, f.path, f.linkable
 	if opts.StoredHash && o.signature.By != "" && o.manifest.Stored.Form == form {
 		o.sum = nil
-		o.size, err = io.CopyBuffer(f, struct{ io.Reader }{plain}, make([]byte, writeSize))
+		o.size, err = copyLarge(f, plain)
 		return errors.Join(err, plain.Close())
 	}
 	err = errors.Join(copyBeside(plain, f, o.sum), plain.Close())

@@ -146,6 +146,12 @@ func saveFrom(ctx context.Context, opts SaveOptions, client *clientv3.Client, so
 // them, where gRPC, age and zstd have other ends.
 const writeSize = 256 << 10
 
+// copyLarge copies r to w, so much at once. Both are wrapped, for a file copies by a
+// method of its own, 32 KiB at a time.
+func copyLarge(w io.Writer, r io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, writeSize))
+}
+
 // savePlain fills f with what etcd sends.
 func savePlain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) error {
 	out := bufio.NewWriterSize(f, writeSize)
