@@ -248,13 +248,13 @@ soak: deps ## Renew every certificate of three hosts for a quarter of an hour, t
 
 .PHONY: bench
 bench: deps ## Measure converges, the idle daemon, the network beside ip, wg and nft, certificates beside vault agent, snapshots beside etcdctl and etcdutl (root).
+	@go run ./test/servers/build vault released
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/e2e/...
 	@go test -count=1 -run '^$$' -bench WireGuardPeers -benchtime 40x ./netcfg
 	@go test -count=1 -timeout 30m -run '^$$' -bench WireGuardPeers -benchtime 1x ./test/vm # on a kernel's device
 	@go test -count=1 -run '^$$' -bench FirewallSet -benchtime 12x ./netcfg
 	@go test -count=1 -run '^$$' -bench 'Routes|Fleet' -benchtime 1x ./netcfg
 	@go test -count=1 -timeout 30m -run '^$$' -bench 'Snapshot$$' -benchtime 1x ./etcdops # a database of 1.3 GB
-	@go run ./test/servers/build vault
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./pki/vault # beside vault agent, and a fleet of 1,000
 
 .PHONY: demo

@@ -58,7 +58,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	tools, err := builder.ReleasedEtcdTools(b.Context())
+	tools, err := builder.ReleasedEtcd(b.Context())
 	if err != nil {
 		b.Fatal(err)
 	}

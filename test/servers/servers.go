@@ -19,6 +19,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -202,10 +203,16 @@ func (b *Builder) ReleasedVaultAgent(ctx context.Context) (string, error) {
 	return filepath.Join(dir, vaultAgent.programs[0].names[0]), err
 }
 
-// ReleasedEtcdTools is a folder with etcdctl and etcdutl, compiled as those who
-// release them do.
-func (b *Builder) ReleasedEtcdTools(ctx context.Context) (string, error) {
-	return b.build(ctx, asReleased(etcdTools))
+// ReleasedEtcd is a folder with etcd, etcdctl and etcdutl, compiled in the same way.
+func (b *Builder) ReleasedEtcd(ctx context.Context) (string, error) {
+	return b.build(ctx, asReleased(etcd))
+}
+
+// Released is what nodeagent is measured beside, in a folder of the cache.
+func (b *Builder) Released(ctx context.Context) (string, error) {
+	_, agent := b.ReleasedVaultAgent(ctx)
+	_, etcd := b.ReleasedEtcd(ctx)
+	return filepath.Join(b.Cache, "servers"), errors.Join(agent, etcd)
 }
 
 func (b *Builder) vault(version string) (*server, error) {

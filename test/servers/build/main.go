@@ -22,7 +22,7 @@ import (
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [etcds] [s3] [image] [rootfs] [kernel]\n\nWithout arguments it makes all of them. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./test/servers/build [servers] [vault] [etcds] [s3] [image] [rootfs] [kernel] [released]\n\nWithout arguments it makes all but the last, what benchmarks run beside. Set NODEAGENT_CACHE to keep them elsewhere than in .cache.")
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,13 +39,14 @@ func run(ctx context.Context, names []string) error {
 		return err
 	}
 	products := map[string]func(context.Context) (string, error){
-		"servers": builder.Programs,
-		"vault":   builder.Vaults,
-		"etcds":   builder.Etcds,
-		"s3":      builder.S3,
-		"image":   builder.PodImage,
-		"rootfs":  builder.RootFS,
-		"kernel":  builder.Kernel,
+		"servers":  builder.Programs,
+		"vault":    builder.Vaults,
+		"etcds":    builder.Etcds,
+		"s3":       builder.S3,
+		"image":    builder.PodImage,
+		"rootfs":   builder.RootFS,
+		"kernel":   builder.Kernel,
+		"released": builder.Released,
 	}
 	if len(names) == 0 {
 		names = []string{"servers", "vault", "etcds", "s3", "image", "rootfs", "kernel"}
@@ -57,7 +58,7 @@ func run(ctx context.Context, names []string) error {
 	for i, name := range names {
 		product := products[name]
 		if product == nil {
-			return fmt.Errorf("no product %q; there are servers, vault, etcds, s3, image, rootfs and kernel", name)
+			return fmt.Errorf("no product %q; there are servers, vault, etcds, s3, image, rootfs, kernel and released", name)
 		}
 		wg.Go(func() { places[i], errs[i] = product(ctx) })
 	}
