@@ -317,7 +317,11 @@ func (c oldHost) gone(had belongings) {
 			c.t.Errorf("there is still %s", out)
 		}
 	}
-	if out := c.on(h, "sh", "-c", "cd /etc/systemd/system; ls -d "+strings.Join(slices.Sorted(maps.Keys(oldUnits)), ".service ")+".service */vault-agent.service 2>/dev/null || true"); out != "" {
+	find := []string{"find", "/etc/systemd/system", "-false"}
+	for name := range oldUnits {
+		find = append(find, "-o", "-name", name+".service")
+	}
+	if out := c.on(h, find...); out != "" {
 		c.t.Errorf("units are left: %s", out)
 	}
 	agent := c.vaultClient(had.vault)
