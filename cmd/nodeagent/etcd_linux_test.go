@@ -178,6 +178,9 @@ func newEtcdLab(t *testing.T) *etcdLab {
 	if len(l.specs) != 3 {
 		t.Fatalf("%d hosts of the fleet have etcd", len(l.specs))
 	}
+	if err := os.Mkdir(layout.Root("").EtcdRuntime(), 0o700); err != nil { // as systemd does
+		t.Fatal(err)
+	}
 	l.certificates(addresses)
 	return l
 }
@@ -211,7 +214,7 @@ func (l *etcdLab) initial() string {
 }
 
 // start runs a host's etcd with the flags of its unit, but for what two of them
-// cannot share here.
+// cannot share here: loopback's address and the socket are the first one's.
 func (l *etcdLab) start(spec *hosts.Spec, environment ...string) {
 	l.t.Helper()
 	var flags []string

@@ -74,7 +74,7 @@ func startControlPlane(t *testing.T) controlPlane {
 	for _, file := range state.Files {
 		certs.Put(t, file.Path, file.Content)
 	}
-	for _, folder := range []string{filepath.Dir(root.EtcdData()), filepath.Join(string(root), "var/log/kubernetes"), filepath.Join(root.State(), layout.ControllerManager)} {
+	for _, folder := range []string{filepath.Dir(root.EtcdData()), root.EtcdRuntime(), filepath.Join(string(root), "var/log/kubernetes"), filepath.Join(root.State(), layout.ControllerManager)} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}

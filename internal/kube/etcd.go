@@ -24,13 +24,17 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 	client := secureURL(spec.Address, spec.Etcd.ClientPort)
 	peers := secureURL(spec.Address, spec.Etcd.PeerPort)
 	local := secureURL(loopback, spec.Etcd.ClientPort)
+	// No TLS on the socket, and none that etcd could ask a certificate by: its
+	// folder lets in etcd's own user alone, and root. Whoever is that owns the
+	// data folder and the keys of etcd's certificates anyway.
+	socket := "unix://" + root.EtcdSocket()
 	return component{
 		name:        layout.Etcd,
 		description: "etcd member " + spec.Name + " of cluster " + spec.Cluster,
 		flags: flags{
 			{"name", spec.Name},
 			{"data-dir", root.EtcdData()},
-			{"listen-client-urls", distinct(local, client)},
+			{"listen-client-urls", distinct(local, client, socket)},
 			{"advertise-client-urls", client},
 			{"listen-peer-urls", peers},
 			{"initial-advertise-peer-urls", peers},
@@ -50,11 +54,11 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 			{"election-timeout", milliseconds(spec.Etcd.ElectionTimeout)},
 		},
 		hardening: hardening{on: true, capabilities: lowPort(spec.Etcd.ClientPort, spec.Etcd.PeerPort)},
-		service: append(stateDirectory(root, filepath.Dir(root.EtcdData())),
+		service: slices.Concat(stateDirectory(root, filepath.Dir(root.EtcdData())), runtimeDirectory(root, root.EtcdRuntime()), []string{
 			"Type=notify",
 			// How the member begins where it has no data. With data etcd does not
 			// look at it, so no flag of the unit changes with the fleet's members.
-			"EnvironmentFile=-"+root.EtcdStart(),
+			"EnvironmentFile=-" + root.EtcdStart(),
 			// Ready means that the member has found its leader. A member that
 			// waits for the others may be started again meanwhile: what it has
 			// agreed on is in its log.
@@ -63,7 +67,7 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 			"OOMScoreAdjust=-997",
 			"IOSchedulingPriority=0",
 			"LimitNOFILE=65536",
-		),
+		}),
 		// Lost data must not become an empty cluster, whoever starts the unit:
 		// systemd after a kill, at boot, or a person. Of assertions with a bar
 		// one has to hold (systemd.unit(5)): there is data, or nodeagent has

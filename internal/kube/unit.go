@@ -117,8 +117,17 @@ func below(path string, folders ...string) bool {
 // before the unit starts. Under a root that is not "/" the folder is named as
 // it is, and whoever made the root makes it.
 func stateDirectory(root layout.Root, dir string) []string {
-	if name, ok := strings.CutPrefix(dir, "/var/lib/"); ok && root == "" {
-		return []string{"StateDirectory=" + name, "StateDirectoryMode=0700"}
+	return ownDirectory(root, "StateDirectory", "/var/lib/", dir)
+}
+
+// runtimeDirectory gives it one that systemd removes when the unit has ended.
+func runtimeDirectory(root layout.Root, dir string) []string {
+	return ownDirectory(root, "RuntimeDirectory", "/run/", dir)
+}
+
+func ownDirectory(root layout.Root, setting, parent, dir string) []string {
+	if name, ok := strings.CutPrefix(dir, parent); ok && root == "" {
+		return []string{setting + "=" + name, setting + "Mode=0700"}
 	}
 	return []string{"ReadWritePaths=-" + dir}
 }

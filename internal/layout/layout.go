@@ -59,6 +59,14 @@ func (r Root) EtcdStart() string { return r.join("var/lib/nodeagent/etcd/start.e
 // another one has taken the place of. While it is there etcd's unit does not start.
 func (r Root) EtcdReplaced() string { return r.join("var/lib/nodeagent/etcd/replaced") }
 
+// EtcdRuntime is the folder of etcd's socket; mode 0700. It is etcd's unit's
+// own, which systemd makes with it and removes after it.
+func (r Root) EtcdRuntime() string { return r.join("run/nodeagent-etcd") }
+
+// EtcdSocket is where etcd takes requests of its own host besides TCP, in the
+// clear and of whoever may enter the folder.
+func (r Root) EtcdSocket() string { return filepath.Join(r.EtcdRuntime(), "client.sock") }
+
 // Snapshots is the default folder of etcd snapshots.
 func (r Root) Snapshots() string { return filepath.Join(r.State(), "snapshots") }
 
