@@ -17,7 +17,7 @@ func (h *Host) EtcdSite() (etcdops.Site, error) {
 	}
 	site := etcdops.Site{TLS: EtcdTLS(h.root), Members: etcdops.Members(spec), Self: spec.Name}
 	if spec.Has(hosts.RoleEtcd) {
-		site.Local = localEtcd(spec)
+		site.Local, site.Socket = localEtcd(spec), h.root.EtcdSocket()
 	}
 	return site, nil
 }

@@ -176,7 +176,8 @@ func TestParseAlarm(t *testing.T) {
 
 func (r *ring) saveOptions(self string) SaveOptions {
 	site := r.site()
-	site.Self, site.Local = self, r.node(self).Member.ClientURL
+	own := r.node(self)
+	site.Self, site.Local, site.Socket = self, own.Member.ClientURL, own.Server.Socket
 	return SaveOptions{Dir: r.node(self).Root.Snapshots(), Cluster: "mercury", Host: self, Site: site, Version: "test"}
 }
 

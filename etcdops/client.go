@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -57,27 +58,40 @@ func dial(ctx context.Context, files TLS, endpoint string) (*clientv3.Client, er
 	return connect(ctx, files, endpoint)
 }
 
+// socketScheme begins the URL of a member's unix socket, which has no TLS.
+const socketScheme = "unix://"
+
+// socketURL is the endpoint of a member at the socket with an absolute path.
+func socketURL(path string) string { return socketScheme + path }
+
 // reachable makes one connection and closes it: a member that is not there is
 // told apart at once and with its reason, where gRPC would try until the time
 // is over.
 func reachable(ctx context.Context, files TLS, endpoint string) error {
-	address, err := url.Parse(endpoint)
-	if err != nil {
-		return err
-	}
-	cfg, err := files.config()
-	if err != nil {
-		return err
-	}
-	cfg.NextProtos = []string{"h2"}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	connection, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", address.Host)
+	connection, err := dialOnce(ctx, files, endpoint)
 	if err != nil {
 		return err
 	}
 	err = greet(connection)
 	return errors.Join(err, connection.Close())
+}
+
+func dialOnce(ctx context.Context, files TLS, endpoint string) (net.Conn, error) {
+	if path, ok := strings.CutPrefix(endpoint, socketScheme); ok {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}
+	address, err := url.Parse(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := files.config()
+	if err != nil {
+		return nil, err
+	}
+	cfg.NextProtos = []string{"h2"}
+	return (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", address.Host)
 }
 
 // greeting begins an HTTP/2 connection: preface and an empty SETTINGS frame
@@ -100,11 +114,15 @@ func greet(connection net.Conn) error {
 // connect makes a client of exactly one member, so that no request is answered
 // by another one. It may not listen yet.
 func connect(ctx context.Context, files TLS, endpoint string) (*clientv3.Client, error) {
-	cfg, err := files.config()
-	if err != nil {
-		return nil, err
+	settings := clientv3.Config{Context: ctx, Endpoints: []string{endpoint}}
+	if !strings.HasPrefix(endpoint, socketScheme) {
+		cfg, err := files.config()
+		if err != nil {
+			return nil, err
+		}
+		settings.TLS = cfg
 	}
-	client, err := newClient(clientv3.Config{Context: ctx, Endpoints: []string{endpoint}, TLS: cfg})
+	client, err := newClient(settings)
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd %s: %w", endpoint, err)
 	}

@@ -67,7 +67,7 @@ func newRing(t testing.TB, n int) *ring {
 			Member: localMember(name, client, peer),
 			Server: server{
 				Name: name, Data: root.EtcdData(), ClientPort: client, PeerPort: peer,
-				Cert: r.Files.Cert, Key: r.Files.Key, CA: r.Files.CA, Token: "ring",
+				Cert: r.Files.Cert, Key: r.Files.Key, CA: r.Files.CA, Token: "ring", Socket: socketPath(t),
 				Election: 600, // a busy machine must not lose its leader all the time
 			},
 		})
@@ -116,7 +116,8 @@ func (r *ring) members() []Member {
 
 // site is the ring as m1 sees it.
 func (r *ring) site() Site {
-	return Site{TLS: r.Files, Members: r.members(), Self: "m1", Local: r.Nodes[0].Member.ClientURL}
+	own := r.Nodes[0]
+	return Site{TLS: r.Files, Members: r.members(), Self: "m1", Local: own.Member.ClientURL, Socket: own.Server.Socket}
 }
 
 func (r *ring) look() View { return Look(r.t.Context(), r.site(), false) }
@@ -256,7 +257,7 @@ func (s server) flags() []string {
 	client, peer := fmt.Sprintf("https://127.0.0.1:%d", s.ClientPort), fmt.Sprintf("https://127.0.0.1:%d", s.PeerPort)
 	return []string{
 		"--name=" + s.Name, "--data-dir=" + s.Data, "--log-level=error", "--unsafe-no-fsync",
-		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-client-urls=" + client + "," + socketURL(s.Socket), "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
 		"--cert-file=" + s.Cert, "--key-file=" + s.Key, "--trusted-ca-file=" + s.CA, "--client-cert-auth",
 		"--peer-cert-file=" + s.Cert, "--peer-key-file=" + s.Key, "--peer-trusted-ca-file=" + s.CA, "--peer-client-cert-auth",

@@ -21,6 +21,10 @@ type Site struct {
 	// Self is this host's name. Local is where its own member is asked (a client
 	// URL), if it has one: its own address may be closed to it.
 	Self, Local string
+	// Socket is the path of the unix socket by which its own member is saved, if it
+	// has one: without TLS, which costs both sides more than the rest of a stream.
+	// It need not be there.
+	Socket string
 }
 
 // endpoint is where a member of the fleet is asked from here.

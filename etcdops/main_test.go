@@ -96,6 +96,8 @@ type server struct {
 	// Election is etcd's election timeout in ms, 100 unless set; a heartbeat is a
 	// tenth of it.
 	Election uint
+	// Socket is the path of the unix socket on which it listens besides.
+	Socket string
 	// Durable has etcd sync what it writes, as it does on a host.
 	Durable bool
 }
@@ -113,6 +115,9 @@ func runEtcd(config []byte) error {
 		return []url.URL{{Scheme: "https", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}}
 	}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = urls(s.ClientPort), urls(s.ClientPort)
+	if s.Socket != "" {
+		cfg.ListenClientUrls = append(cfg.ListenClientUrls, url.URL{Scheme: "unix", Path: s.Socket})
+	}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = urls(s.PeerPort), urls(s.PeerPort)
 	cfg.InitialCluster, cfg.InitialClusterToken = s.InitialCluster, s.Token
 	if s.State != "" {
@@ -161,6 +166,7 @@ func newHost(t testing.TB) *host {
 	h.Server = server{
 		Name: "m1", Data: h.Root.EtcdData(), ClientPort: client, PeerPort: peer,
 		Cert: h.Files.Cert, Key: h.Files.Key, CA: h.Files.CA, InitialCluster: initialCluster(h.Members), Token: "first",
+		Socket: socketPath(t),
 	}
 	t.Cleanup(func() {
 		for _, component := range []string{layout.Etcd, layout.APIServer, layout.Kubelet} {
@@ -170,6 +176,22 @@ func newHost(t testing.TB) *host {
 		}
 	})
 	return h
+}
+
+// socketPath is where a server may make a socket. Its path has at most 107 bytes,
+// and that of t.TempDir is as long as the test's name.
+func socketPath(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "etcd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return filepath.Join(dir, "client.sock")
 }
 
 func startHost(t testing.TB) *host {
@@ -361,7 +383,7 @@ func save(t testing.TB, h *host) (Manifest, string) {
 
 // site is the one-member cluster as its host sees it.
 func (h *host) site() Site {
-	return Site{TLS: h.Files, Members: h.Members, Self: "m1", Local: h.endpoint()}
+	return Site{TLS: h.Files, Members: h.Members, Self: "m1", Local: h.endpoint(), Socket: h.Server.Socket}
 }
 
 func (h *host) saveOptions() SaveOptions {

@@ -44,7 +44,7 @@ func (u nodeUnits) Restart(ctx context.Context, component string) error {
 
 // siteOf is the ring as one of its hosts sees it.
 func (r *ring) siteOf(n *node) Site {
-	return Site{TLS: r.Files, Members: r.members(), Self: n.Member.Name, Local: n.Member.ClientURL}
+	return Site{TLS: r.Files, Members: r.members(), Self: n.Member.Name, Local: n.Member.ClientURL, Socket: n.Server.Socket}
 }
 
 func (r *ring) save(n *node) string { return r.saveTo(n, n.Root.Snapshots()) }

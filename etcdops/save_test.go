@@ -62,7 +62,7 @@ func TestSaveIsWhatEtcdHolds(t *testing.T) {
 	want := Manifest{
 		Format: 3, Cluster: "mercury", Host: "m1", Taken: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
 		Members:   []ManifestMember{{Name: "m1", ID: idText(status.Header.MemberId), PeerURLs: []string{h.Members[0].PeerURL}, ClientURLs: []string{h.endpoint()}}},
-		ClusterID: idText(status.Header.ClusterId), MemberID: idText(status.Header.MemberId), MemberName: "m1", Endpoint: h.endpoint(),
+		ClusterID: idText(status.Header.ClusterId), MemberID: idText(status.Header.MemberId), MemberName: "m1", Endpoint: socketURL(h.Server.Socket),
 		EtcdVersion: status.Version, StorageVersion: m.StorageVersion,
 		Revision: status.Header.Revision, RaftTerm: status.RaftTerm, RaftIndex: m.RaftIndex, Hash: m.Hash, Keys: 5,
 		Size: int64(len(content)), SHA256: hex.EncodeToString(whole[:]), Trailer: hex.EncodeToString(trailer[:]), NodeagentVersion: "test",
@@ -208,6 +208,7 @@ func TestSaveNoticesAStall(t *testing.T) {
 	fill(t, h, 8, 256<<10)
 	opts := h.saveOptions()
 	opts.Stall = 300 * time.Millisecond
+	opts.Site.Socket = "" // which would go around the proxy
 	opts.Site.Local = "https://" + proxy(t, strings.TrimPrefix(h.endpoint(), "https://"), 1<<20)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"time"
 
@@ -52,9 +53,10 @@ func chooseMember(ctx context.Context, site Site) (*clientv3.Client, member, err
 	}
 	var failed []error
 	for _, m := range choice.members {
-		client, status, err := open(ctx, site.TLS, m)
+		at, err := open(ctx, site, m, view.ClusterID)
 		if err == nil {
-			return client, member{view, m, choice, status}, nil
+			m.Endpoint = at.endpoint
+			return at.client, member{view, m, choice, at.status}, nil
 		}
 		failed = append(failed, err)
 	}
@@ -79,21 +81,55 @@ func compareForSave(ctx context.Context, files TLS, v *View) {
 	}
 }
 
-// open connects to a member and asks it once more, for it may be another one by
+// connected is a member that was connected to, and where.
+type connected struct {
+	endpoint string
+	client   *clientv3.Client
+	status   *clientv3.StatusResponse
+}
+
+// open connects to a member of the cluster: to the host's own by its socket, if
+// that one answers there. It may not, having been started before it had one.
+func open(ctx context.Context, site Site, m MemberView, cluster string) (connected, error) {
+	if site.Socket == "" || m.Name != site.Self {
+		return openAt(ctx, site.TLS, m.Endpoint, m, cluster)
+	}
+	bySocket, failed := openAt(ctx, site.TLS, socketURL(site.Socket), m, cluster)
+	if failed == nil {
+		return bySocket, nil
+	}
+	byTLS, err := openAt(ctx, site.TLS, m.Endpoint, m, cluster)
+	if err != nil && !errors.Is(failed, os.ErrNotExist) {
+		err = errors.Join(err, failed)
+	}
+	return byTLS, err
+}
+
+// openAt connects to a member and asks it once more, for it may be another one by
 // now.
-func open(ctx context.Context, files TLS, m MemberView) (*clientv3.Client, *clientv3.StatusResponse, error) {
-	client, err := dial(ctx, files, m.Endpoint)
+func openAt(ctx context.Context, files TLS, endpoint string, m MemberView, cluster string) (connected, error) {
+	client, err := dial(ctx, files, endpoint)
 	if err != nil {
-		return nil, nil, err
+		return connected{}, err
 	}
-	status, err := memberStatus(ctx, client, m.Endpoint)
-	if err == nil && idText(status.Header.GetMemberId()) != m.ID {
-		err = fmt.Errorf("at %s the member %s answers, not %s any more", m.Endpoint, idText(status.Header.GetMemberId()), m.ID)
+	status, err := memberStatus(ctx, client, endpoint)
+	if err == nil {
+		err = sameMember(status, endpoint, m.ID, cluster)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, closeClient(client))
+		return connected{}, errors.Join(err, closeClient(client))
 	}
-	return client, status, nil
+	return connected{endpoint, client, status}, nil
+}
+
+func sameMember(status *clientv3.StatusResponse, endpoint, id, cluster string) error {
+	if got := idText(status.Header.GetClusterId()); got != cluster {
+		return fmt.Errorf("at %s the cluster %s answers, not %s", endpoint, got, cluster)
+	}
+	if got := idText(status.Header.GetMemberId()); got != id {
+		return fmt.Errorf("at %s the member %s answers, not %s", endpoint, got, id)
+	}
+	return nil
 }
 
 // alarmsOf are the alarms that a member knows of. It tells them with its status,
