@@ -116,6 +116,18 @@ func TestSocketOutlivesAKill(t *testing.T) {
 	}
 }
 
+// TestOpenAsksForTheCluster: members of two clusters may have the same id, which
+// comes of a token and a URL.
+func TestOpenAsksForTheCluster(t *testing.T) {
+	t.Parallel()
+	h := startHost(t)
+	v := Look(t.Context(), h.site(), false)
+	_, err := open(t.Context(), h.site(), v.Members[0], "beef")
+	if want := "the cluster " + v.ClusterID + " answers, not beef"; err == nil || strings.Count(err.Error(), want) != 2 {
+		t.Errorf("error %v, want %q of both ways", err, want)
+	}
+}
+
 // TestOpenSaysWhatFailed: where neither way leads to the member, both reasons are
 // told, but for a socket that is not there, as with every member before it had one.
 func TestOpenSaysWhatFailed(t *testing.T) {

@@ -28,6 +28,7 @@ func TestMercury(t *testing.T) {
 		{"a pod runs and answers HTTP", podAnswers},
 		{"the firewall opens what the fleet names", firewallOpens},
 		{"an API server that starts denies nothing", deniesNothing},
+		{"etcd's socket is root's alone, and a save goes by it", socketIsRoots},
 		{"a second plan is empty and a second apply changes nothing", secondApplyChangesNothing},
 		{"status tells how the host is", statusTells},
 		{"run repairs a killed component", runRepairsComponents},
