@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"hash/crc32"
 	"hash/maphash"
 	"os"
@@ -121,7 +120,7 @@ func readContents(ctx context.Context, path string, objects map[string]int64) (_
 	defer func() { err = errors.Join(err, db.Close()) }()
 	var found Contents
 	err = db.View(func(tx *bolt.Tx) error {
-		for _, b := range []bucket{schema.Key, schema.Meta, schema.Members} {
+		for _, b := range etcdBuckets {
 			if tx.Bucket(b.Name()) == nil {
 				return fmt.Errorf("%w: it is the database of another program, without etcd's bucket %q", ErrNotSnapshot, b.Name())
 			}
@@ -129,18 +128,11 @@ func readContents(ctx context.Context, path string, objects map[string]int64) (_
 		if v := schema.ReadStorageVersionFromSnapshot(tx); v != nil {
 			found.StorageVersion = v.String()
 		}
-		reader := contentsReader{ctx: ctx, Contents: &found, sum: crc32.New(crc32.MakeTable(crc32.Castagnoli)), alive: newKeySet(), encryptedWith: encryptedWith{}}
-		if objects != nil {
-			reader.prefixes = prefixCounts{}
-		}
+		reader := newContentsReader(ctx, &found, objects != nil)
 		if err := tx.ForEach(reader.bucket); err != nil {
 			return err
 		}
-		found.Hash, found.Keys = reader.sum.Sum32(), int64(len(reader.alive.keys))
-		found.EncryptedWith = reader.encryptedWith.sorted()
-		if objects != nil {
-			found.Prefixes, found.Objects = reader.prefixes.sums()
-		}
+		reader.end()
 		return nil
 	})
 	return found, err
@@ -150,47 +142,87 @@ func readContents(ctx context.Context, path string, objects map[string]int64) (_
 // that every etcd makes when it first starts is not etcd's, however sound.
 type bucket interface{ Name() []byte }
 
+var etcdBuckets = []bucket{schema.Key, schema.Meta, schema.Members}
+
 // contentsReader reads the buckets of a database in the order in which
 // `etcdutl snapshot status` does, and makes the same hash.
 type contentsReader struct {
 	*Contents
 	ctx   context.Context
-	sum   hash.Hash32
+	sum   uint32
 	alive *keySet
 	n     int
+	read  func(k, v []byte) error // what is in the bucket
 	// prefixes is nil where they are not asked for.
 	prefixes      prefixCounts
 	encryptedWith encryptedWith
+}
+
+func newContentsReader(ctx context.Context, found *Contents, prefixes bool) *contentsReader {
+	r := &contentsReader{Contents: found, ctx: ctx, alive: newKeySet(), encryptedWith: encryptedWith{}}
+	if prefixes {
+		r.prefixes = prefixCounts{}
+	}
+	return r
+}
+
+// end fills in what is known when all is read.
+func (r *contentsReader) end() {
+	r.Hash, r.Keys = r.sum, int64(len(r.alive.keys))
+	r.EncryptedWith = r.encryptedWith.sorted()
+	if r.prefixes != nil {
+		r.Prefixes, r.Objects = r.prefixes.sums()
+	}
 }
 
 func (r *contentsReader) bucket(name []byte, b *bolt.Bucket) error {
 	if b == nil {
 		return fmt.Errorf("%q is no bucket", name)
 	}
-	r.sum.Write(name)
-	read := func([]byte, []byte) error { return nil }
-	switch string(name) {
-	case string(schema.Key.Name()):
-		read = r.key
-	case string(schema.Meta.Name()):
-		read = r.meta
-	case string(schema.Members.Name()):
-		read = r.member
-	case string(schema.Alarm.Name()):
-		read = r.alarm
+	if err := r.enter(name); err != nil {
+		return err
 	}
 	err := b.ForEach(func(k, v []byte) error {
-		if r.n++; r.n%1024 == 0 && r.ctx.Err() != nil {
-			return r.ctx.Err()
-		}
-		r.sum.Write(k)
-		r.sum.Write(v)
-		return read(k, v)
+		r.hash(k, v)
+		return r.pair(k, v)
 	})
 	if err != nil {
 		return fmt.Errorf("bucket %q: %w", name, err)
 	}
 	return nil
+}
+
+// enter begins a bucket.
+func (r *contentsReader) enter(name []byte) error {
+	r.hash(name)
+	switch string(name) {
+	case string(schema.Key.Name()):
+		r.read = r.key
+	case string(schema.Meta.Name()):
+		r.read = r.meta
+	case string(schema.Members.Name()):
+		r.read = r.member
+	case string(schema.Alarm.Name()):
+		r.read = r.alarm
+	default:
+		r.read = func([]byte, []byte) error { return nil }
+	}
+	return r.ctx.Err()
+}
+
+// pair reads a key and its value. Both are hashed by the caller, who may have only
+// the head of the value.
+func (r *contentsReader) pair(k, v []byte) error {
+	if r.n++; r.n%1024 == 0 && r.ctx.Err() != nil {
+		return r.ctx.Err()
+	}
+	return r.read(k, v)
+}
+
+func (r *contentsReader) hash(parts ...[]byte) {
+	for _, part := range parts {
+		r.sum = crc32.Update(r.sum, castagnoli, part)
+	}
 }
 
 // key reads one change of one key. Changes come in the order of revisions.

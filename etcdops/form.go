@@ -91,8 +91,9 @@ func (s Sealing) form() Form {
 }
 
 // seal returns a writer that puts what is written to it into the form, and what
-// comes out into w. Close ends it; it does not close w.
-func (s Sealing) seal(w io.Writer) (io.WriteCloser, error) {
+// comes out into w; look sees it piece by piece on the way. Close ends it, also
+// after an error; it does not close w.
+func (s Sealing) seal(w io.Writer, look func(piece []byte)) (io.WriteCloser, error) {
 	var chain chainWriter
 	if len(s.Recipients) > 0 {
 		encrypted, err := age.Encrypt(w, s.Recipients...)
@@ -101,15 +102,14 @@ func (s Sealing) seal(w io.Writer) (io.WriteCloser, error) {
 		}
 		chain, w = append(chain, encrypted), encrypted
 	}
+	var pack packer = loose{w}
 	if s.Compress {
-		// Two blocks at once: the second core matches while the first writes.
-		compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(512<<10))
-		if err != nil {
-			return nil, fmt.Errorf("compress: %w", err)
+		var err error
+		if pack, err = newFrames(w, len(s.Recipients) == 0); err != nil { // age tells of each changed bit
+			return nil, err
 		}
-		chain = append(chain, compressed)
 	}
-	return chain, nil
+	return append(chain, newPieces(pack, look)), nil
 }
 
 // chainWriter is writers of which each writes to the one before; the last one is

@@ -25,6 +25,8 @@ const (
 	flagMeta     = 0x04
 	flagFreelist = 0x10
 
+	flagBucket = 0x01 // of a leaf's element
+
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2
 	metaSize    = 64
@@ -103,19 +105,48 @@ func findMeta(f io.ReaderAt, size int64) (meta, error) {
 // that lie within it with keys in order. It is what bbolt's Check does, on
 // bytes that may be anything.
 type pageWalk struct {
-	data []byte
+	// from returns the bytes from the beginning of a page, at least those that its
+	// elements need.
+	from func(id uint64) ([]byte, error)
 	meta meta
 	seen []uint64 // bit by page
 	// tick is called for each page, to notice that nobody waits any more.
 	tick func() error
+	// visitor, if set, is shown what is in etcd's buckets, in order.
+	visitor pageVisitor
+	buckets int // how many buckets the page that is read lies in
+}
+
+// pageVisitor is shown what a walk finds.
+type pageVisitor interface {
+	// enter begins a bucket.
+	enter(bucket []byte) error
+	// leaf begins a page of it; id is 0 for one that lies in the bucket's header.
+	leaf(id uint64)
+	pair(key, value []byte) error
+}
+
+// enough refuses a database of fewer bytes than its meta page tells of.
+func (m meta) enough(size int64) error {
+	if need := int64(m.pages) * int64(m.pageSize); need > size {
+		return fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, need)
+	}
+	return nil
 }
 
 // checkPages checks the database in data, whose meta page is m.
 func checkPages(data []byte, m meta, tick func() error) error {
-	if need := int64(m.pages) * int64(m.pageSize); need > int64(len(data)) {
-		return fmt.Errorf("%w: %d bytes of %d", ErrTruncated, len(data), need)
+	if err := m.enough(int64(len(data))); err != nil {
+		return err
 	}
-	w := &pageWalk{data: data, meta: m, seen: make([]uint64, (m.pages+63)/64), tick: tick}
+	from := func(id uint64) ([]byte, error) { return data[id*uint64(m.pageSize):], nil }
+	return (&pageWalk{from: from, meta: m, tick: tick}).all()
+}
+
+// all walks through the database.
+func (w *pageWalk) all() error {
+	m := w.meta
+	w.seen = make([]uint64, (m.pages+63)/64)
 	w.mark(0)
 	w.mark(1)
 	if err := w.bucket(m.root, 0); err != nil {
@@ -137,8 +168,10 @@ func (w *pageWalk) page(id uint64) ([]byte, error) {
 	if id < 2 || id >= w.meta.pages {
 		return nil, fmt.Errorf("page %d is out of range", id)
 	}
-	size := uint64(w.meta.pageSize)
-	b := w.data[id*size:]
+	b, err := w.from(id)
+	if err != nil {
+		return nil, err
+	}
 	if got := binary.LittleEndian.Uint64(b); got != id {
 		return nil, fmt.Errorf("page %d calls itself %d", id, got)
 	}
@@ -151,7 +184,7 @@ func (w *pageWalk) page(id uint64) ([]byte, error) {
 			return nil, fmt.Errorf("page %d is referenced twice", id+i)
 		}
 	}
-	return b[:span*size], w.tick()
+	return b[:min(span*uint64(w.meta.pageSize), uint64(len(b)))], w.tick()
 }
 
 func (w *pageWalk) bucket(root uint64, depth int) error {
@@ -167,6 +200,9 @@ func (w *pageWalk) tree(id uint64, low, high []byte, depth int) error {
 	b, err := w.page(id)
 	if err != nil {
 		return err
+	}
+	if w.visitor != nil {
+		w.visitor.leaf(id)
 	}
 	if err := w.elements(b, low, high, depth); err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
@@ -238,13 +274,34 @@ func (w *pageWalk) leaf(b []byte, count int, low, high []byte, depth int) error 
 			return err
 		}
 		low = key
-		if le.Uint32(b[at:])&1 != 0 {
-			if err := w.child(value, depth+1); err != nil {
-				return fmt.Errorf("bucket %q: %w", key, err)
-			}
+		nested := le.Uint32(b[at:])&flagBucket != 0
+		if err := w.show(key, value, nested); err != nil {
+			return err
+		}
+		if !nested {
+			continue
+		}
+		if err := w.child(value, depth+1); err != nil {
+			return fmt.Errorf("bucket %q: %w", key, err)
 		}
 	}
 	return nil
+}
+
+// show shows an element to the visitor: etcd has buckets, and pairs in these.
+func (w *pageWalk) show(key, value []byte, bucket bool) error {
+	switch {
+	case w.visitor == nil:
+		return nil
+	case bucket && w.buckets == 0:
+		return w.visitor.enter(key)
+	case !bucket && w.buckets == 1:
+		return w.visitor.pair(key, value)
+	case bucket:
+		return fmt.Errorf("%q is a bucket in a bucket", key)
+	default:
+		return fmt.Errorf("%q is no bucket", key)
+	}
 }
 
 // child checks the bucket whose header and, if it is small, whose only page is
@@ -253,6 +310,8 @@ func (w *pageWalk) child(value []byte, depth int) error {
 	if len(value) < bucketSize {
 		return errors.New("its header does not fit")
 	}
+	w.buckets++
+	defer func() { w.buckets-- }()
 	if root := binary.LittleEndian.Uint64(value); root != 0 {
 		return w.bucket(root, depth)
 	}
@@ -262,6 +321,9 @@ func (w *pageWalk) child(value []byte, depth int) error {
 	page := value[bucketSize:]
 	if flags := binary.LittleEndian.Uint16(page[8:]); flags != flagLeaf {
 		return fmt.Errorf("flags %#x of its page are not a leaf's", flags)
+	}
+	if w.visitor != nil {
+		w.visitor.leaf(0)
 	}
 	return w.elements(page, nil, nil, depth)
 }

@@ -34,8 +34,8 @@ type SaveOptions struct {
 	Signer *Signer
 	// Sealing is the form of the file; the zero one is plain.
 	Sealing Sealing
-	// Scratch is the folder for what lies unsealed on disk, without a name, while
-	// the snapshot is checked; Dir by default.
+	// Scratch is the folder for what is noted of the snapshot, without a name, while
+	// it is checked; Dir by default.
 	Scratch string
 	// Stall is how long the stream may bring no byte; 30 s by default.
 	Stall time.Duration
@@ -166,10 +166,52 @@ func savePlain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f
 	return f.Sync()
 }
 
-// saveSealed fills f with what etcd sends, compressed or encrypted. What is
-// checked lies beside it for as long, where the host keeps its own data: the
-// destination sees nothing that is not sealed.
-func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) (err error) {
+// saveSealed fills f with what etcd sends, compressed or encrypted, and checks it on
+// the way. Nothing that is not sealed is written anywhere, but for the names of
+// objects; see passingCheck. What cannot be checked so is streamed once more, and lies on
+// disk unsealed while it is checked.
+func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) error {
+	err := savePassing(ctx, opts, client, f, m)
+	if !errors.Is(err, errUnusual) {
+		return err
+	}
+	opts.step(stepAgain)
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	return saveBeside(ctx, opts, client, f, m)
+}
+
+// stepAgain is the step that no database of etcd's own making comes to.
+const stepAgain = "not checked in passing"
+
+// savePassing checks what goes by.
+func savePassing(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) (err error) {
+	check, err := newPassingCheck(ctx, opts.Scratch)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, check.Close()) }()
+	opts.step("scratch made")
+	if err := streamSealed(ctx, opts, client, f, m, nil, check.look); err != nil {
+		return err
+	}
+	return durably(f, func() error {
+		contents, err := check.contents(m.Size - trailerSize)
+		if err != nil {
+			return err
+		}
+		m.describe(contents)
+		return nil
+	})
+}
+
+// saveBeside keeps what etcd sends beside until it is checked, where the host keeps
+// its own data: the destination sees nothing that is not sealed.
+func saveBeside(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) (err error) {
 	raw, err := scratch(opts.Scratch)
 	if err != nil {
 		return err
@@ -178,24 +220,42 @@ func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, 
 	if err := roomFor(opts.Scratch, m.Size); err != nil {
 		return err
 	}
-	opts.step("scratch made")
-	stored, out, checked := newCountingHash(), bufio.NewWriterSize(f, writeSize), bufio.NewWriterSize(raw, writeSize)
-	sealed, err := opts.Sealing.seal(io.MultiWriter(out, stored))
+	opts.step("room beside made")
+	beside := bufio.NewWriterSize(raw, writeSize)
+	if err := errors.Join(streamSealed(ctx, opts, client, f, m, beside, func([]byte) {}), beside.Flush()); err != nil {
+		return err
+	}
+	return durably(f, func() error { return m.inspect(ctx, raw.path) })
+}
+
+// streamSealed fills f with what etcd sends in the form of opts, shows it to look
+// piece by piece, and writes it to beside as well, if that is given.
+func streamSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest, beside io.Writer, look func([]byte)) error {
+	stored, out := newCountingHash(), bufio.NewWriterSize(&spread{f: f}, writeSize)
+	sealed, err := opts.Sealing.seal(io.MultiWriter(out, stored), look)
 	if err != nil {
 		return err
 	}
-	if err := stream(ctx, opts, client, io.MultiWriter(checked, sealed), m); err != nil {
+	w := io.Writer(sealed)
+	if beside != nil {
+		w = io.MultiWriter(beside, sealed)
+	}
+	if err := stream(ctx, opts, client, w, m); err != nil {
 		return errors.Join(err, sealed.Close())
 	}
-	if err := errors.Join(sealed.Close(), out.Flush(), checked.Flush()); err != nil {
+	if err := errors.Join(sealed.Close(), out.Flush()); err != nil {
 		return err
 	}
 	opts.step("sealed")
 	m.Stored.Size, m.Stored.SHA256 = stored.n, stored.sum()
-	// The disk takes the sealed file while the processor checks the other.
+	return nil
+}
+
+// durably has the disk take f while the processor checks what is in it.
+func durably(f *os.File, check func() error) error {
 	var group errgroup.Group
 	group.Go(f.Sync)
-	group.Go(func() error { return m.inspect(ctx, raw.path) })
+	group.Go(check)
 	return group.Wait()
 }
 
@@ -207,11 +267,16 @@ func (m *Manifest) inspect(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("check what %s sent: %w", m.Endpoint, err)
 	}
+	m.describe(contents)
+	return nil
+}
+
+// describe notes what is in the database.
+func (m *Manifest) describe(contents Contents) {
 	m.Revision, m.Keys, m.Objects = contents.Revision, contents.Keys, contents.Objects
 	m.Hash, m.Prefixes, m.EncryptedWith = contents.Hash, contents.Prefixes, contents.EncryptedWith
 	m.RaftTerm, m.RaftIndex = contents.RaftTerm, contents.RaftIndex
 	m.StorageVersion = contents.StorageVersion
-	return nil
 }
 
 // publish gives the finished file its name. The manifest goes first: the rename

@@ -52,6 +52,7 @@ func runSave(config []byte) error {
 	}
 	n := 0
 	opts.step = func(name string) {
+		mustPass(name)
 		if n++; n == k.At {
 			fmt.Println(name)
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
