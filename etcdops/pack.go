@@ -20,8 +20,9 @@ const pieceSize = 4 << 20
 type pieces struct {
 	piece []byte
 	// look sees each piece, in order, before it is packed; it keeps nothing of it.
-	look func(piece []byte)
-	pack packer
+	look   func(piece []byte)
+	pack   packer
+	failed bool
 }
 
 // packer takes pieces, in order.
@@ -54,11 +55,12 @@ func (p *pieces) Write(b []byte) (int, error) {
 func (p *pieces) next() (err error) {
 	p.look(p.piece)
 	p.piece, err = p.pack.put(p.piece)
+	p.failed = err != nil
 	return err
 }
 
 func (p *pieces) Close() (err error) {
-	if len(p.piece) > 0 {
+	if len(p.piece) > 0 && !p.failed {
 		err = p.next()
 	}
 	return errors.Join(err, p.pack.Close())
@@ -87,6 +89,7 @@ type frames struct {
 	// failed is closed after err is set; nothing more is written then.
 	failed chan struct{}
 	err    error
+	told   bool // put has returned it
 }
 
 type frame struct {
@@ -145,6 +148,7 @@ func (f *frames) put(piece []byte) ([]byte, error) {
 	select {
 	case <-f.failed:
 		f.free <- frame
+		f.told = true
 		return piece[:0], f.err
 	default:
 	}
@@ -155,10 +159,13 @@ func (f *frames) put(piece []byte) ([]byte, error) {
 	return next, nil
 }
 
-// Close waits for all frames. An error that put has returned comes again.
+// Close waits for all frames. An error comes from it or from put: once.
 func (f *frames) Close() error {
 	close(f.work)
 	close(f.order)
 	f.all.Wait()
-	return errors.Join(f.err, f.encoder.Close())
+	if err := f.encoder.Close(); f.err == nil || f.told {
+		return err
+	}
+	return f.err
 }

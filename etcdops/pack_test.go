@@ -68,8 +68,8 @@ func (f *full) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A disk that is full ends packing with its error, soon and without anybody waiting
-// for ever, whichever piece meets it.
+// A disk that is full ends packing with its error, told once, soon and without
+// anybody waiting for ever, whichever piece meets it.
 func TestPiecesOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(4, 2))
@@ -90,8 +90,18 @@ func TestPiecesOnAFullDisk(t *testing.T) {
 		if !errors.Is(err, errDisk) || written > room+6 {
 			t.Errorf("with room for %d pieces %d were written, then %v", room, written, err)
 		}
-		if err := w.Close(); !errors.Is(err, errDisk) {
-			t.Errorf("closing: %v", err)
+		if err := w.Close(); err != nil {
+			t.Errorf("told again: %v", err)
 		}
+	}
+	w, err := Sealing{Compress: true}.seal(&full{}, func([]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(noise[:100]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); !errors.Is(err, errDisk) {
+		t.Errorf("the last piece: %v", err)
 	}
 }

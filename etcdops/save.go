@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -199,6 +200,7 @@ func savePassing(ctx context.Context, opts SaveOptions, client *clientv3.Client,
 	if err := streamSealed(ctx, opts, client, f, m, nil, check.look); err != nil {
 		return err
 	}
+	runtime.GC() // what packing took has room for the names of the objects
 	return durably(f, func() error {
 		contents, err := check.contents(m.Size - trailerSize)
 		if err != nil {
