@@ -91,9 +91,9 @@ func (s Sealing) form() Form {
 }
 
 // seal returns a writer that puts what is written to it into the form, and what
-// comes out into w; look sees it piece by piece on the way. Close ends it, also
-// after an error; it does not close w.
-func (s Sealing) seal(w io.Writer, look func(piece []byte)) (io.WriteCloser, error) {
+// comes out into w; look, if it is not nil, sees it piece by piece on the way and may
+// refuse it. Close ends it, also after an error; it does not close w.
+func (s Sealing) seal(w io.Writer, look func(piece []byte) error) (io.WriteCloser, error) {
 	var chain chainWriter
 	if len(s.Recipients) > 0 {
 		encrypted, err := age.Encrypt(w, s.Recipients...)
@@ -126,7 +126,21 @@ func closeBackward[C io.Closer](layers []C) error {
 	for _, c := range slices.Backward(layers) {
 		errs = append(errs, c.Close())
 	}
-	return errors.Join(errs...)
+	return tellOnce(errs...)
+}
+
+// tellOnce joins errors, of which a layer's is often that of the layer below.
+func tellOnce(errs ...error) error {
+	var told []error
+	for _, err := range errs {
+		if err != nil && !slices.ContainsFunc(told, func(other error) bool { return errors.Is(other, err) }) {
+			told = append(told, err)
+		}
+	}
+	if len(told) == 1 {
+		return told[0]
+	}
+	return errors.Join(told...)
 }
 
 // ErrLocked is the error of a snapshot that is encrypted, for none of the

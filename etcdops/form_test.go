@@ -141,7 +141,7 @@ func TestSealedDamage(t *testing.T) {
 				return // TestVerifyRefusesEachBadInput
 			}
 			var sealed bytes.Buffer
-			w, err := form.seal(&sealed, func([]byte) {})
+			w, err := form.seal(&sealed, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

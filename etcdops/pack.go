@@ -19,8 +19,9 @@ const pieceSize = 4 << 20
 // and packs it.
 type pieces struct {
 	piece []byte
-	// look sees each piece, in order, before it is packed; it keeps nothing of it.
-	look   func(piece []byte)
+	// look, if set, sees each piece, in order, before it is packed, and may refuse it;
+	// it keeps nothing of it.
+	look   func(piece []byte) error
 	pack   packer
 	failed bool
 }
@@ -33,7 +34,7 @@ type packer interface {
 	Close() error
 }
 
-func newPieces(pack packer, look func([]byte)) *pieces {
+func newPieces(pack packer, look func([]byte) error) *pieces {
 	return &pieces{piece: make([]byte, 0, pieceSize), look: look, pack: pack}
 }
 
@@ -53,9 +54,13 @@ func (p *pieces) Write(b []byte) (int, error) {
 }
 
 func (p *pieces) next() (err error) {
-	p.look(p.piece)
+	defer func() { p.failed = err != nil }()
+	if p.look != nil {
+		if err := p.look(p.piece); err != nil {
+			return err
+		}
+	}
 	p.piece, err = p.pack.put(p.piece)
-	p.failed = err != nil
 	return err
 }
 

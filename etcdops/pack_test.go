@@ -22,7 +22,7 @@ func TestPieces(t *testing.T) {
 		}
 		for _, compress := range []bool{false, true} {
 			var out, looked bytes.Buffer
-			w, err := Sealing{Compress: compress}.seal(&out, func(piece []byte) { looked.Write(piece) })
+			w, err := Sealing{Compress: compress}.seal(&out, func(piece []byte) error { looked.Write(piece); return nil })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,7 +78,7 @@ func TestPiecesOnAFullDisk(t *testing.T) {
 		noise[i] = byte(random.Uint32())
 	}
 	for room := range 7 {
-		w, err := Sealing{Compress: true}.seal(&full{room*pieceSize + pieceSize/2}, func([]byte) {})
+		w, err := Sealing{Compress: true}.seal(&full{room*pieceSize + pieceSize/2}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +94,7 @@ func TestPiecesOnAFullDisk(t *testing.T) {
 			t.Errorf("told again: %v", err)
 		}
 	}
-	w, err := Sealing{Compress: true}.seal(&full{}, func([]byte) {})
+	w, err := Sealing{Compress: true}.seal(&full{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

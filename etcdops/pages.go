@@ -121,8 +121,8 @@ type pageWalk struct {
 type pageVisitor interface {
 	// enter begins a bucket.
 	enter(bucket []byte) error
-	// leaf begins a page of it; id is 0 for one that lies in the bucket's header.
-	leaf(id uint64)
+	// page begins a page of the tree; id is 0 for one that lies in a bucket's header.
+	page(id uint64)
 	pair(key, value []byte) error
 }
 
@@ -202,7 +202,7 @@ func (w *pageWalk) tree(id uint64, low, high []byte, depth int) error {
 		return err
 	}
 	if w.visitor != nil {
-		w.visitor.leaf(id)
+		w.visitor.page(id)
 	}
 	if err := w.elements(b, low, high, depth); err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
@@ -323,7 +323,7 @@ func (w *pageWalk) child(value []byte, depth int) error {
 		return fmt.Errorf("flags %#x of its page are not a leaf's", flags)
 	}
 	if w.visitor != nil {
-		w.visitor.leaf(0)
+		w.visitor.page(0)
 	}
 	return w.elements(page, nil, nil, depth)
 }

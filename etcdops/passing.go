@@ -14,10 +14,10 @@ import (
 // not as bbolt and etcd write one, or damaged. It is to be inspected as a file.
 var errUnusual = errors.New("cannot be checked in passing")
 
-// passingCheck checks a database while it goes by, and learns what inspect learns from a
-// file, without the file. Pages come in the order of their numbers, not in that of
-// the tree, and among them are old ones that are not in the tree any more; so of
-// each that may be in it goes to a spool what the walk through the tree needs
+// passingCheck checks a database while it goes by, and learns what inspect learns
+// from a file, without the file. Pages come in the order of their numbers, not in
+// that of the tree, and among them are old ones that are not in the tree any more;
+// so of each that may be in it goes to a spool what the walk through the tree needs
 // afterwards: of a page of objects the CRC of its bytes and the objects' names, of
 // other pages all. That is a hundredth of a database of objects of 10 KiB.
 //
@@ -29,7 +29,6 @@ type passingCheck struct {
 	at    int64 // bytes that have gone by
 	open  []*openRun
 	held  int // bytes of the open ones
-	err   error
 }
 
 // openRun is a page whose overflow goes on in the next piece.
@@ -40,12 +39,13 @@ type openRun struct {
 }
 
 // maxOpen bounds the bytes of open runs, of which there is one, unless old pages
-// look as if they overflowed into newer ones.
-const maxOpen = 16 << 20
+// look as if they overflowed into newer ones. One of four objects of the largest
+// size that etcd takes has 6 MiB.
+const maxOpen = 32 << 20
 
-// newPassingCheck spools in the scratch folder.
-func newPassingCheck(ctx context.Context, dir string) (*passingCheck, error) {
-	s, err := newSpool(dir)
+// newPassingCheck spools in the scratch folder, so many bytes at most.
+func newPassingCheck(ctx context.Context, dir string, most int64) (*passingCheck, error) {
+	s, err := newSpool(dir, most)
 	if err != nil {
 		return nil, err
 	}
@@ -54,11 +54,23 @@ func newPassingCheck(ctx context.Context, dir string) (*passingCheck, error) {
 
 func (p *passingCheck) Close() error { return p.spool.Close() }
 
-// look takes the next piece of the database; all but the last have pieceSize.
-func (p *passingCheck) look(piece []byte) {
-	if p.err == nil {
-		p.err = guarded(func() error { return p.take(piece) })
+// look takes the next piece of the database; all but the last have pieceSize. After
+// an error, as contents has them, no more is to come.
+func (p *passingCheck) look(piece []byte) error {
+	return p.judge(guarded(func() error { return p.take(piece) }))
+}
+
+// judge tells what speaks of the database from what speaks of this host.
+func (p *passingCheck) judge(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case p.ctx.Err() != nil:
+		return p.ctx.Err()
+	case isSystem(err):
+		return fmt.Errorf("note what is to be checked: %w", err)
 	}
+	return fmt.Errorf("%w: %w", errUnusual, err)
 }
 
 func (p *passingCheck) take(piece []byte) (err error) {
@@ -84,6 +96,9 @@ func (p *passingCheck) take(piece []byte) (err error) {
 	return nil
 }
 
+// minUsualPage is the size of the smallest pages that a system has, which bbolt takes.
+const minUsualPage = 4096
+
 // bothMetas returns the meta page that counts, of two sound ones: a member writes
 // both into each snapshot, and which one bbolt takes otherwise is not so plain.
 func bothMetas(piece []byte) (meta, error) {
@@ -94,6 +109,9 @@ func bothMetas(piece []byte) (meta, error) {
 	second, err := readMeta(piece[min(len(piece), int(first.pageSize)):])
 	if err != nil {
 		return meta{}, fmt.Errorf("second meta page: %w", err)
+	}
+	if first.pageSize < minUsualPage {
+		return meta{}, fmt.Errorf("pages of %d bytes", first.pageSize)
 	}
 	if second.pageSize != first.pageSize {
 		return meta{}, fmt.Errorf("meta pages tell of pages of %d and %d bytes", first.pageSize, second.pageSize)
@@ -142,18 +160,10 @@ func (p *passingCheck) begin(id uint64, b []byte) error {
 }
 
 // contents ends the database, which has size bytes, and reads it. Its errors wrap
-// errUnusual, or are those of the context.
-func (p *passingCheck) contents(size int64) (Contents, error) {
-	if p.err == nil {
-		var found Contents
-		if p.err = guarded(func() (err error) { found, err = p.walk(size); return err }); p.err == nil {
-			return found, nil
-		}
-	}
-	if err := p.ctx.Err(); err != nil {
-		return Contents{}, err
-	}
-	return Contents{}, fmt.Errorf("%w: %w", errUnusual, p.err)
+// errUnusual, or are those of the context or of the operating system.
+func (p *passingCheck) contents(size int64) (found Contents, err error) {
+	err = guarded(func() (err error) { found, err = p.walk(size); return err })
+	return found, p.judge(err)
 }
 
 func (p *passingCheck) walk(size int64) (_ Contents, err error) {
@@ -179,7 +189,7 @@ func (p *passingCheck) walk(size int64) (_ Contents, err error) {
 }
 
 // usualVersion is how etcd writes the version of its data's format.
-var usualVersion = regexp.MustCompile(`^\d+\.\d+\.\d+$`)
+var usualVersion = regexp.MustCompile(`^(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){2}$`)
 
 // spoolVisitor reads what the spool has of each page, and hashes what the page had.
 type spoolVisitor struct {
@@ -196,7 +206,7 @@ func (v *spoolVisitor) enter(bucket []byte) error {
 	return v.contentsReader.enter(bucket)
 }
 
-func (v *spoolVisitor) leaf(id uint64) {
+func (v *spoolVisitor) page(id uint64) {
 	crc, n := v.spool.hash(id)
 	if v.condensed = n > 0; v.condensed {
 		v.sum = joinCRC(v.sum, crc, n)

@@ -70,9 +70,9 @@ func (o SaveOptions) withDefaults() SaveOptions {
 // lockName is the file in a folder of snapshots that one writer at a time locks.
 const lockName = ".nodeagent-lock"
 
-// Save streams a snapshot of one member into the folder, checks it as it comes
-// and again on disk, and gives it its name only when it is whole, durable and
-// has its manifest. Whatever fails, no partial file stays; what a crash left is
+// Save streams a snapshot of one member into the folder, checks it as it comes (a
+// plain one on disk), and gives it its name only when it is whole, durable and has
+// its manifest. Whatever fails, no partial file stays; what a crash left is
 // cleaned by the next save. Memory does not depend on the database's size. A
 // second save into the same folder at once is refused with ErrBusy.
 //
@@ -155,8 +155,8 @@ func copyLarge(w io.Writer, r io.Reader) (int64, error) {
 
 // savePlain fills f with what etcd sends.
 func savePlain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) error {
-	out := bufio.NewWriterSize(f, writeSize)
-	if err := errors.Join(stream(ctx, opts, client, out, m), out.Flush()); err != nil {
+	out := bufio.NewWriterSize(&spread{f: f}, writeSize)
+	if err := tellOnce(stream(ctx, opts, client, out, m), out.Flush()); err != nil {
 		return err
 	}
 	opts.step("streamed")
@@ -168,71 +168,90 @@ func savePlain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f
 }
 
 // saveSealed fills f with what etcd sends, compressed or encrypted, and checks it on
-// the way. Nothing that is not sealed is written anywhere, but for the names of
-// objects; see passingCheck. What cannot be checked so is streamed once more, and lies on
-// disk unsealed while it is checked.
+// the way; see passingCheck for what of it is written elsewhere. What cannot be
+// checked so is streamed once more, and lies on disk unsealed while it is checked.
 func saveSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) error {
-	err := savePassing(ctx, opts, client, f, m)
-	if !errors.Is(err, errUnusual) {
-		return err
+	unusual := savePassing(ctx, opts, client, f, m)
+	if !errors.Is(unusual, errUnusual) || ctx.Err() != nil {
+		return unusual
 	}
 	opts.step(stepAgain)
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
+	if err := saveAgain(ctx, opts, client, f, m); err != nil {
+		return fmt.Errorf("%w (the first time: %w)", err, unusual)
 	}
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	return saveBeside(ctx, opts, client, f, m)
+	return nil
 }
 
-// stepAgain is the step that no database of etcd's own making comes to.
+// stepAgain is the step to which no database comes that etcd has made.
 const stepAgain = "not checked in passing"
 
 // savePassing checks what goes by.
 func savePassing(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) (err error) {
-	check, err := newPassingCheck(ctx, opts.Scratch)
+	most := m.Size/2 + 1<<20 // objects of 100 bytes with names as long
+	check, err := newPassingCheck(ctx, opts.Scratch, most)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, check.Close()) }()
+	if err := roomFor(opts.Scratch, most); err != nil {
+		return err
+	}
 	opts.step("scratch made")
 	if err := streamSealed(ctx, opts, client, f, m, nil, check.look); err != nil {
 		return err
 	}
-	runtime.GC() // what packing took has room for the names of the objects
+	runtime.GC() // or else the names of objects come on top of what packing took
 	return durably(f, func() error {
 		contents, err := check.contents(m.Size - trailerSize)
 		if err != nil {
-			return err
+			return fmt.Errorf("check what %s sent: %w", m.Endpoint, err)
 		}
 		m.describe(contents)
 		return nil
 	})
 }
 
-// saveBeside keeps what etcd sends beside until it is checked, where the host keeps
-// its own data: the destination sees nothing that is not sealed.
-func saveBeside(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) (err error) {
+// saveAgain streams once more from the same member, and keeps what it sends beside
+// until it is checked, where the host keeps its own data: the destination sees
+// nothing that is not sealed.
+func saveAgain(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest) (err error) {
+	if err := again(f); err != nil {
+		return err
+	}
+	status, err := memberStatus(ctx, client, m.Endpoint)
+	if err != nil {
+		return err
+	}
+	if err := sameMember(status, m.Endpoint, m.MemberID, m.ClusterID); err != nil {
+		return err
+	}
 	raw, err := scratch(opts.Scratch)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, raw.Close()) }()
-	if err := roomFor(opts.Scratch, m.Size); err != nil {
+	if err := roomFor(opts.Scratch, status.DbSize); err != nil {
 		return err
 	}
 	opts.step("room beside made")
 	beside := bufio.NewWriterSize(raw, writeSize)
-	if err := errors.Join(streamSealed(ctx, opts, client, f, m, beside, func([]byte) {}), beside.Flush()); err != nil {
+	if err := tellOnce(streamSealed(ctx, opts, client, f, m, beside, nil), beside.Flush()); err != nil {
 		return err
 	}
 	return durably(f, func() error { return m.inspect(ctx, raw.path) })
 }
 
-// streamSealed fills f with what etcd sends in the form of opts, shows it to look
-// piece by piece, and writes it to beside as well, if that is given.
-func streamSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest, beside io.Writer, look func([]byte)) error {
+// again empties a file that is to be written anew.
+func again(f *os.File) error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return f.Truncate(0)
+}
+
+// streamSealed fills f with what etcd sends in the form of opts. It shows it to look
+// piece by piece and writes it to beside as well, where these are not nil.
+func streamSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client, f *os.File, m *Manifest, beside io.Writer, look func([]byte) error) error {
 	stored, out := newCountingHash(), bufio.NewWriterSize(&spread{f: f}, writeSize)
 	sealed, err := opts.Sealing.seal(io.MultiWriter(out, stored), look)
 	if err != nil {
@@ -243,9 +262,9 @@ func streamSealed(ctx context.Context, opts SaveOptions, client *clientv3.Client
 		w = io.MultiWriter(beside, sealed)
 	}
 	if err := stream(ctx, opts, client, w, m); err != nil {
-		return errors.Join(err, sealed.Close())
+		return tellOnce(err, sealed.Close())
 	}
-	if err := errors.Join(sealed.Close(), out.Flush()); err != nil {
+	if err := tellOnce(sealed.Close(), out.Flush()); err != nil {
 		return err
 	}
 	opts.step("sealed")
@@ -333,7 +352,7 @@ func stream(ctx context.Context, opts SaveOptions, client *clientv3.Client, f io
 	hashing, writing := newBeside(sum), newBeside(f)
 	put := func(b blob) error { return errors.Join(hashing.put(b), writing.put(b)) }
 	err = receive(ctx, snapshots, cancel, put, opts.Stall, opts.Progress)
-	if err := errors.Join(err, writing.Close(), hashing.Close()); err != nil {
+	if err := tellOnce(err, writing.Close(), hashing.Close()); err != nil {
 		return err
 	}
 	if !sizeHasTrailer(sum.n) {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeagent/nodeagent/test/apart"
@@ -33,18 +34,26 @@ func TestSaveOnADiskThatFillsUp(t *testing.T) {
 	}
 	ballast := filepath.Join(disk, "ballast")
 	for _, tc := range []struct {
-		name string
-		fill func(testing.TB, string, int)
-		step string
-		more int
+		name   string
+		sealed bool
+		fill   func(testing.TB, string, int)
+		step   string
+		more   int
 	}{
-		{"pages", apart.LeavePages, "file made", 2},
-		{"inodes", apart.LeaveInodes, "member chosen", 1},
+		{"pages", false, apart.LeavePages, "file made", 2},
+		{"inodes", false, apart.LeaveInodes, "member chosen", 1},
+		{"pages, sealed", true, apart.LeavePages, "scratch made", 2},
+		{"inodes, sealed", true, apart.LeaveInodes, "member chosen", 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			opts := opts
+			if tc.sealed {
+				opts.Sealing = Sealing{Compress: true, Recipients: []age.Recipient{identity(t).Recipient()}}
+			}
 			failed := 0
 			for free := 0; ; free += tc.more {
 				opts.step = func(name string) {
+					mustPass(name) // a full disk says nothing of the database
 					if name == tc.step {
 						tc.fill(t, ballast, free)
 					}
@@ -64,6 +73,9 @@ func TestSaveOnADiskThatFillsUp(t *testing.T) {
 				}
 				if failed++; !errors.Is(err, syscall.ENOSPC) || failed > 200 {
 					t.Fatalf("room for %d: %v", free, err)
+				}
+				if n := strings.Count(err.Error(), syscall.ENOSPC.Error()); n != 1 {
+					t.Errorf("room for %d: told %d times: %v", free, n, err)
 				}
 				if entries, err := List(opts.Dir); err != nil || len(entries) != 1 || !entries[0].Good() || entries[0].Path != before.Path(opts.Dir) {
 					t.Fatalf("room for %d: listed %+v, %v", free, entries, err)

@@ -15,11 +15,13 @@ import (
 )
 
 // spool has of each page of a database what a walk through it needs, in a file
-// without a name. Of the values of objects it has none.
+// without a name. Of the values of objects it has none, unless these are so few that
+// their bucket lies in a page of its parent's; other buckets it has as they are.
 type spool struct {
 	file  scratchFile
 	out   *bufio.Writer
 	size  int64
+	most  int64    // how large it may become
 	index []uint32 // by page: where its record begins, in units of recordUnit, plus 1
 	room  []byte   // for condensing
 	data  []byte   // the file, mapped, once it is read
@@ -35,22 +37,25 @@ const (
 	maxWhole = 1 << 20
 )
 
-func newSpool(dir string) (*spool, error) {
+func newSpool(dir string, most int64) (*spool, error) {
 	f, err := scratch(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &spool{file: f, out: bufio.NewWriterSize(f, writeSize)}, nil
+	return &spool{file: f, most: most, out: bufio.NewWriterSize(f, writeSize)}, nil
 }
 
-// page adds a page with what it overflows into. What no tree can have is left out,
-// and what it cannot be told of.
+// page adds a page with what it overflows into. It leaves out what is in no tree, and
+// what etcd would not have in one: the walk then misses it.
 func (s *spool) page(id uint64, b []byte) error {
 	switch binary.LittleEndian.Uint16(b[8:]) {
 	case flagLeaf:
 		if page, crc, n, ok := condense(s.room[:0], b); ok {
 			s.room = page
 			return s.add(id, page, crc, n)
+		}
+		if beginsWithRevision(b) {
+			return nil
 		}
 	case flagBranch, flagFreelist:
 	default:
@@ -63,8 +68,8 @@ func (s *spool) page(id uint64, b []byte) error {
 }
 
 func (s *spool) add(id uint64, page []byte, crc uint32, n uint64) error {
-	if s.size/recordUnit >= math.MaxUint32 {
-		return errors.New("too much to remember")
+	if s.size+recordHeader+int64(len(page)) > min(s.most, math.MaxUint32*recordUnit) {
+		return fmt.Errorf("more than %s would have to be noted", bytesText(s.most))
 	}
 	for uint64(len(s.index)) <= id {
 		s.index = append(s.index, 0)
@@ -169,6 +174,15 @@ func condense(room, b []byte) (page []byte, crc uint32, n uint64, ok bool) {
 		le.PutUint32(page[at+12:], uint32(len(page)-was))
 	}
 	return page, crc32.Checksum(b[begin:end], castagnoli), uint64(end - begin), true
+}
+
+// beginsWithRevision tells whether the first key of a leaf page is a revision.
+func beginsWithRevision(b []byte) bool {
+	if len(b) < pageHeader+elementSize || binary.LittleEndian.Uint16(b[10:]) == 0 {
+		return false
+	}
+	k, err := within(b, pageHeader, binary.LittleEndian.Uint32(b[pageHeader+4:]), binary.LittleEndian.Uint32(b[pageHeader+8:]))
+	return err == nil && isRevision(k)
 }
 
 // isRevision tells whether a key is one of etcd's revisions: main, '_', sub, and

@@ -2,6 +2,7 @@ package etcdops
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -135,25 +136,23 @@ func receive(ctx context.Context, stream receiver, cancel context.CancelFunc, pu
 			}
 		}
 	})
-	group.Go(func() (err error) {
-		defer func() {
-			if err != nil {
-				cancel() // wakes the Recv above
-			}
-		}()
+	var failed error
+	group.Go(func() error {
 		var done int64
 		for m := range messages {
-			err := put(m.blob)
+			failed = put(m.blob)
 			done += int64(m.size)
 			m.release()
-			if err != nil {
-				return err
+			if failed != nil {
+				cancel() // wakes the Recv above, which may be told of first
+				return failed
 			}
 			progress(done, m.total)
 		}
 		return nil
 	})
-	return group.Wait()
+	err := group.Wait()
+	return cmp.Or(failed, err)
 }
 
 // stallWatch cancels a stream when the time spent waiting for it adds up to the

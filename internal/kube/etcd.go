@@ -25,8 +25,8 @@ func etcd(spec *hosts.Spec, root layout.Root) component {
 	peers := secureURL(spec.Address, spec.Etcd.PeerPort)
 	local := secureURL(loopback, spec.Etcd.ClientPort)
 	// No TLS on the socket, and none that etcd could ask a certificate by: its
-	// folder lets in etcd's own user alone, and root. Whoever is that owns the
-	// data folder and the keys of etcd's certificates anyway.
+	// folder lets in root alone, who owns the data folder and the keys of etcd's
+	// certificates anyway.
 	socket := "unix://" + root.EtcdSocket()
 	return component{
 		name:        layout.Etcd,
