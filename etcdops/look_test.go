@@ -29,6 +29,10 @@ func hasProblem(v View, member, part string) bool {
 func TestLookWell(t *testing.T) {
 	r := startRing(t, 3)
 	r.fill("/registry/", 300)
+	// etcd notes it some time after the cluster's version is agreed on.
+	r.until("the storage version to be noted", func(v View) bool {
+		return !slices.ContainsFunc(v.Members, func(m MemberView) bool { return m.Storage == "" })
+	})
 	v := Look(t.Context(), r.site(), true)
 	if list := problems(v); len(list) > 0 {
 		t.Fatalf("problems of a healthy cluster: %q", list)
