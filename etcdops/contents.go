@@ -138,10 +138,11 @@ func readContents(ctx context.Context, path string, objects map[string]int64) (_
 	return found, err
 }
 
-// bucket is what etcd's schema says of one: a database that lacks one of those
-// that every etcd makes when it first starts is not etcd's, however sound.
+// bucket is what etcd's schema says of one.
 type bucket interface{ Name() []byte }
 
+// etcdBuckets are those that every etcd makes when it first starts: a database that
+// lacks one of them is not etcd's, however sound.
 var etcdBuckets = []bucket{schema.Key, schema.Meta, schema.Members}
 
 // contentsReader reads the buckets of a database in the order in which

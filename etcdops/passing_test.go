@@ -89,10 +89,8 @@ func oldDB(t testing.TB, seed uint64, pageSize, largest int, syncFreelist bool) 
 	var revisions [][]byte
 	for round := range 40 {
 		err := db.Update(func(tx *bolt.Tx) error {
-			for _, bucket := range schema.AllBuckets {
-				if _, err := tx.CreateBucketIfNotExists(bucket.Name()); err != nil {
-					return err
-				}
+			if err := makeBuckets(tx); err != nil {
+				return err
 			}
 			keys := tx.Bucket(schema.Key.Name())
 			for range random.IntN(60) {
@@ -122,11 +120,7 @@ func oldDB(t testing.TB, seed uint64, pageSize, largest int, syncFreelist bool) 
 			t.Fatal(err)
 		}
 	}
-	var content bytes.Buffer
-	if err := db.View(func(tx *bolt.Tx) error { _, err := tx.WriteTo(&content); return err }); err != nil {
-		t.Fatal(err)
-	}
-	return content.Bytes()
+	return contentOf(t, db)
 }
 
 // randomChange is a change of a key: a value of up to some megabytes, encrypted or

@@ -146,10 +146,12 @@ func leftovers(t *testing.T, dir string) []string {
 	return names
 }
 
-// proxy passes bytes between clients and a server until it has passed limit
-// bytes towards clients; then it goes silent but keeps the connections.
-func proxy(t *testing.T, target string, limit int64) (address string) {
+// proxy passes bytes between clients and the server at an https URL until it has
+// passed limit bytes towards clients; then it goes silent but keeps the connections.
+// It answers at the URL that it returns.
+func proxy(t *testing.T, server string, limit int64) string {
 	t.Helper()
+	target := strings.TrimPrefix(server, "https://")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +186,7 @@ func proxy(t *testing.T, target string, limit int64) (address string) {
 			}()
 		}
 	}()
-	return l.Addr().String()
+	return "https://" + l.Addr().String()
 }
 
 // fill writes n values of the given size.
@@ -210,7 +212,7 @@ func TestSaveNoticesAStall(t *testing.T) {
 	opts := h.saveOptions()
 	opts.Stall = 300 * time.Millisecond
 	opts.Site.Socket = "" // which would go around the proxy
-	opts.Site.Local = "https://" + proxy(t, strings.TrimPrefix(h.endpoint(), "https://"), 1<<20)
+	opts.Site.Local = proxy(t, h.endpoint(), 1<<20)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	_, err := Save(ctx, opts)

@@ -54,7 +54,7 @@ func TestSocketCarriesTheStream(t *testing.T) {
 	fill(t, h, 8, 256<<10)
 	opts := h.saveOptions()
 	opts.Stall = 5 * time.Second
-	opts.Site.Local = "https://" + proxy(t, strings.TrimPrefix(h.endpoint(), "https://"), 1<<20)
+	opts.Site.Local = proxy(t, h.endpoint(), 1<<20)
 	m, err := Save(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)

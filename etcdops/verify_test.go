@@ -35,10 +35,8 @@ func makeDB(t testing.TB, n int, syncFreelist bool) []byte {
 	defer db.Close()
 	for round := range 3 { // several transactions leave free pages
 		err = db.Update(func(tx *bolt.Tx) error {
-			for _, bucket := range schema.AllBuckets {
-				if _, err := tx.CreateBucketIfNotExists(bucket.Name()); err != nil {
-					return err
-				}
+			if err := makeBuckets(tx); err != nil {
+				return err
 			}
 			for i := range n {
 				rev := int64(round*n + i + 1)
@@ -60,6 +58,22 @@ func makeDB(t testing.TB, n int, syncFreelist bool) []byte {
 			t.Fatal(err)
 		}
 	}
+	return contentOf(t, db)
+}
+
+// makeBuckets makes those that etcd has.
+func makeBuckets(tx *bolt.Tx) error {
+	for _, bucket := range schema.AllBuckets {
+		if _, err := tx.CreateBucketIfNotExists(bucket.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// contentOf is the database as etcd sends it, without the trailer.
+func contentOf(t testing.TB, db *bolt.DB) []byte {
+	t.Helper()
 	var content bytes.Buffer
 	if err := db.View(func(tx *bolt.Tx) error { _, err := tx.WriteTo(&content); return err }); err != nil {
 		t.Fatal(err)
